@@ -1,0 +1,1 @@
+//! Configuration: files, environment, the dynamic part in the store.

@@ -1,0 +1,1 @@
+//! The guardian and how an agent speaks with it.

@@ -1,0 +1,15 @@
+//! Tenure keeps exactly one PostgreSQL primary in office. ARCHITECTURE.md tells how the layers below fit together.
+
+pub mod model;
+
+pub mod decide;
+
+pub mod config;
+pub mod fence;
+pub mod peers;
+pub mod postgres;
+pub mod store;
+
+pub mod agent;
+pub mod api;
+pub mod ctl;

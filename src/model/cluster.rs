@@ -1,0 +1,362 @@
+//! The cluster as the store tells it: one snapshot of every key, in our words.
+//! How the keys are spelled is `store::format`'s business.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Fork, Lineage, Lsn, MemberName, Position, SessionId, SystemId, Term, Timeline};
+
+/// One consistent reading of a cluster's place in the store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    pub initialize: Initialize,
+    pub leader: Option<Leader>,
+    pub members: BTreeMap<MemberName, MemberRecord>,
+    pub config: Option<Versioned<Value>>,
+    pub status: Status,
+    pub failover: Option<Versioned<FailoverRequest>>,
+    pub sync: Option<Versioned<SyncState>>,
+    /// Oldest first.
+    pub history: Vec<HistoryLine>,
+    pub failsafe: BTreeMap<MemberName, String>,
+    pub claim: Option<Versioned<Claim>>,
+}
+
+/// A value with the store's version of it, for compare-and-set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Versioned<T> {
+    pub value: T,
+    pub version: i64,
+}
+
+/// Whether the cluster's data has ever been made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Initialize {
+    #[default]
+    Absent,
+    /// Somebody runs initdb right now.
+    Running,
+    Done(SystemId),
+    /// The key holds something that is neither.
+    Unrecognized,
+}
+
+/// The leader key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leader {
+    pub name: MemberName,
+    pub term: Term,
+    /// The session whose end takes the key away; none if somebody wrote the key by hand.
+    pub session: Option<SessionId>,
+}
+
+/// The highest timeline that anybody was allowed to begin. Written together with the leader key, so that two leaders
+/// never begin timelines with the same number, even if the first one dies before anybody hears of its promotion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    pub timeline: Timeline,
+    pub by: MemberName,
+}
+
+/// What a member says of itself: Patroni's document, field for field and in its order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberRecord {
+    pub conn_url: String,
+    pub api_url: String,
+    pub state: MemberState,
+    pub role: MemberRole,
+    pub version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_url: Option<String>,
+    /// Only ever written as `false`; that it is missing means yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_after_promote: Option<bool>,
+    #[serde(skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending_restart: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending_restart_reason: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xlog_location: Option<Lsn>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay_lsn: Option<Lsn>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receive_lsn: Option<Lsn>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replication_state: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduled_restart: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause: Option<bool>,
+}
+
+/// Where PostgreSQL can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberRole {
+    #[serde(alias = "master")]
+    Primary,
+    StandbyLeader,
+    #[default]
+    Replica,
+    Demoted,
+    Uninitialized,
+    Promoted,
+    #[serde(other)]
+    Unrecognized,
+}
+
+/// The states of Patroni's documents, in the order of its metric.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberState {
+    #[serde(rename = "initializing new cluster")]
+    Bootstrapping,
+    #[serde(rename = "initdb failed")]
+    BootstrapFailed,
+    #[serde(rename = "running custom bootstrap script")]
+    CustomBootstrapping,
+    #[serde(rename = "custom bootstrap failed")]
+    CustomBootstrapFailed,
+    #[serde(rename = "creating replica")]
+    CreatingReplica,
+    #[serde(rename = "running")]
+    Running,
+    #[serde(rename = "starting")]
+    Starting,
+    #[serde(rename = "starting after custom bootstrap")]
+    BootstrapStarting,
+    #[serde(rename = "start failed")]
+    StartFailed,
+    #[serde(rename = "restarting")]
+    Restarting,
+    #[serde(rename = "restart failed")]
+    RestartFailed,
+    #[serde(rename = "stopping")]
+    Stopping,
+    #[default]
+    #[serde(rename = "stopped")]
+    Stopped,
+    #[serde(rename = "stop failed")]
+    StopFailed,
+    #[serde(rename = "crashed")]
+    Crashed,
+    #[serde(other)]
+    Unknown,
+}
+
+/// A member's tags. Any key is allowed; some have a meaning for the rules.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tags(pub BTreeMap<String, Value>);
+
+/// The leader's last word on its own position.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optime: Option<Lsn>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub slots: BTreeMap<String, Lsn>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retain_slots: Vec<String>,
+}
+
+/// Somebody's wish that another member leads. With a leader named it is a switchover, without one a failover.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<MemberName>,
+    #[serde(default, rename = "member", skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<MemberName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_at: Option<String>,
+}
+
+/// Who may lead without loss, in the synchronous modes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncState {
+    pub leader: Option<MemberName>,
+    pub quorum: u32,
+    pub standbys: Vec<MemberName>,
+}
+
+/// One line of `/history`: a timeline, where it was left, and what is known of why, when and for whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryLine {
+    pub timeline: Timeline,
+    pub switch: Lsn,
+    pub reason: String,
+    pub timestamp: Option<String>,
+    pub new_leader: Option<MemberName>,
+}
+
+impl Cluster {
+    pub fn system_id(&self) -> Option<SystemId> {
+        match self.initialize {
+            Initialize::Done(system) => Some(system),
+            Initialize::Absent | Initialize::Running | Initialize::Unrecognized => None,
+        }
+    }
+
+    pub fn leader_name(&self) -> Option<&MemberName> {
+        self.leader.as_ref().map(|leader| &leader.name)
+    }
+
+    pub fn leader_record(&self) -> Option<&MemberRecord> {
+        self.members.get(self.leader_name()?)
+    }
+
+    /// The lineage that the present leader writes on, once both it and the history have told enough to know.
+    pub fn lineage(&self) -> Option<Lineage> {
+        let timeline = self.leader_record()?.timeline?;
+        let ancestors: Vec<Fork> = (self.history.iter())
+            .filter(|line| line.timeline < timeline)
+            .map(|line| Fork { parent: line.timeline, at: line.switch })
+            .collect();
+        let told = timeline == Timeline::FIRST
+            || ancestors.last().is_some_and(|fork| fork.parent.next() == timeline);
+        told.then_some(Lineage { timeline, ancestors })
+    }
+
+    /// The highest timeline that a leader of this cluster is known to have had or to have been allowed.
+    pub fn highest_timeline(&self) -> Timeline {
+        let led = self.history.last().map(|line| line.timeline.next());
+        let claimed = self.claim.as_ref().map(|claim| claim.value.timeline);
+        led.max(claimed).unwrap_or(Timeline::FIRST)
+    }
+}
+
+impl MemberRecord {
+    /// The host and port of `conn_url`.
+    pub fn address(&self) -> Option<Address> {
+        let rest = self.conn_url.split_once("://")?.1;
+        let authority = rest.split(['/', '?']).next()?;
+        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(bracketed) => {
+                let (host, rest) = bracketed.split_once(']')?;
+                (host, rest.strip_prefix(':'))
+            }
+            None => match authority.rsplit_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            },
+        };
+        let port = match port {
+            Some(port) => port.parse().ok()?,
+            None => 5432,
+        };
+        (!host.is_empty()).then(|| Address { host: host.to_owned(), port })
+    }
+
+    /// How far this member's WAL reaches, received or written.
+    pub fn position(&self) -> Option<Position> {
+        let lsn = self.receive_lsn.max(self.replay_lsn).max(self.xlog_location)?;
+        Some(Position { timeline: self.timeline?, lsn })
+    }
+
+    /// A running primary that has also finished the checkpoint after its promotion: only then does pg_rewind see its
+    /// timeline.
+    pub fn is_rewind_source(&self) -> bool {
+        self.role == MemberRole::Primary
+            && self.state == MemberState::Running
+            && self.checkpoint_after_promote != Some(false)
+    }
+}
+
+impl Tags {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn nofailover(&self) -> bool {
+        self.flag("nofailover")
+            || self.0.get("failover_priority").and_then(Value::as_i64).is_some_and(|p| p <= 0)
+    }
+
+    /// Higher is preferred among members that are equally far.
+    pub fn failover_priority(&self) -> i64 {
+        match self.0.get("failover_priority").and_then(Value::as_i64) {
+            _ if self.flag("nofailover") => 0,
+            Some(priority) => priority.max(0),
+            None => 1,
+        }
+    }
+
+    pub fn noloadbalance(&self) -> bool {
+        self.flag("noloadbalance")
+    }
+
+    pub fn clonefrom(&self) -> bool {
+        self.flag("clonefrom")
+    }
+
+    /// YAML and environment give booleans in several spellings.
+    fn flag(&self, key: &str) -> bool {
+        match self.0.get(key) {
+            Some(Value::Bool(flag)) => *flag,
+            Some(Value::String(text)) => {
+                matches!(text.to_ascii_lowercase().as_str(), "true" | "on" | "yes" | "1")
+            }
+            Some(Value::Number(number)) => number.as_i64() == Some(1),
+            Some(Value::Null | Value::Array(_) | Value::Object(_)) | None => false,
+        }
+    }
+}
+
+impl FailoverRequest {
+    pub fn is_switchover(&self) -> bool {
+        self.leader.is_some()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == FailoverRequest::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(url: &str) -> MemberRecord {
+        MemberRecord { conn_url: url.to_owned(), ..MemberRecord::default() }
+    }
+
+    #[test]
+    fn an_address_is_read_from_every_form_of_url() {
+        let check = |url: &str, host: &str, port| {
+            assert_eq!(record(url).address(), Some(Address { host: host.to_owned(), port }), "{url}");
+        };
+        check("postgres://127.0.0.1:5551/postgres", "127.0.0.1", 5551);
+        check("postgres://[fd00::1]:5432/postgres", "fd00::1", 5432);
+        check("postgres://db1/postgres?application_name=x", "db1", 5432);
+        check("postgres://u:p@db1:7/x", "db1", 7);
+        assert_eq!(record("nonsense").address(), None);
+        assert_eq!(record("postgres://:1/x").address(), None);
+    }
+
+    #[test]
+    fn a_member_record_of_patroni_is_read_and_written_unchanged() {
+        let text = r#"{"conn_url":"postgres://127.0.0.1:5551/postgres","api_url":"http://127.0.0.1:8101/patroni","state":"running","role":"replica","version":"4.1.5","tags":{"clonefrom":true},"xlog_location":67393640,"replay_lsn":67393640,"receive_lsn":67393640,"replication_state":"streaming","timeline":1}"#;
+        let record: MemberRecord = serde_json::from_str(text).expect("Patroni's own example");
+        assert_eq!(serde_json::to_string(&record).expect("a record is JSON"), text);
+    }
+
+    #[test]
+    fn words_of_a_later_version_are_survived() {
+        let record: MemberRecord =
+            serde_json::from_str(r#"{"state":"levitating","role":"bystander","new":1}"#).expect("lenient");
+        assert_eq!((record.state, record.role), (MemberState::Unknown, MemberRole::Unrecognized));
+    }
+}

@@ -1,0 +1,158 @@
+//! What a decision asks for. Carrying it out leaves no choice to make.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Address, MemberName, Moment, Reason, Span, SystemId, Term, Timeline};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub reason: Reason,
+    pub step: Step,
+    /// Until when the session may be renewed without a further decision.
+    pub renew_until: Moment,
+    pub fence: FenceOrder,
+    /// When to decide again if nothing happens before.
+    pub look_again: Moment,
+}
+
+/// The one thing to do next. Doing it changes the view, and the view is decided upon anew.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Step {
+    Wait,
+    /// A write to the store that somebody else may win.
+    Store(Errand),
+    /// Ask these members where they stand.
+    AskPeers {
+        members: Vec<MemberName>,
+        patience: Span,
+    },
+    /// Long work on PostgreSQL, one at a time.
+    Run(Job),
+    /// Stop the long work that runs, because it has lost its reason.
+    Cancel,
+    /// Everything that an orderly end asks for is done.
+    Exit,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Errand {
+    /// Claim the right to make the cluster's data; the claim dies with our session.
+    TakeInitialize,
+    /// The data is made: name it, and publish the first configuration.
+    FinishInitialize {
+        system: SystemId,
+    },
+    AbandonInitialize,
+    /// Take the leader key. With a claim, also the right to begin that timeline.
+    TakeLease {
+        claim: Option<NewClaim>,
+    },
+    /// Give the leader key back: PostgreSQL has been stopped.
+    ReleaseLease {
+        term: Term,
+    },
+    ClearFailover {
+        version: i64,
+    },
+}
+
+/// The wish to begin a timeline, and the version of the claim that the wish was based on (0: there was none).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewClaim {
+    pub timeline: Timeline,
+    pub seen_version: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Job {
+    /// initdb, users, the operator's scripts; leaves a stopped PostgreSQL that never listened to anybody else.
+    Bootstrap,
+    Clone {
+        from: MemberName,
+    },
+    Rewind {
+        from: MemberName,
+    },
+    StartPrimary {
+        term: Term,
+    },
+    StartStandby {
+        upstream: Option<Address>,
+    },
+    Promote {
+        term: Term,
+        timeline: Timeline,
+    },
+    /// Point a running standby at another member.
+    Follow {
+        upstream: Address,
+    },
+    /// Checkpoint, then stop in good order; whatever still lives at `by` is stopped at once.
+    StopOrderly {
+        by: Moment,
+        handover: Option<MemberName>,
+    },
+    StopAtOnce,
+    /// Move a directory that must not be started out of the way, keeping it.
+    SetAside,
+    Checkpoint,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FenceOrder {
+    /// Kill PostgreSQL at `fence_at`, unless told of a later moment before.
+    Arm { term: Term, fence_at: Moment },
+    /// No PostgreSQL here can accept writes.
+    Disarm,
+    /// Nothing is known that would change the last order.
+    Keep,
+}
+
+impl Job {
+    /// Work that would harm a data directory if it were cut short is left to end.
+    pub fn can_be_cancelled(&self) -> bool {
+        match self {
+            Job::Clone { .. } | Job::StartStandby { .. } | Job::StartPrimary { .. } | Job::Checkpoint => true,
+            Job::Bootstrap
+            | Job::Rewind { .. }
+            | Job::Promote { .. }
+            | Job::Follow { .. }
+            | Job::StopOrderly { .. }
+            | Job::StopAtOnce
+            | Job::SetAside => false,
+        }
+    }
+
+    /// A stop goes ahead of whatever else runs.
+    pub fn is_stop(&self) -> bool {
+        match self {
+            Job::StopOrderly { .. } | Job::StopAtOnce => true,
+            Job::Bootstrap
+            | Job::Clone { .. }
+            | Job::Rewind { .. }
+            | Job::StartPrimary { .. }
+            | Job::StartStandby { .. }
+            | Job::Promote { .. }
+            | Job::Follow { .. }
+            | Job::SetAside
+            | Job::Checkpoint => false,
+        }
+    }
+
+    /// One word for logs and REST.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Job::Bootstrap => "bootstrap",
+            Job::Clone { .. } => "clone",
+            Job::Rewind { .. } => "rewind",
+            Job::StartPrimary { .. } => "start as primary",
+            Job::StartStandby { .. } => "start as standby",
+            Job::Promote { .. } => "promote",
+            Job::Follow { .. } => "follow",
+            Job::StopOrderly { .. } => "stop in good order",
+            Job::StopAtOnce => "stop at once",
+            Job::SetAside => "set aside",
+            Job::Checkpoint => "checkpoint",
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What the agent's loop last knew and decided, for everybody who only looks: REST, metrics, systemd's status line.
+
+use serde_json::Value;
+
+use super::{Moment, Plan, View};
+
+/// Published by the loop after every decision, never waited for.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub view: View,
+    pub plan: Plan,
+    pub facts: Facts,
+}
+
+/// What the status documents tell beyond what decisions need.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    pub scope: String,
+    /// `YYYY-MM-DD HH:MM:SS.ffffff+00:00`
+    pub postmaster_start_time: Option<String>,
+    pub replayed_timestamp: Option<String>,
+    pub replay_paused: bool,
+    /// `streaming` or `in archive recovery`, of a standby.
+    pub replication_state: Option<String>,
+    pub replication: Vec<ReplicationRow>,
+    pub pending_restart: Option<Value>,
+    /// Seconds since 1970 at which the store last answered.
+    pub store_last_seen: Option<u64>,
+    /// The same on the boot clock.
+    pub store_last_seen_at: Option<Moment>,
+}
+
+/// A WAL sender of this member.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicationRow {
+    pub usename: String,
+    pub application_name: String,
+    pub client_addr: Option<String>,
+    pub state: String,
+    pub sync_state: String,
+    pub sync_priority: i32,
+}

@@ -1,0 +1,202 @@
+//! What one member knows at one moment: everything that a decision may depend on, and nothing else.
+//! A view in a log can be decided upon again and gives the same plan.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Cluster, FenceOrder, Job, MemberName, MemberRole, MemberState, Moment, Policy, Position, Postgres,
+    SessionId, Span, SystemId, Tags, Term, Timing,
+};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    pub now: Moment,
+    pub me: MemberName,
+    pub tags: Tags,
+    pub policy: Policy,
+    pub store: StoreView,
+    pub session: Option<Session>,
+    pub lease: Option<Lease>,
+    pub postgres: Postgres,
+    pub peers: PeerRound,
+    pub work: Work,
+    pub guardian: Guardian,
+    pub memory: Memory,
+    /// An orderly end has been asked for.
+    pub ending: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StoreView {
+    /// The last snapshot; none before the first.
+    pub cluster: Option<Cluster>,
+    pub contact: Contact,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Contact {
+    #[default]
+    Never,
+    Current,
+    /// The snapshot may be out of date since then.
+    Silent {
+        since: Moment,
+    },
+}
+
+/// Our connection to the store that must be kept alive, and when the store last did us that favour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    pub id: SessionId,
+    /// When the last renewal that succeeded was *sent*.
+    pub asked_at: Moment,
+    pub ttl: Span,
+}
+
+/// The right to lead, as far as the store has confirmed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    pub term: Term,
+    /// When the last renewal that succeeded was *sent*.
+    pub asked_at: Moment,
+    pub timing: Timing,
+}
+
+/// The answers of other members, all asked at the same moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerRound {
+    /// `None` while nobody has been asked.
+    pub asked_at: Option<Moment>,
+    /// Every answer is in, or was waited for long enough.
+    pub complete: bool,
+    pub answers: BTreeMap<MemberName, PeerAnswer>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum PeerAnswer {
+    Silent,
+    Stands(PeerStatus),
+}
+
+/// What a member's REST API says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    pub role: MemberRole,
+    pub state: MemberState,
+    pub position: Option<Position>,
+    pub tags: Tags,
+    pub watchdog_failed: bool,
+}
+
+/// What is under way. At most one job and one errand at a time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    pub job: Option<RunningJob>,
+    /// A write to the store has been sent and not answered.
+    pub errand_since: Option<Moment>,
+    pub asking_peers: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunningJob {
+    pub job: Job,
+    pub since: Moment,
+    pub cancelled: bool,
+}
+
+/// The process that kills PostgreSQL when the term runs out and the agent has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Guardian {
+    /// None answers. A member without a guardian does not become primary.
+    #[default]
+    Absent,
+    Ready {
+        /// The last order that it has acknowledged.
+        confirmed: FenceOrder,
+    },
+}
+
+/// What a member remembers between decisions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Since when the snapshots have shown no leader.
+    pub no_leader_since: Option<Moment>,
+    /// Who led last.
+    pub last_leader: Option<MemberName>,
+    /// Everybody who took part when a leader was last seen, with the REST address: the dead leader's record goes away
+    /// together with its key, and must still be asked.
+    pub electorate: BTreeMap<MemberName, String>,
+    /// The `initialize` key is ours: we are making the cluster's data.
+    pub bootstrapping: bool,
+    /// We have made this cluster's data in this life, and nobody has led it yet.
+    pub bootstrapped: Option<SystemId>,
+    /// This member has been run by Tenure in this cluster before: a primary found here may have lost its lease.
+    pub managed: bool,
+    /// It has held the lease since the agent started.
+    pub has_led: bool,
+    pub failures: Failures,
+    pub handover: Option<Handover>,
+}
+
+/// How often in a row something has failed, and when it last did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
+    pub starts: u32,
+    pub rewinds: u32,
+    pub clones: u32,
+    pub promotions: u32,
+    pub last_at: Option<Moment>,
+}
+
+/// A switchover or orderly end that this leader has begun.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handover {
+    pub to: MemberName,
+    pub begun_at: Moment,
+}
+
+impl View {
+    /// The lease, as long as this member may act on it.
+    pub fn lease_in_force(&self) -> Option<&Lease> {
+        self.lease.as_ref().filter(|lease| self.now < lease.demote_at())
+    }
+
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.store.cluster.as_ref()
+    }
+
+    pub fn cut_off(&self) -> bool {
+        match self.store.contact {
+            Contact::Never | Contact::Silent { .. } => true,
+            Contact::Current => false,
+        }
+    }
+}
+
+impl Lease {
+    pub fn deadline(&self) -> Moment {
+        self.timing.deadline(self.asked_at)
+    }
+
+    pub fn fence_at(&self) -> Moment {
+        self.timing.fence_at(self.asked_at)
+    }
+
+    pub fn demote_at(&self) -> Moment {
+        self.timing.demote_at(self.asked_at)
+    }
+}
+
+impl Guardian {
+    /// Has it confirmed to kill PostgreSQL for this term, at a moment that lies ahead?
+    pub fn watches(&self, term: Term, now: Moment) -> bool {
+        match self {
+            Guardian::Ready { confirmed: FenceOrder::Arm { term: armed, fence_at } } => {
+                *armed == term && now < *fence_at
+            }
+            Guardian::Ready { confirmed: FenceOrder::Disarm | FenceOrder::Keep } | Guardian::Absent => false,
+        }
+    }
+}

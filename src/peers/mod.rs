@@ -1,0 +1,1 @@
+//! Asking other members over their REST APIs.

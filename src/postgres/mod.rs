@@ -1,0 +1,1 @@
+//! One PostgreSQL instance, through pg_ctl, its files and SQL.
