@@ -1,1 +1,217 @@
-//! The rules: pure functions from a view to a plan.
+//! The rules: pure functions from a view to a plan. Nothing here waits, reads a clock, or remembers; what a rule needs to
+//! remember is a field of the view. One file per situation; this one tells the situations apart.
+
+mod bootstrap;
+mod cut_off;
+mod dethroned;
+mod ending;
+mod following;
+mod handover;
+mod leading;
+pub mod mind;
+pub mod publish;
+mod race;
+
+use crate::model::{
+    Cluster, Errand, FenceOrder, Guardian, Initialize, Job, Leader, Lease, Moment, NewClaim, Plan, Postgres,
+    Reason, Rule, Running, RunningJob, Span, Step, Timeline, View,
+};
+
+/// The shell looks again at least this often, so that a loop that hangs is noticed by what it no longer permits.
+const LOOK_AGAIN: Span = Span::from_secs(1);
+
+/// How long one decision lets the session be renewed. Longer than two looks, so that one late look costs nothing.
+const PERMIT: Span = Span::from_secs(3);
+
+/// The last part of the time before the guardian acts belongs to the immediate stop.
+const IMMEDIATE_STOP: Span = Span::from_ms(300);
+
+pub fn decide(view: &View) -> Plan {
+    let choice = choose(view);
+    Plan {
+        renew_until: if may_renew(view) { view.now + PERMIT } else { view.now },
+        fence: fence_order(view),
+        look_again: view.now + choice.again,
+        reason: choice.reason,
+        step: choice.step,
+    }
+}
+
+/// What a rule says: why, what to do, and when to look again if nothing happens.
+struct Choice {
+    reason: Reason,
+    step: Step,
+    again: Span,
+}
+
+impl Choice {
+    fn wait(reason: impl Into<Reason>) -> Choice {
+        Choice { reason: reason.into(), step: Step::Wait, again: LOOK_AGAIN }
+    }
+
+    fn run(reason: impl Into<Reason>, job: Job) -> Choice {
+        Choice { step: Step::Run(job), ..Choice::wait(reason) }
+    }
+
+    fn store(reason: impl Into<Reason>, errand: Errand) -> Choice {
+        Choice { step: Step::Store(errand), ..Choice::wait(reason) }
+    }
+
+    fn step(reason: impl Into<Reason>, step: Step) -> Choice {
+        Choice { step, ..Choice::wait(reason) }
+    }
+
+    fn again_in(self, again: Span) -> Choice {
+        Choice { again: again.min(self.again), ..self }
+    }
+}
+
+fn choose(view: &View) -> Choice {
+    if let Some(running) = &view.work.job {
+        return under_way(view, running);
+    }
+    if matches!(view.postgres, Postgres::Unobserved) {
+        return Choice::wait(Rule::LooksAtPostgres);
+    }
+    if view.ending {
+        return ending::choose(view);
+    }
+    let Some(cluster) = view.cluster() else {
+        return if view.postgres.may_accept_writes() {
+            dethroned::choose(view)
+        } else {
+            Choice::wait(Rule::WaitsForStore)
+        };
+    };
+    if view.policy.pause {
+        return Choice::wait(Rule::Paused);
+    }
+    if let Some(lease) = view.lease_in_force() {
+        return leading::choose(view, cluster, lease);
+    }
+    if view.postgres.may_accept_writes() {
+        return dethroned::choose(view);
+    }
+    if view.cut_off() {
+        return cut_off::choose(view);
+    }
+    if belongs_elsewhere(view, cluster) {
+        return Choice::wait(Rule::ForeignData);
+    }
+    if let Postgres::Unusable { .. } = view.postgres {
+        return Choice::wait(Rule::UnusableData);
+    }
+    match (&cluster.leader, cluster.initialize) {
+        (Some(leader), _) if leader.name == view.me => own_key(view, leader),
+        (Some(leader), _) => following::choose(view, cluster, leader),
+        (None, Initialize::Done(_)) => race::choose(view, cluster),
+        (None, Initialize::Absent | Initialize::Running | Initialize::Unrecognized) => {
+            bootstrap::choose(view, cluster)
+        }
+    }
+}
+
+/// A job runs. It is left alone unless it has become dangerous or pointless.
+fn under_way(view: &View, running: &RunningJob) -> Choice {
+    let may_write = view.postgres.may_accept_writes()
+        || matches!(running.job, Job::Promote { .. } | Job::StartPrimary { .. });
+    let lease_in_force = view.lease_in_force().is_some() || view.policy.pause;
+    if may_write && !lease_in_force {
+        return match &running.job {
+            Job::StopAtOnce => Choice::wait(Rule::JobUnderWay),
+            Job::StopOrderly { .. } if view.now < last_moment_for_order(view) => {
+                Choice::wait(Rule::JobUnderWay).again_in(view.now.until(last_moment_for_order(view)))
+            }
+            _ => dethroned::choose(view),
+        };
+    }
+    if view.ending && running.job.can_be_cancelled() && !running.cancelled {
+        return Choice::step(Rule::JobLostItsReason, Step::Cancel);
+    }
+    Choice::wait(Rule::JobUnderWay).again_in(until_demotion(view))
+}
+
+/// The leader key bears our name, but the store has not confirmed the lease to us.
+fn own_key(view: &View, leader: &Leader) -> Choice {
+    if view.memory.released == Some(leader.term) {
+        return Choice::store(Rule::ReleasesAgain, Errand::ReleaseLease { term: leader.term });
+    }
+    if leader.session.is_some() && leader.session == view.session.map(|session| session.id) {
+        return Choice::wait(Rule::AwaitsRenewal);
+    }
+    match view.postgres {
+        Postgres::Stopped { .. } if may_try_again(view, view.memory.failures.starts) => {
+            Choice::run(Rule::RaceStartsStandby, Job::StartStandby { upstream: None })
+        }
+        _ => Choice::wait(Rule::OwnOldLease),
+    }
+}
+
+fn belongs_elsewhere(view: &View, cluster: &Cluster) -> bool {
+    match (view.postgres.system_id(), cluster.system_id()) {
+        (Some(here), Some(there)) => here != there,
+        (None, _) | (_, None) => false,
+    }
+}
+
+/// A session is renewed unless that would keep a leader in office that cannot do its work.
+fn may_renew(view: &View) -> bool {
+    if view.lease.is_none() || view.policy.pause {
+        return true;
+    }
+    let unguarded = view.postgres.may_accept_writes() && view.guardian == Guardian::Absent;
+    !unguarded && !view.postgres.running().is_some_and(|running| unfit(view, running))
+}
+
+/// A primary that has not answered for half a lease will not answer soon.
+fn unfit(view: &View, running: &Running) -> bool {
+    let patience = view.policy.timing.ttl.scaled(1, 2);
+    running.is_primary() && running.silent_since.is_some_and(|since| patience <= view.now.since(since))
+}
+
+fn fence_order(view: &View) -> FenceOrder {
+    if view.policy.pause {
+        return FenceOrder::Disarm;
+    }
+    let becoming_primary = (view.work.job.as_ref())
+        .is_some_and(|running| matches!(running.job, Job::Promote { .. } | Job::StartPrimary { .. }));
+    let writable = view.postgres.may_accept_writes() || becoming_primary;
+    match &view.lease {
+        Some(lease) if writable || view.now < lease.demote_at() => {
+            FenceOrder::Arm { term: lease.term, fence_at: lease.fence_at() }
+        }
+        Some(_) | None if writable || view.postgres == Postgres::Unobserved => FenceOrder::Keep,
+        Some(_) | None => FenceOrder::Disarm,
+    }
+}
+
+/// Until here an orderly stop may go on; what lives then is stopped at once.
+fn last_moment_for_order(view: &View) -> Moment {
+    view.lease.map_or(view.now, |lease| lease.fence_at() - IMMEDIATE_STOP)
+}
+
+fn until_demotion(view: &View) -> Span {
+    match &view.lease {
+        Some(lease) if view.now < lease.demote_at() => view.now.until(lease.demote_at()),
+        Some(_) | None => LOOK_AGAIN,
+    }
+}
+
+/// Attempts that fail are repeated after 1, 2, 4 … 32 s.
+fn may_try_again(view: &View, failures: u32) -> bool {
+    match view.memory.failures.last_at {
+        Some(last) if failures > 0 => Span::from_secs(1 << failures.min(6) >> 1) <= view.now.since(last),
+        Some(_) | None => true,
+    }
+}
+
+/// The errand that takes the leader key. `timeline` is what the taker will write on.
+fn take_lease(cluster: &Cluster, timeline: Timeline) -> Errand {
+    let seen_version = cluster.claim.as_ref().map_or(0, |claim| claim.version);
+    Errand::TakeLease { claim: NewClaim { timeline, seen_version } }
+}
+
+/// Has the snapshot caught up with the lease that the store has confirmed?
+fn shows_our_term(view: &View, cluster: &Cluster, lease: &Lease) -> bool {
+    cluster.leader.as_ref().is_some_and(|leader| leader.name == view.me && leader.term == lease.term)
+}

@@ -33,7 +33,7 @@ impl MemberName {
             match character {
                 'a'..='z' | '0'..='9' | '_' => slot.push(character),
                 '-' | '.' => slot.push('_'),
-                other => slot += &format!("u{:04}", u32::from(other)),
+                other => slot.extend(['u'].into_iter().chain(format!("{:04}", u32::from(other)).chars())),
             }
         }
         slot.truncate(63);

@@ -22,10 +22,7 @@ pub enum Step {
     /// A write to the store that somebody else may win.
     Store(Errand),
     /// Ask these members where they stand.
-    AskPeers {
-        members: Vec<MemberName>,
-        patience: Span,
-    },
+    AskPeers(Vec<Question>),
     /// Long work on PostgreSQL, one at a time.
     Run(Job),
     /// Stop the long work that runs, because it has lost its reason.
@@ -43,9 +40,9 @@ pub enum Errand {
         system: SystemId,
     },
     AbandonInitialize,
-    /// Take the leader key. With a claim, also the right to begin that timeline.
+    /// Take the leader key, and with it the right to write on (or begin) the claimed timeline.
     TakeLease {
-        claim: Option<NewClaim>,
+        claim: NewClaim,
     },
     /// Give the leader key back: PostgreSQL has been stopped.
     ReleaseLease {
@@ -56,7 +53,14 @@ pub enum Errand {
     },
 }
 
-/// The wish to begin a timeline, and the version of the claim that the wish was based on (0: there was none).
+/// A member to ask, and how long to wait for its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    pub member: MemberName,
+    pub patience: Span,
+}
+
+/// The wish to write on a timeline, and the version of the claim that the wish was based on (0: there was none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewClaim {
     pub timeline: Timeline,

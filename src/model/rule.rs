@@ -102,6 +102,7 @@ rules! {
     CloneWaitsForLeader = "clone_waits_for_leader": "the data directory is empty; waiting until {member} can be cloned from",
     ClearsUnfinished = "clears_unfinished": "setting aside what an interrupted attempt left behind",
     OwnOldLease = "own_old_lease": "the leader key bears this member's name but is not its own; waiting for its end",
+    ReleasesAgain = "releases_again": "gave the lease back without hearing an answer; giving it back again",
     AwaitsRenewal = "awaits_renewal": "holds the leader key; waiting for the store to confirm it",
 
     // No leader: the race.
@@ -119,7 +120,6 @@ rules! {
     CandidateYieldsToNamed = "candidate_yields_to_named": "there is no leader; {member} has been named as the next one",
     CandidateSeesPrimary = "candidate_sees_primary": "there is no leader, but {member} still runs as a primary",
     CandidateWithoutGuardian = "candidate_without_guardian": "there is no leader, and no guardian answers here",
-    RestartedStandbyWaits = "restarted_standby_waits": "there is no leader; waiting for the outcome of the attempt to take the lease",
 
     // Making a cluster.
     BootstrapTakes = "bootstrap_takes": "there is no cluster yet; claiming the right to make it",

@@ -138,6 +138,8 @@ pub struct Memory {
     pub has_led: bool,
     pub failures: Failures,
     pub handover: Option<Handover>,
+    /// The term that this member has asked the store to end. Whatever the answer was, it is never acted upon again.
+    pub released: Option<Term>,
 }
 
 /// How often in a row something has failed, and when it last did.

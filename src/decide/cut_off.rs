@@ -1,0 +1,21 @@
+//! The store does not answer, and PostgreSQL here cannot accept writes.
+
+use super::{Choice, may_try_again};
+use crate::model::{Job, Postgres, Rule, View};
+
+pub(super) fn choose(view: &View) -> Choice {
+    match &view.postgres {
+        Postgres::Running(_) | Postgres::Starting { .. } => Choice::wait(Rule::CutOffStands),
+        // Reads go on. Whether its records fit the next leader's is looked at when the store is back.
+        Postgres::Stopped { control }
+            if !control.backup_label && may_try_again(view, view.memory.failures.starts) =>
+        {
+            Choice::run(Rule::CutOffStartsStandby, Job::StartStandby { upstream: None })
+        }
+        Postgres::Stopped { .. }
+        | Postgres::Unobserved
+        | Postgres::Empty
+        | Postgres::Unfinished { .. }
+        | Postgres::Unusable { .. } => Choice::wait(Rule::CutOffWaits),
+    }
+}

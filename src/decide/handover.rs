@@ -1,0 +1,151 @@
+//! A leader gives the lease to somebody who has every record: because it was asked to, or because it ends.
+
+use super::Choice;
+use super::race::{eligible, standing};
+use crate::model::{
+    Cluster, Control, ControlState, Errand, FailoverRequest, Job, Lease, MemberName, MemberRole, Position,
+    Question, Reason, Rule, Running, Span, Step, Versioned, View,
+};
+
+/// An orderly stop that takes longer is cut short; a switchover is then given up.
+const STOP_BUDGET: Span = Span::from_secs(30);
+/// How long a candidate may take to receive the last record.
+const CONFIRM_BUDGET: Span = Span::from_secs(10);
+const ENDING_BUDGET: Span = Span::from_secs(3);
+const PATIENCE: Span = Span::from_secs(1);
+/// How old answers may be when a candidate is chosen, and when it is only waited for.
+const ANSWERS_KEEP: Span = Span::from_secs(1);
+const CONFIRM_EVERY: Span = Span::from_ms(50);
+
+/// A primary leads and looks whether somebody wants it to hand over.
+pub(super) fn requested(view: &View, cluster: &Cluster, running: &Running) -> Option<Choice> {
+    let Versioned { value: request, version } = cluster.failover.as_ref()?;
+    let clear = |rule| Some(Choice::store(rule, Errand::ClearFailover { version: *version }));
+    if request.is_empty() || request.scheduled_at.is_some() {
+        return None;
+    }
+    let for_others = request.leader.as_ref().is_some_and(|leader| *leader != view.me);
+    if for_others || request.candidate.as_ref() == Some(&view.me) {
+        return clear(Rule::LeaderClearsRequest);
+    }
+    if !answers_younger_than(view, ANSWERS_KEEP) {
+        return Some(Choice::step(
+            Rule::SwitchoverAsks,
+            Step::AskPeers(questions(view, cluster, Some(request))),
+        ));
+    }
+    if !view.peers.complete {
+        return Some(Choice::wait(Rule::SwitchoverAsks));
+    }
+    match best_candidate(view, Some(request), running.position()?) {
+        Some(to) => Some(stop_for(view, Rule::SwitchoverStops, Some(to))),
+        None => clear(Rule::SwitchoverImpossible),
+    }
+}
+
+/// The leader has stopped PostgreSQL in order to hand over.
+pub(super) fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> Option<Choice> {
+    let handover = view.memory.handover.as_ref()?;
+    let request = cluster.failover.as_ref();
+    let late = CONFIRM_BUDGET < view.now.since(handover.begun_at);
+    let in_good_order = control.state == ControlState::ShutDown;
+    if let Some(to) = holder_of_last_record(view, request.map(|r| &r.value), control)
+        && in_good_order
+    {
+        let reason = Reason::about(Rule::SwitchoverReleases, to);
+        return Some(Choice::store(reason, Errand::ReleaseLease { term: lease.term }));
+    }
+    if !in_good_order || late {
+        let request = request.filter(|request| !request.value.is_empty())?;
+        return Some(Choice::store(
+            Rule::SwitchoverAbandoned,
+            Errand::ClearFailover { version: request.version },
+        ));
+    }
+    Some(confirm(view, cluster, Rule::SwitchoverConfirms))
+}
+
+/// An ending leader's PostgreSQL has stopped: wait a little for somebody who has everything. `None` when there is nothing
+/// more to wait for.
+pub(super) fn before_end(view: &View, cluster: &Cluster, control: &Control) -> Option<Choice> {
+    let handover = view.memory.handover.as_ref()?;
+    let waited_enough = ENDING_BUDGET < view.now.since(handover.begun_at);
+    let pointless =
+        control.state != ControlState::ShutDown || holder_of_last_record(view, None, control).is_some();
+    (!waited_enough && !pointless).then(|| confirm(view, cluster, Rule::EndingConfirms))
+}
+
+/// Stop in good order, with somebody in mind.
+pub(super) fn stop_for(view: &View, rule: Rule, to: Option<&MemberName>) -> Choice {
+    let reason = Reason { rule, member: to.cloned() };
+    let by = view.lease.map_or(view.now + STOP_BUDGET, |_| view.now + STOP_BUDGET);
+    Choice::run(reason, Job::StopOrderly { by, handover: to.cloned() })
+}
+
+/// Any replica that is known to stream, for a leader that ends.
+pub(super) fn any_replica<'a>(view: &View, cluster: &'a Cluster) -> Option<&'a MemberName> {
+    let streams =
+        |record: &crate::model::MemberRecord| record.replication_state.as_deref() == Some("streaming");
+    (cluster.members.iter())
+        .find(|(name, record)| **name != view.me && streams(record) && !record.tags.nofailover())
+        .map(|(name, _)| name)
+}
+
+fn confirm(view: &View, cluster: &Cluster, rule: Rule) -> Choice {
+    if answers_younger_than(view, CONFIRM_EVERY) || view.work.asking_peers {
+        return Choice::wait(rule).again_in(CONFIRM_EVERY);
+    }
+    Choice::step(rule, Step::AskPeers(questions(view, cluster, None))).again_in(CONFIRM_EVERY)
+}
+
+fn answers_younger_than(view: &View, age: Span) -> bool {
+    view.peers.asked_at.is_some_and(|asked| view.now.since(asked) < age)
+}
+
+fn questions(view: &View, cluster: &Cluster, request: Option<&FailoverRequest>) -> Vec<Question> {
+    let named = request.and_then(|request| request.candidate.as_ref());
+    (cluster.members.keys())
+        .filter(|&member| *member != view.me && named.is_none_or(|named| named == member))
+        .map(|member| Question { member: member.clone(), patience: PATIENCE })
+        .collect()
+}
+
+/// The member that is furthest among those who may take over.
+fn best_candidate<'a>(
+    view: &'a View,
+    request: Option<&FailoverRequest>,
+    here: Position,
+) -> Option<&'a MemberName> {
+    let named = request.and_then(|request| request.candidate.as_ref());
+    let close_enough = |position: &Position| {
+        position.timeline == here.timeline && position.lsn.lag_behind(here.lsn).0 <= view.policy.lag_bytes_max
+    };
+    standing(view)
+        .filter(|(name, peer)| {
+            eligible(peer) && peer.role == MemberRole::Replica && named.is_none_or(|named| named == *name)
+        })
+        .filter_map(|(name, peer)| {
+            Some((name, peer.position.filter(close_enough)?, peer.tags.failover_priority()))
+        })
+        .max_by_key(|(_, position, priority)| (*position, *priority))
+        .map(|(name, _, _)| name)
+}
+
+/// Somebody who may take over and has received more than the beginning of the shutdown's record.
+fn holder_of_last_record<'a>(
+    view: &'a View,
+    request: Option<&FailoverRequest>,
+    control: &Control,
+) -> Option<&'a MemberName> {
+    let named = request.and_then(|request| request.candidate.as_ref());
+    let handover = view.memory.handover.as_ref()?;
+    let asked_since = view.peers.asked_at.is_some_and(|asked| handover.begun_at <= asked);
+    let complete = |position: Position| {
+        position.timeline == control.checkpoint.timeline && control.checkpoint.lsn < position.lsn
+    };
+    standing(view)
+        .filter(|_| asked_since)
+        .filter(|(name, peer)| eligible(peer) && named.is_none_or(|named| named == *name))
+        .find(|(_, peer)| peer.position.is_some_and(complete))
+        .map(|(name, _)| name)
+}

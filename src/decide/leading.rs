@@ -1,0 +1,100 @@
+//! This member holds the lease and may act on it.
+
+use super::{Choice, handover, may_try_again, shows_our_term, unfit, until_demotion};
+use crate::model::{
+    Cluster, Control, Errand, Guardian, Job, Lease, Postgres, Rule, Running, Serving, Span, Timeline, View,
+};
+
+/// After so many failures in a row somebody else should try.
+const STARTS_MAX: u32 = 3;
+const PROMOTIONS_MAX: u32 = 3;
+/// A first checkpoint that failed is tried again after this.
+const CHECKPOINT_BACKOFF: Span = Span::from_secs(5);
+
+pub(super) fn choose(view: &View, cluster: &Cluster, lease: &Lease) -> Choice {
+    let release = || Errand::ReleaseLease { term: lease.term };
+    let choice = match &view.postgres {
+        Postgres::Running(running) => match &running.serving {
+            Serving::Primary { checkpointed, .. } => primary(view, cluster, lease, running, *checkpointed),
+            Serving::Standby { timeline, .. } => standby(view, cluster, lease, *timeline),
+        },
+        Postgres::Starting { since, .. } if view.policy.primary_start_timeout < view.now.since(*since) => {
+            Choice::run(Rule::LeaderGivesUp, Job::StopAtOnce)
+        }
+        Postgres::Starting { .. } => Choice::wait(Rule::LeaderStarting),
+        Postgres::Stopped { control } => stopped(view, cluster, lease, control),
+        Postgres::Empty | Postgres::Unfinished { .. } | Postgres::Unusable { .. } => {
+            Choice::store(Rule::LeaderHasNoData, release())
+        }
+        Postgres::Unobserved => Choice::wait(Rule::LooksAtPostgres),
+    };
+    choice.again_in(until_demotion(view))
+}
+
+fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, checkpointed: bool) -> Choice {
+    if view.guardian == Guardian::Absent {
+        return Choice::wait(Rule::LeaderWithoutGuardian);
+    }
+    if unfit(view, running) {
+        return Choice::wait(Rule::LeaderUnfit);
+    }
+    if view.cut_off() {
+        return Choice::wait(Rule::LeaderOutlivesSilence);
+    }
+    if !shows_our_term(view, cluster, lease) {
+        return Choice::wait(Rule::LeaderAwaitsSnapshot);
+    }
+    if let Some(choice) = handover::requested(view, cluster, running) {
+        return choice;
+    }
+    let failed_lately =
+        view.memory.failures.last_at.is_some_and(|last| view.now.since(last) < CHECKPOINT_BACKOFF);
+    if !checkpointed && !failed_lately {
+        return Choice::run(Rule::LeaderCheckpoints, Job::Checkpoint);
+    }
+    Choice::wait(Rule::LeaderStays)
+}
+
+fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) -> Choice {
+    if view.cut_off() || !shows_our_term(view, cluster, lease) {
+        return Choice::wait(Rule::LeaderAwaitsSnapshot);
+    }
+    if PROMOTIONS_MAX <= view.memory.failures.promotions {
+        return Choice::store(Rule::LeaderGivesUp, Errand::ReleaseLease { term: lease.term });
+    }
+    match &cluster.claim {
+        Some(claim) if claim.value.by == view.me && timeline < claim.value.timeline => {
+            if view.guardian.watches(lease.term, view.now) {
+                Choice::run(
+                    Rule::LeaderPromotes,
+                    Job::Promote { term: lease.term, timeline: claim.value.timeline },
+                )
+            } else {
+                Choice::wait(Rule::LeaderAwaitsGuardian)
+            }
+        }
+        Some(_) | None => Choice::store(Rule::LeaderHasNoClaim, Errand::ReleaseLease { term: lease.term }),
+    }
+}
+
+fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> Choice {
+    if view.cut_off() || !shows_our_term(view, cluster, lease) {
+        return Choice::wait(Rule::LeaderAwaitsSnapshot);
+    }
+    if let Some(choice) = handover::stopped(view, cluster, lease, control) {
+        return choice;
+    }
+    if STARTS_MAX <= view.memory.failures.starts {
+        return Choice::store(Rule::LeaderGivesUp, Errand::ReleaseLease { term: lease.term });
+    }
+    if !may_try_again(view, view.memory.failures.starts) {
+        return Choice::wait(Rule::LeaderStarting);
+    }
+    if !control.was_primary() || control.position().timeline != cluster.highest_timeline() {
+        return Choice::run(Rule::LeaderStartsStandby, Job::StartStandby { upstream: None });
+    }
+    if !view.guardian.watches(lease.term, view.now) {
+        return Choice::wait(Rule::LeaderAwaitsGuardian);
+    }
+    Choice::run(Rule::LeaderRestarts, Job::StartPrimary { term: lease.term })
+}

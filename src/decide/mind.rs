@@ -1,0 +1,475 @@
+//! One member's knowledge and what follows from it: events go in, commands come out. Pure, so that the daemon and the
+//! simulator run the very same code; only carrying out the commands differs.
+
+use std::collections::BTreeMap;
+
+use super::decide;
+use crate::model::{
+    Cluster, Contact, Errand, Failures, FenceOrder, Guardian, Handover, Initialize, Job, Lease, MemberName,
+    Memory, Moment, PeerAnswer, PeerRound, Plan, Policy, Postgres, RunningJob, Serving, Session, SessionId,
+    Span, Step, StoreView, SystemId, Tags, Term, Timing, View, Work,
+};
+
+/// Everything that a member can learn.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    Snapshot(Box<Cluster>),
+    /// The store may have changed without our hearing of it.
+    StoreSilent,
+    Lease(LeaseEvent),
+    ErrandEnded(ErrandOutcome),
+    /// PostgreSQL was looked at.
+    Postgres(Postgres),
+    JobEnded {
+        id: u64,
+        outcome: JobOutcome,
+        postgres: Postgres,
+    },
+    PeersAnswered {
+        round: u64,
+        answers: BTreeMap<MemberName, PeerAnswer>,
+    },
+    Guardian(Guardian),
+    Policy(Box<Policy>),
+    Tags(Tags),
+    /// An orderly end is asked for.
+    End,
+}
+
+/// What the keeper of the lease reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseEvent {
+    Opened(Session),
+    /// The session lives, and with a term: the leader key was seen to be ours, after `session.asked_at`.
+    Renewed {
+        session: Session,
+        term: Option<Term>,
+    },
+    /// The session lives, but the leader key of that term is not ours.
+    KeyNotOurs {
+        term: Term,
+    },
+    SessionGone {
+        session: SessionId,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrandOutcome {
+    Done,
+    Taken {
+        term: Term,
+    },
+    /// Somebody else was first.
+    Conflict,
+    /// It may or may not have happened.
+    Unanswered,
+    Refused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobOutcome {
+    Done,
+    /// A bootstrap has made this.
+    Made(SystemId),
+    Failed,
+    Cancelled,
+}
+
+/// Everything that a member can do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    Errand(Errand),
+    AskPeers { round: u64, questions: Vec<PeerQuestion> },
+    StartJob { id: u64, job: Job },
+    CancelJob { id: u64 },
+    Fence(FenceOrder),
+    Exit,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerQuestion {
+    pub member: MemberName,
+    pub api_url: String,
+    pub patience: Span,
+}
+
+/// What the keeper of the lease may do without asking again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseOrders {
+    /// Renew nothing after this.
+    pub until: Moment,
+    /// See that the leader key of this term is ours, too.
+    pub hold: Option<Term>,
+    pub ttl: Span,
+    pub renew_every: Span,
+}
+
+/// The result of one turn of the loop.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    pub plan: Plan,
+    pub commands: Vec<Command>,
+    pub lease: LeaseOrders,
+}
+
+#[derive(Debug)]
+pub struct Mind {
+    view: View,
+    errand: Option<Errand>,
+    round: u64,
+    job_id: u64,
+    fence_sent: FenceOrder,
+}
+
+impl Mind {
+    pub fn new(me: MemberName, tags: Tags, policy: Policy, managed: bool) -> Mind {
+        let view = View {
+            now: Moment::default(),
+            me,
+            tags,
+            policy,
+            store: StoreView::default(),
+            session: None,
+            lease: None,
+            postgres: Postgres::Unobserved,
+            peers: PeerRound::default(),
+            work: Work::default(),
+            guardian: Guardian::Absent,
+            memory: Memory { managed, ..Memory::default() },
+            ending: false,
+        };
+        Mind { view, errand: None, round: 0, job_id: 0, fence_sent: FenceOrder::Keep }
+    }
+
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub fn apply(&mut self, now: Moment, event: Event) {
+        self.view.now = now;
+        match event {
+            Event::Tick => {}
+            Event::Snapshot(cluster) => self.learn_cluster(*cluster),
+            Event::StoreSilent => self.learn_silence(),
+            Event::Lease(event) => self.learn_lease(event),
+            Event::ErrandEnded(outcome) => self.end_errand(outcome),
+            Event::Postgres(postgres) => self.learn_postgres(postgres),
+            Event::JobEnded { id, outcome, postgres } => self.end_job(id, outcome, postgres),
+            Event::PeersAnswered { round, answers } => self.learn_peers(round, answers),
+            Event::Guardian(guardian) => self.learn_guardian(guardian),
+            Event::Policy(policy) => self.view.policy = *policy,
+            Event::Tags(tags) => self.view.tags = tags,
+            Event::End => self.view.ending = true,
+        }
+    }
+
+    /// Decide, and say what that asks for beyond what is already under way.
+    pub fn turn(&mut self, now: Moment) -> Turn {
+        self.view.now = now;
+        let plan = decide(&self.view);
+        let mut commands = Vec::new();
+        self.order_fence(plan.fence, &mut commands);
+        match plan.step.clone() {
+            Step::Wait => {}
+            Step::Store(errand) => self.send_errand(errand, &mut commands),
+            Step::AskPeers(questions) => self.ask_peers(questions, &mut commands),
+            Step::Run(job) => self.start_job(job, &mut commands),
+            Step::Cancel => self.cancel_job(&mut commands),
+            Step::Exit => commands.push(Command::Exit),
+        }
+        let lease = LeaseOrders {
+            until: plan.renew_until,
+            hold: self.term_to_hold(),
+            ttl: self.view.policy.timing.ttl,
+            renew_every: self.view.policy.timing.renew_every,
+        };
+        Turn { plan, commands, lease }
+    }
+
+    // What is learnt.
+
+    fn learn_cluster(&mut self, cluster: Cluster) {
+        let memory = &mut self.view.memory;
+        match &cluster.leader {
+            Some(leader) => {
+                memory.no_leader_since = None;
+                memory.last_leader = Some(leader.name.clone());
+                memory.electorate = cluster
+                    .members
+                    .iter()
+                    .map(|(name, record)| (name.clone(), record.api_url.clone()))
+                    .collect();
+                if leader.name != self.view.me {
+                    memory.handover = None;
+                    memory.bootstrapped = None;
+                }
+            }
+            None => {
+                memory.no_leader_since.get_or_insert(self.view.now);
+            }
+        }
+        if cluster.initialize != Initialize::Running {
+            memory.bootstrapping = false;
+        }
+        self.view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
+    }
+
+    fn learn_silence(&mut self) {
+        if self.view.store.contact == Contact::Current {
+            self.view.store.contact = Contact::Silent { since: self.view.now };
+        }
+    }
+
+    fn learn_lease(&mut self, event: LeaseEvent) {
+        match event {
+            LeaseEvent::Opened(session) => {
+                self.view.session = Some(session);
+                self.view.lease = None;
+            }
+            LeaseEvent::Renewed { session, term } => {
+                self.view.session = Some(session);
+                if let Some(term) = term
+                    && self.view.memory.released != Some(term)
+                {
+                    self.confirm_lease(term, session);
+                }
+            }
+            LeaseEvent::KeyNotOurs { term } => {
+                if self.view.lease.is_some_and(|lease| lease.term == term) {
+                    self.view.lease = None;
+                }
+            }
+            LeaseEvent::SessionGone { session } => {
+                if self.view.session.is_some_and(|ours| ours.id == session) {
+                    self.view.session = None;
+                    self.view.lease = None;
+                }
+            }
+        }
+    }
+
+    /// The deadline counts from the last renewal of the session: the key hangs on it, and lives at least as long.
+    fn confirm_lease(&mut self, term: Term, session: Session) {
+        let newer =
+            self.view.lease.is_none_or(|lease| lease.term < term || lease.asked_at < session.asked_at);
+        if newer {
+            let timing =
+                Timing { ttl: session.ttl.min(self.view.policy.timing.ttl), ..self.view.policy.timing };
+            self.view.lease = Some(Lease { term, asked_at: session.asked_at, timing });
+            self.view.memory.has_led = true;
+            self.view.memory.managed = true;
+        }
+    }
+
+    fn learn_postgres(&mut self, postgres: Postgres) {
+        let failures = &mut self.view.memory.failures;
+        match postgres.running().map(|running| &running.serving) {
+            Some(Serving::Primary { .. }) => failures.promotions = 0,
+            Some(Serving::Standby { streaming: true, .. }) => *failures = Failures::default(),
+            Some(Serving::Standby { .. }) | None => {}
+        }
+        self.view.postgres = postgres;
+    }
+
+    fn learn_peers(&mut self, round: u64, answers: BTreeMap<MemberName, PeerAnswer>) {
+        if round == self.round {
+            self.view.work.asking_peers = false;
+            self.view.peers.complete = true;
+            self.view.peers.answers = answers;
+        }
+    }
+
+    fn learn_guardian(&mut self, guardian: Guardian) {
+        if guardian == Guardian::Absent {
+            self.fence_sent = FenceOrder::Keep;
+        }
+        self.view.guardian = guardian;
+    }
+
+    // What ends.
+
+    fn end_errand(&mut self, outcome: ErrandOutcome) {
+        let Some(errand) = self.errand.take() else { return };
+        self.view.work.errand_since = None;
+        let memory = &mut self.view.memory;
+        match (errand, outcome) {
+            (Errand::TakeLease { .. }, ErrandOutcome::Taken { term }) => {
+                memory.failures.promotions = 0;
+                memory.failures.starts = 0;
+                if let Some(session) = self.view.session {
+                    self.confirm_lease(term, session);
+                }
+            }
+            // It may have happened; whoever makes a cluster twice does harm, whoever waits for a snapshot does not.
+            (Errand::TakeInitialize, ErrandOutcome::Done) => memory.bootstrapping = true,
+            (Errand::FinishInitialize { .. } | Errand::AbandonInitialize, ErrandOutcome::Done) => {
+                memory.bootstrapping = false;
+            }
+            (Errand::ReleaseLease { .. }, ErrandOutcome::Done | ErrandOutcome::Conflict) => {
+                memory.handover = None
+            }
+            (
+                Errand::TakeLease { .. }
+                | Errand::TakeInitialize
+                | Errand::FinishInitialize { .. }
+                | Errand::AbandonInitialize
+                | Errand::ReleaseLease { .. }
+                | Errand::ClearFailover { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    fn end_job(&mut self, id: u64, outcome: JobOutcome, postgres: Postgres) {
+        let ended = self.view.work.job.take_if(|_| id == self.job_id);
+        if let Some(RunningJob { job, .. }) = ended {
+            self.count_outcome(&job, outcome);
+            if let (Job::StopOrderly { handover: Some(_), .. }, Some(handover)) =
+                (&job, &mut self.view.memory.handover)
+            {
+                handover.begun_at = self.view.now;
+            }
+        }
+        self.learn_postgres(postgres);
+    }
+
+    fn count_outcome(&mut self, job: &Job, outcome: JobOutcome) {
+        if let JobOutcome::Made(system) = outcome {
+            self.view.memory.bootstrapped = Some(system);
+        }
+        let failures = &mut self.view.memory.failures;
+        let counter = match job {
+            Job::Bootstrap | Job::StartPrimary { .. } | Job::StartStandby { .. } => &mut failures.starts,
+            Job::Rewind { .. } => &mut failures.rewinds,
+            Job::Clone { .. } => &mut failures.clones,
+            Job::Promote { .. } => &mut failures.promotions,
+            Job::SetAside if outcome == JobOutcome::Done => {
+                failures.rewinds = 0;
+                return;
+            }
+            Job::Checkpoint | Job::SetAside if outcome == JobOutcome::Failed => {
+                failures.last_at = Some(self.view.now);
+                return;
+            }
+            Job::Follow { .. }
+            | Job::StopOrderly { .. }
+            | Job::StopAtOnce
+            | Job::SetAside
+            | Job::Checkpoint => return,
+        };
+        match outcome {
+            JobOutcome::Failed => {
+                *counter = counter.saturating_add(1);
+                failures.last_at = Some(self.view.now);
+            }
+            JobOutcome::Done if !matches!(job, Job::Rewind { .. }) => *counter = 0,
+            JobOutcome::Done | JobOutcome::Made(_) | JobOutcome::Cancelled => {}
+        }
+    }
+
+    // What begins.
+
+    fn send_errand(&mut self, errand: Errand, commands: &mut Vec<Command>) {
+        if self.errand.is_some() {
+            return;
+        }
+        if let Errand::ReleaseLease { term } = errand {
+            // From here on the key may go at any moment, even if no answer ever comes.
+            self.view.lease = None;
+            self.view.memory.released = Some(term);
+        }
+        self.errand = Some(errand.clone());
+        self.view.work.errand_since = Some(self.view.now);
+        commands.push(Command::Errand(errand));
+    }
+
+    fn ask_peers(&mut self, questions: Vec<crate::model::Question>, commands: &mut Vec<Command>) {
+        if self.view.work.asking_peers {
+            return;
+        }
+        self.round += 1;
+        let url = |member: &MemberName| {
+            let known = self
+                .view
+                .cluster()
+                .and_then(|cluster| cluster.members.get(member))
+                .map(|r| r.api_url.clone());
+            known.or_else(|| self.view.memory.electorate.get(member).cloned())
+        };
+        let questions: Vec<PeerQuestion> = (questions.into_iter())
+            .filter_map(|question| {
+                let api_url = url(&question.member)?;
+                Some(PeerQuestion { api_url, member: question.member, patience: question.patience })
+            })
+            .collect();
+        let alone = questions.is_empty();
+        self.view.peers =
+            PeerRound { asked_at: Some(self.view.now), complete: alone, answers: BTreeMap::new() };
+        self.view.work.asking_peers = !alone;
+        if !alone {
+            commands.push(Command::AskPeers { round: self.round, questions });
+        }
+    }
+
+    fn start_job(&mut self, job: Job, commands: &mut Vec<Command>) {
+        if let Some(running) = &self.view.work.job {
+            let goes_first =
+                job.is_stop() && running.job != job && !(running.job.is_stop() && job != Job::StopAtOnce);
+            if !goes_first {
+                return;
+            }
+            commands.push(Command::CancelJob { id: self.job_id });
+        }
+        match &job {
+            Job::StopOrderly { handover: Some(to), .. } => {
+                self.view.memory.handover = Some(Handover { to: to.clone(), begun_at: self.view.now });
+            }
+            Job::StartPrimary { .. } | Job::StartStandby { .. } => self.view.memory.handover = None,
+            Job::Bootstrap
+            | Job::Clone { .. }
+            | Job::Rewind { .. }
+            | Job::Promote { .. }
+            | Job::Follow { .. }
+            | Job::StopOrderly { handover: None, .. }
+            | Job::StopAtOnce
+            | Job::SetAside
+            | Job::Checkpoint => {}
+        }
+        self.job_id += 1;
+        self.view.work.job = Some(RunningJob { job: job.clone(), since: self.view.now, cancelled: false });
+        commands.push(Command::StartJob { id: self.job_id, job });
+    }
+
+    fn cancel_job(&mut self, commands: &mut Vec<Command>) {
+        if let Some(running) = &mut self.view.work.job
+            && !running.cancelled
+        {
+            running.cancelled = true;
+            commands.push(Command::CancelJob { id: self.job_id });
+        }
+    }
+
+    /// The guardian hears each order once, and every later deadline.
+    fn order_fence(&mut self, order: FenceOrder, commands: &mut Vec<Command>) {
+        let Guardian::Ready { confirmed } = self.view.guardian else { return };
+        if order == FenceOrder::Keep || order == confirmed || order == self.fence_sent {
+            return;
+        }
+        self.fence_sent = order;
+        commands.push(Command::Fence(order));
+    }
+
+    /// The term whose key the renewals look at: ours, or one that the snapshot shows to hang on our session.
+    fn term_to_hold(&self) -> Option<Term> {
+        let shown = self.view.cluster().and_then(|cluster| cluster.leader.as_ref()).filter(|leader| {
+            leader.name == self.view.me
+                && leader.session.is_some()
+                && leader.session == self.view.session.map(|session| session.id)
+        });
+        let term = self.view.lease.map(|lease| lease.term).or(shown.map(|leader| leader.term));
+        term.filter(|&term| self.view.memory.released != Some(term))
+    }
+}

@@ -1,0 +1,202 @@
+//! What a member tells the others of itself through the store: its record, and as leader the status and the history.
+
+use serde_json::json;
+
+use crate::model::{
+    Cluster, ControlState, Fork, HistoryLine, Job, Lsn, MemberRecord, MemberRole, MemberState, Postgres,
+    Serving, Status, Timeline, View,
+};
+
+/// What is written in every record of this member and does not depend on what it knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub conn_url: String,
+    pub api_url: String,
+    pub version: String,
+}
+
+/// The member's own record as it should stand in the store now.
+pub fn member_record(view: &View, identity: &Identity) -> MemberRecord {
+    let mut record = MemberRecord {
+        conn_url: identity.conn_url.clone(),
+        api_url: identity.api_url.clone(),
+        state: member_state(view),
+        role: member_role(view),
+        version: identity.version.clone(),
+        tags: view.tags.clone(),
+        pause: view.policy.pause.then_some(true),
+        ..MemberRecord::default()
+    };
+    let Some(running) = view.postgres.running() else { return record };
+    match &running.serving {
+        Serving::Primary { position, checkpointed, .. } => {
+            record.checkpoint_after_promote = (!checkpointed).then_some(false);
+            record.xlog_location = Some(position.lsn);
+            record.timeline = Some(position.timeline);
+        }
+        Serving::Standby { timeline, received, replayed, streaming, .. } => {
+            record.xlog_location = (*received).max(*replayed);
+            record.replay_lsn = *replayed;
+            record.receive_lsn = *received;
+            let state = if *streaming { "streaming" } else { "in archive recovery" };
+            record.replication_state = Some(state.to_owned());
+            record.timeline = Some(*timeline);
+        }
+    }
+    record
+}
+
+/// Is the difference more than WAL moving on? Then the others must hear of it at once.
+pub fn differs_in_substance(old: &MemberRecord, new: &MemberRecord) -> bool {
+    let still = |record: &MemberRecord| MemberRecord {
+        xlog_location: None,
+        replay_lsn: None,
+        receive_lsn: None,
+        ..record.clone()
+    };
+    still(old) != still(new)
+}
+
+/// The leader's word on its position. A standby that leads and is about to be promoted has nothing to say.
+pub fn status(view: &View, cluster: &Cluster) -> Option<Status> {
+    let lsn = leading_position(view)?;
+    Some(Status { optime: Some(lsn), ..cluster.status.clone() })
+}
+
+fn leading_position(view: &View) -> Option<Lsn> {
+    view.lease_in_force()?;
+    let running = view.postgres.running().filter(|running| running.is_primary())?;
+    Some(running.position()?.lsn)
+}
+
+/// The lines that `/history` should have, if the leader has something to add to it. `wall_clock` stamps a new last line.
+pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<HistoryLine>> {
+    view.lease_in_force()?;
+    let Serving::Primary { position, forks: Some(forks), .. } = &view.postgres.running()?.serving else {
+        return None;
+    };
+    if position.timeline == Timeline::FIRST {
+        return (!cluster.history.is_empty()).then(Vec::new);
+    }
+    let forks = without_gaps(forks, position.timeline);
+    let told = cluster.history.last().is_some_and(|last| {
+        forks.last().is_some_and(|fork| fork.parent == last.timeline && fork.at == last.switch)
+    });
+    if told || forks.is_empty() {
+        return None;
+    }
+    let newest = forks.len() - 1;
+    let line = |(index, fork): (usize, &Fork)| {
+        let stored =
+            cluster.history.iter().find(|line| line.timeline == fork.parent && line.switch == fork.at);
+        match stored {
+            Some(line) => line.clone(),
+            None if index == newest => HistoryLine {
+                timeline: fork.parent,
+                switch: fork.at,
+                reason: "no recovery target specified".to_owned(),
+                timestamp: Some(wall_clock.to_owned()),
+                new_leader: Some(view.me.clone()),
+            },
+            None => HistoryLine {
+                timeline: fork.parent,
+                switch: fork.at,
+                reason: "no recovery target specified".to_owned(),
+                timestamp: None,
+                new_leader: None,
+            },
+        }
+    };
+    Some(forks.iter().enumerate().map(line).collect())
+}
+
+/// A timeline that was claimed and never led stands in no history file. It gets a line of no length, so that whoever did
+/// begin it is seen to have diverged, and so that a reader who takes the last line plus one as the present timeline is
+/// right.
+fn without_gaps(forks: &[Fork], timeline: Timeline) -> Vec<Fork> {
+    let mut filled: Vec<Fork> = Vec::with_capacity(forks.len());
+    for (index, fork) in forks.iter().enumerate() {
+        filled.push(*fork);
+        let child = forks.get(index + 1).map_or(timeline, |next| next.parent);
+        let mut skipped = fork.parent.next();
+        while skipped < child {
+            filled.push(Fork { parent: skipped, at: fork.at });
+            skipped = skipped.next();
+        }
+    }
+    filled
+}
+
+/// The value that `initialize`'s maker publishes where nobody has configured anything.
+pub fn empty_config() -> serde_json::Value {
+    json!({})
+}
+
+fn member_state(view: &View) -> MemberState {
+    if let Some(running) = &view.work.job {
+        match running.job {
+            Job::Bootstrap => return MemberState::Bootstrapping,
+            Job::Clone { .. } => return MemberState::CreatingReplica,
+            Job::StopOrderly { .. } | Job::StopAtOnce => return MemberState::Stopping,
+            Job::StartPrimary { .. } | Job::StartStandby { .. } => return MemberState::Starting,
+            Job::Rewind { .. }
+            | Job::Promote { .. }
+            | Job::Follow { .. }
+            | Job::SetAside
+            | Job::Checkpoint => {}
+        }
+    }
+    match &view.postgres {
+        Postgres::Running(_) => MemberState::Running,
+        Postgres::Starting { .. } => MemberState::Starting,
+        Postgres::Stopped { control } if 0 < view.memory.failures.starts && !control.backup_label => {
+            MemberState::StartFailed
+        }
+        Postgres::Stopped { control } => match control.state {
+            ControlState::InProduction | ControlState::InCrashRecovery if !control.backup_label => {
+                MemberState::Crashed
+            }
+            ControlState::StartingUp
+            | ControlState::ShutDown
+            | ControlState::ShutDownInRecovery
+            | ControlState::ShuttingDown
+            | ControlState::InCrashRecovery
+            | ControlState::InArchiveRecovery
+            | ControlState::InProduction => MemberState::Stopped,
+        },
+        Postgres::Unobserved | Postgres::Empty | Postgres::Unfinished { .. } | Postgres::Unusable { .. } => {
+            MemberState::Stopped
+        }
+    }
+}
+
+fn member_role(view: &View) -> MemberRole {
+    match &view.postgres {
+        Postgres::Running(running) if running.is_primary() => MemberRole::Primary,
+        Postgres::Starting { as_primary: true, .. } => MemberRole::Primary,
+        Postgres::Stopped { control } if control.was_primary() => MemberRole::Demoted,
+        Postgres::Running(_) | Postgres::Starting { .. } | Postgres::Stopped { .. } => MemberRole::Replica,
+        Postgres::Unobserved | Postgres::Empty | Postgres::Unfinished { .. } | Postgres::Unusable { .. } => {
+            MemberRole::Uninitialized
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fork(parent: u32, at: u64) -> Fork {
+        Fork { parent: Timeline(parent), at: Lsn(at) }
+    }
+
+    #[test]
+    fn a_timeline_that_was_only_claimed_gets_a_line_of_no_length() {
+        assert_eq!(without_gaps(&[fork(1, 80)], Timeline(3)), [fork(1, 80), fork(2, 80)]);
+        assert_eq!(
+            without_gaps(&[fork(1, 80), fork(3, 90)], Timeline(4)),
+            [fork(1, 80), fork(2, 80), fork(3, 90)]
+        );
+        assert_eq!(without_gaps(&[fork(1, 80), fork(2, 90)], Timeline(3)), [fork(1, 80), fork(2, 90)]);
+    }
+}

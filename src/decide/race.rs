@@ -1,0 +1,158 @@
+//! The cluster has data and nobody leads it: who takes the lease?
+
+use std::collections::BTreeSet;
+
+use super::{Choice, may_try_again, take_lease};
+use crate::model::{
+    Cluster, FailoverRequest, Guardian, Job, Lsn, MemberName, MemberRole, MemberState, Moment, PeerAnswer,
+    PeerStatus, Position, Postgres, Question, Reason, Rule, Span, Step, Timeline, View,
+};
+
+/// Answers older than this are asked for again.
+const ANSWERS_KEEP: Span = Span::from_ms(1500);
+/// How long a member whose key is alive may take to answer, and one whose key has gone.
+const PATIENCE_ALIVE: Span = Span::from_secs(1);
+const PATIENCE_GONE: Span = Span::from_ms(300);
+/// A member that yields looks again after this.
+const YIELD: Span = Span::from_ms(500);
+
+/// Who goes first. The order of the fields is the order of importance.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    position: Position,
+    priority: i64,
+}
+
+pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
+    match &view.postgres {
+        Postgres::Running(running) => match running.position() {
+            Some(position) => candidate(view, cluster, position),
+            None => Choice::wait(Rule::CandidateUnknown),
+        },
+        Postgres::Starting { .. } => Choice::wait(Rule::RaceStarting),
+        Postgres::Stopped { control } if may_lead_its_creation(view, cluster) => {
+            Choice::store(Rule::BootstrapLeads, take_lease(cluster, control.position().timeline))
+        }
+        Postgres::Stopped { control }
+            if !control.backup_label && may_try_again(view, view.memory.failures.starts) =>
+        {
+            Choice::run(Rule::RaceStartsStandby, Job::StartStandby { upstream: None })
+        }
+        Postgres::Stopped { .. }
+        | Postgres::Empty
+        | Postgres::Unfinished { .. }
+        | Postgres::Unusable { .. } => Choice::wait(Rule::RaceWaitsForData),
+        Postgres::Unobserved => Choice::wait(Rule::LooksAtPostgres),
+    }
+}
+
+/// The data was made here a moment ago, nobody else can have any, and there is a guardian.
+fn may_lead_its_creation(view: &View, cluster: &Cluster) -> bool {
+    view.memory.bootstrapped.is_some()
+        && view.memory.bootstrapped == cluster.system_id()
+        && cluster.claim.is_none()
+        && cluster.history.is_empty()
+        && view.guardian != Guardian::Absent
+}
+
+fn candidate(view: &View, cluster: &Cluster, position: Position) -> Choice {
+    if view.tags.nofailover() {
+        return Choice::wait(Rule::CandidateBarred);
+    }
+    if view.guardian == Guardian::Absent {
+        return Choice::wait(Rule::CandidateWithoutGuardian);
+    }
+    if !answers_are_fresh(view) {
+        return Choice::step(Rule::RaceAsks, Step::AskPeers(questions(view, cluster)));
+    }
+    if !view.peers.complete {
+        return Choice::wait(Rule::RaceAsks);
+    }
+    let request =
+        cluster.failover.as_ref().map(|request| &request.value).filter(|r| r.scheduled_at.is_none());
+    if let Some(peer) = standing(view).find(|(_, peer)| runs_as_primary(peer)).map(|(name, _)| name) {
+        return Choice::wait(Reason::about(Rule::CandidateSeesPrimary, peer)).again_in(YIELD);
+    }
+    let named = request.and_then(|request| request.candidate.as_ref());
+    if named == Some(&view.me) {
+        return Choice::store(Rule::CandidateNamed, claim_next(view, cluster, position.timeline));
+    }
+    if let Some(peer) = request.and_then(|request| preferred_by(request, view)) {
+        return Choice::wait(Reason::about(Rule::CandidateYieldsToNamed, peer)).again_in(YIELD);
+    }
+    if view.policy.check_timeline && position.timeline < led_timeline(cluster) {
+        return Choice::wait(Rule::CandidateOnOldTimeline);
+    }
+    let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
+    if request.is_none() && view.policy.lag_bytes_max < lag.0 {
+        return Choice::wait(Rule::CandidateTooFarBehind);
+    }
+    let mine = Rank { position, priority: view.tags.failover_priority() };
+    let ahead = standing(view)
+        .filter(|(_, peer)| eligible(peer))
+        .find(|(_, peer)| rank(peer).is_some_and(|r| mine < r));
+    match ahead {
+        Some((peer, _)) => Choice::wait(Reason::about(Rule::CandidateYields, peer)).again_in(YIELD),
+        None => Choice::store(Rule::CandidateTakes, claim_next(view, cluster, position.timeline)),
+    }
+}
+
+/// The next timeline is above every one that anybody has led, claimed or reached.
+fn claim_next(view: &View, cluster: &Cluster, mine: Timeline) -> crate::model::Errand {
+    let reached =
+        standing(view).filter_map(|(_, peer)| peer.position).map(|position| position.timeline).max();
+    let highest = cluster.highest_timeline().max(mine).max(reached.unwrap_or(mine));
+    take_lease(cluster, highest.next())
+}
+
+fn led_timeline(cluster: &Cluster) -> Timeline {
+    cluster.history.last().map_or(Timeline::FIRST, |line| line.timeline.next())
+}
+
+/// Answers count if they were asked for after the last leader had gone: only then are positions final.
+fn answers_are_fresh(view: &View) -> bool {
+    let after_the_leader = |asked: Moment| view.memory.no_leader_since.is_some_and(|since| since <= asked);
+    view.peers.asked_at.is_some_and(|asked| after_the_leader(asked) && view.now.since(asked) < ANSWERS_KEEP)
+}
+
+fn questions(view: &View, cluster: &Cluster) -> Vec<Question> {
+    let everybody: BTreeSet<&MemberName> =
+        cluster.members.keys().chain(view.memory.electorate.keys()).collect();
+    let ask = |member: &MemberName| Question {
+        member: member.clone(),
+        patience: if cluster.members.contains_key(member) { PATIENCE_ALIVE } else { PATIENCE_GONE },
+    };
+    everybody.into_iter().filter(|&member| *member != view.me).map(ask).collect()
+}
+
+pub(super) fn standing(view: &View) -> impl Iterator<Item = (&MemberName, &PeerStatus)> {
+    view.peers.answers.iter().filter_map(|(name, answer)| match answer {
+        PeerAnswer::Stands(status) => Some((name, status)),
+        PeerAnswer::Silent => None,
+    })
+}
+
+fn runs_as_primary(peer: &PeerStatus) -> bool {
+    peer.role == MemberRole::Primary && peer.state == MemberState::Running
+}
+
+pub(super) fn eligible(peer: &PeerStatus) -> bool {
+    !peer.tags.nofailover() && !peer.watchdog_failed && peer.state == MemberState::Running
+}
+
+fn rank(peer: &PeerStatus) -> Option<Rank> {
+    Some(Rank { position: peer.position?, priority: peer.tags.failover_priority() })
+}
+
+/// The member that a request prefers to this one, if it can take over.
+fn preferred_by<'a>(request: &'a FailoverRequest, view: &'a View) -> Option<&'a MemberName> {
+    match (&request.candidate, &request.leader) {
+        (Some(named), _) => {
+            standing(view).find(|(name, peer)| *name == named && eligible(peer)).map(|(name, _)| name)
+        }
+        (None, Some(leader)) if *leader == view.me => {
+            standing(view).find(|(_, peer)| eligible(peer)).map(|(name, _)| name)
+        }
+        (None, Some(_) | None) => None,
+    }
+}
