@@ -309,7 +309,7 @@ impl Mind {
                 memory.bootstrapping = false;
             }
             (Errand::ReleaseLease { .. }, ErrandOutcome::Done | ErrandOutcome::Conflict) => {
-                memory.handover = None
+                memory.handover = None;
             }
             (
                 Errand::TakeLease { .. }
