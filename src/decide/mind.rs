@@ -169,13 +169,19 @@ impl Mind {
     /// Decide, and say what that asks for beyond what is already under way.
     pub fn turn(&mut self, now: Moment) -> Turn {
         self.view.now = now;
-        let plan = decide(&self.view);
         let mut commands = Vec::new();
+        let mut plan = decide(&self.view);
+        if let Step::AskPeers(questions) = &plan.step {
+            self.ask_peers(questions.clone(), &mut commands);
+            // Where there is nobody to ask, the answer is known at once.
+            if self.view.peers.complete {
+                plan = decide(&self.view);
+            }
+        }
         self.order_fence(plan.fence, &mut commands);
         match plan.step.clone() {
-            Step::Wait => {}
+            Step::Wait | Step::AskPeers(_) => {}
             Step::Store(errand) => self.send_errand(errand, &mut commands),
-            Step::AskPeers(questions) => self.ask_peers(questions, &mut commands),
             Step::Run(job) => self.start_job(job, &mut commands),
             Step::Cancel => self.cancel_job(&mut commands),
             Step::Exit => commands.push(Command::Exit),
