@@ -7,8 +7,7 @@ pub(super) fn choose(view: &View) -> Choice {
     let by = last_moment_for_order(view);
     if view.lease.is_some() {
         return if view.now < by {
-            Choice::run(Rule::LeaseRanOut, Job::StopOrderly { by, handover: None })
-                .again_in(view.now.until(by))
+            Choice::run(Rule::LeaseRanOut, Job::StopFast { by }).again_in(view.now.until(by))
         } else {
             Choice::run(Rule::LeaseRanOut, Job::StopAtOnce)
         };

@@ -49,10 +49,7 @@ fn running_standby(
         && lineage.descent_of(position) == Descent::Diverged
     {
         let by = view.now + STOP_BUDGET;
-        return Choice::run(
-            Reason::about(Rule::FollowerDiverged, &leader.name),
-            Job::StopOrderly { by, handover: None },
-        );
+        return Choice::run(Reason::about(Rule::FollowerDiverged, &leader.name), Job::StopFast { by });
     }
     match record.and_then(MemberRecord::address) {
         Some(address) if upstream.as_ref() != Some(&address) => Choice::run(

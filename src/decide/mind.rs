@@ -115,10 +115,15 @@ pub struct Turn {
     pub lease: LeaseOrders,
 }
 
+/// An errand that failed is not repeated at once.
+const ERRAND_PAUSE: Span = Span::from_ms(200);
+
 #[derive(Debug)]
 pub struct Mind {
     view: View,
     errand: Option<Errand>,
+    /// When an errand last failed: the snapshot that explains why is on its way.
+    errand_lost_at: Option<Moment>,
     round: u64,
     job_id: u64,
     fence_sent: FenceOrder,
@@ -141,7 +146,7 @@ impl Mind {
             memory: Memory { managed, ..Memory::default() },
             ending: false,
         };
-        Mind { view, errand: None, round: 0, job_id: 0, fence_sent: FenceOrder::Keep }
+        Mind { view, errand: None, errand_lost_at: None, round: 0, job_id: 0, fence_sent: FenceOrder::Keep }
     }
 
     pub fn view(&self) -> &View {
@@ -217,7 +222,8 @@ impl Mind {
                 memory.no_leader_since.get_or_insert(self.view.now);
             }
         }
-        if cluster.initialize != Initialize::Running {
+        // An older snapshot may still show the key absent; what ends the making is that it is done, or our session's end.
+        if matches!(cluster.initialize, Initialize::Done(_)) {
             memory.bootstrapping = false;
         }
         self.view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
@@ -233,7 +239,7 @@ impl Mind {
         match event {
             LeaseEvent::Opened(session) => {
                 self.view.session = Some(session);
-                self.view.lease = None;
+                self.lose_what_hung_on_the_session();
             }
             LeaseEvent::Renewed { session, term } => {
                 self.view.session = Some(session);
@@ -251,10 +257,15 @@ impl Mind {
             LeaseEvent::SessionGone { session } => {
                 if self.view.session.is_some_and(|ours| ours.id == session) {
                     self.view.session = None;
-                    self.view.lease = None;
+                    self.lose_what_hung_on_the_session();
                 }
             }
         }
+    }
+
+    fn lose_what_hung_on_the_session(&mut self) {
+        self.view.lease = None;
+        self.view.memory.bootstrapping = false;
     }
 
     /// The deadline counts from the last renewal of the session: the key hangs on it, and lives at least as long.
@@ -300,6 +311,12 @@ impl Mind {
     fn end_errand(&mut self, outcome: ErrandOutcome) {
         let Some(errand) = self.errand.take() else { return };
         self.view.work.errand_since = None;
+        self.errand_lost_at = match outcome {
+            ErrandOutcome::Done | ErrandOutcome::Taken { .. } => None,
+            ErrandOutcome::Conflict | ErrandOutcome::Unanswered | ErrandOutcome::Refused => {
+                Some(self.view.now)
+            }
+        };
         let memory = &mut self.view.memory;
         match (errand, outcome) {
             (Errand::TakeLease { .. }, ErrandOutcome::Taken { term }) => {
@@ -362,6 +379,7 @@ impl Mind {
             }
             Job::Follow { .. }
             | Job::StopOrderly { .. }
+            | Job::StopFast { .. }
             | Job::StopAtOnce
             | Job::SetAside
             | Job::Checkpoint => return,
@@ -379,7 +397,8 @@ impl Mind {
     // What begins.
 
     fn send_errand(&mut self, errand: Errand, commands: &mut Vec<Command>) {
-        if self.errand.is_some() {
+        let lost_just_now = self.errand_lost_at.is_some_and(|lost| self.view.now.since(lost) < ERRAND_PAUSE);
+        if self.errand.is_some() || lost_just_now {
             return;
         }
         if let Errand::ReleaseLease { term } = errand {
@@ -440,6 +459,7 @@ impl Mind {
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::StopOrderly { handover: None, .. }
+            | Job::StopFast { .. }
             | Job::StopAtOnce
             | Job::SetAside
             | Job::Checkpoint => {}

@@ -119,7 +119,7 @@ fn under_way(view: &View, running: &RunningJob) -> Choice {
     if may_write && !lease_in_force {
         return match &running.job {
             Job::StopAtOnce => Choice::wait(Rule::JobUnderWay),
-            Job::StopOrderly { .. } if view.now < last_moment_for_order(view) => {
+            Job::StopOrderly { .. } | Job::StopFast { .. } if view.now < last_moment_for_order(view) => {
                 Choice::wait(Rule::JobUnderWay).again_in(view.now.until(last_moment_for_order(view)))
             }
             _ => dethroned::choose(view),

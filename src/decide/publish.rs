@@ -137,7 +137,7 @@ fn member_state(view: &View) -> MemberState {
         match running.job {
             Job::Bootstrap => return MemberState::Bootstrapping,
             Job::Clone { .. } => return MemberState::CreatingReplica,
-            Job::StopOrderly { .. } | Job::StopAtOnce => return MemberState::Stopping,
+            Job::StopOrderly { .. } | Job::StopFast { .. } | Job::StopAtOnce => return MemberState::Stopping,
             Job::StartPrimary { .. } | Job::StartStandby { .. } => return MemberState::Starting,
             Job::Rewind { .. }
             | Job::Promote { .. }

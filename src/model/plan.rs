@@ -96,6 +96,10 @@ pub enum Job {
         by: Moment,
         handover: Option<MemberName>,
     },
+    /// The same without the checkpoint before: time is short, or there is nobody to hand over to.
+    StopFast {
+        by: Moment,
+    },
     StopAtOnce,
     /// Move a directory that must not be started out of the way, keeping it.
     SetAside,
@@ -122,6 +126,7 @@ impl Job {
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::StopOrderly { .. }
+            | Job::StopFast { .. }
             | Job::StopAtOnce
             | Job::SetAside => false,
         }
@@ -130,7 +135,7 @@ impl Job {
     /// A stop goes ahead of whatever else runs.
     pub fn is_stop(&self) -> bool {
         match self {
-            Job::StopOrderly { .. } | Job::StopAtOnce => true,
+            Job::StopOrderly { .. } | Job::StopFast { .. } | Job::StopAtOnce => true,
             Job::Bootstrap
             | Job::Clone { .. }
             | Job::Rewind { .. }
@@ -154,6 +159,7 @@ impl Job {
             Job::Promote { .. } => "promote",
             Job::Follow { .. } => "follow",
             Job::StopOrderly { .. } => "stop in good order",
+            Job::StopFast { .. } => "stop fast",
             Job::StopAtOnce => "stop at once",
             Job::SetAside => "set aside",
             Job::Checkpoint => "checkpoint",
