@@ -1,0 +1,207 @@
+//! Whole nodes as real processes, and what a client sees when they fail. See `support::lab`.
+
+mod support;
+
+use nix::sys::signal::Signal;
+
+use support::lab::{Lab, Setup, in_lab};
+use support::wait_for;
+
+/// Three empty nodes become a cluster, with the writers' table on the leader.
+async fn founded(lab: &mut Lab) -> usize {
+    lab.start_everybody();
+    let leader = lab.healthy().await;
+    lab.create_ledger(leader).await;
+    leader
+}
+
+fn others(leader: usize) -> Vec<usize> {
+    (0..3).filter(|&index| index != leader).collect()
+}
+
+#[test]
+fn three_empty_nodes_become_a_cluster() {
+    in_lab(&Setup::default(), async |lab| {
+        let leader = founded(lab).await;
+        let _writer = lab.write_anywhere();
+        lab.more_rows(50).await;
+        for index in others(leader) {
+            assert_eq!(lab.nodes[index].http_status("/replica"), Some(200));
+            assert_eq!(lab.nodes[index].http_status("/primary"), Some(503));
+        }
+    });
+}
+
+#[test]
+fn a_killed_postmaster_is_replaced_without_loss() {
+    in_lab(&Setup::default(), async |lab| {
+        let leader = founded(lab).await;
+        let writer = lab.write_anywhere();
+        lab.more_rows(100).await;
+        let postmaster = lab.nodes[leader].postmaster_pid().expect("a running primary");
+        nix::sys::signal::kill(postmaster, Signal::SIGKILL).expect("it runs");
+        lab.more_rows(100).await;
+        drop(writer);
+        let leader = lab.healthy().await;
+        assert_eq!(lab.missing_rows(leader).await, 0);
+        lab.ledger.check_one_history_at_a_time();
+    });
+}
+
+#[test]
+fn a_lost_host_is_replaced_and_comes_back() {
+    in_lab(&Setup::default(), async |lab| {
+        let leader = founded(lab).await;
+        let writer = lab.write_anywhere();
+        lab.more_rows(100).await;
+        lab.nodes[leader].machine.cut();
+        lab.nodes[leader].power_off();
+        lab.leader_among(&others(leader)).await;
+        lab.more_rows(100).await;
+        lab.nodes[leader].machine.heal();
+        lab.nodes[leader].start_agent();
+        lab.healthy().await;
+        drop(writer);
+        lab.ledger.check_one_history_at_a_time();
+    });
+}
+
+#[test]
+fn a_primary_that_is_cut_off_stops_by_its_deadline_and_rejoins() {
+    in_lab(&Setup::default(), async |lab| {
+        let leader = founded(lab).await;
+        let writers = [lab.write_anywhere(), lab.write_at(leader)];
+        lab.more_rows(100).await;
+        lab.nodes[leader].machine.cut();
+        let next = lab.leader_among(&others(leader)).await;
+        lab.more_rows(100).await;
+        // Two lease times and more: the old primary has had every chance to do harm.
+        let since = std::time::Instant::now();
+        wait_for("two lease times", async || (since.elapsed().as_secs() >= 10).then_some(())).await;
+        lab.nodes[leader].machine.heal();
+        lab.healthy().await;
+        drop(writers);
+        lab.ledger.check_one_history_at_a_time();
+        let client = lab.client(next).await;
+        let missing = lab.ledger.missing(&client).await;
+        // Only what the cut-off side was told after the cut may be gone: replication is asynchronous.
+        let name = lab.nodes[leader].name.clone();
+        assert!(missing.iter().all(|row| row.writer == name || row.timeline == 1), "{missing:?}");
+    });
+}
+
+#[test]
+fn losing_the_leader_of_etcd_costs_nothing() {
+    in_lab(&Setup { etcds: 3, ..Setup::default() }, async |lab| {
+        let leader = founded(lab).await;
+        let writer = lab.write_anywhere();
+        lab.more_rows(50).await;
+        let first = lab.etcds.iter().position(support::lab::Etcd::leads).expect("etcd has a leader");
+        lab.etcds[first].kill();
+        wait_for("etcd's new leader", async || {
+            lab.etcds.iter().enumerate().any(|(index, etcd)| index != first && etcd.leads()).then_some(())
+        })
+        .await;
+        lab.more_rows(200).await;
+        drop(writer);
+        assert_eq!(lab.healthy().await, leader, "nobody had a reason to take over");
+        assert!(lab.ledger.rows().iter().all(|row| row.timeline == 1));
+        assert_eq!(lab.missing_rows(leader).await, 0);
+    });
+}
+
+#[test]
+fn without_a_store_the_primary_stops_and_with_it_leads_again() {
+    in_lab(&Setup { etcds: 3, ..Setup::default() }, async |lab| {
+        let leader = founded(lab).await;
+        let writer = lab.write_anywhere();
+        lab.more_rows(50).await;
+        lab.etcds[0].kill();
+        lab.etcds[1].kill();
+        wait_for("a primary that has stopped", async || {
+            (lab.nodes[leader].http_status("/primary") == Some(503)).then_some(())
+        })
+        .await;
+        lab.etcds[0].start();
+        lab.etcds[1].start();
+        lab.healthy().await;
+        lab.more_rows(50).await;
+        drop(writer);
+        lab.ledger.check_one_history_at_a_time();
+    });
+}
+
+#[test]
+fn a_restarted_agent_causes_no_outage() {
+    in_lab(&Setup::default(), async |lab| {
+        let leader = founded(lab).await;
+        let postmaster = lab.nodes[leader].postmaster_pid();
+        let writer = lab.write_anywhere();
+        lab.more_rows(50).await;
+        lab.nodes[leader].kill_agent();
+        lab.nodes[leader].start_agent();
+        // Longer than the lease could have lived without the new agent.
+        let since = std::time::Instant::now();
+        wait_for("more than a lease time", async || (since.elapsed().as_secs() >= 7).then_some(())).await;
+        lab.more_rows(50).await;
+        drop(writer);
+        assert_eq!(lab.healthy().await, leader);
+        assert_eq!(lab.nodes[leader].postmaster_pid(), postmaster);
+        assert!(lab.ledger.rows().iter().all(|row| row.timeline == 1));
+        assert_eq!(lab.missing_rows(leader).await, 0);
+    });
+}
+
+#[test]
+fn a_lost_data_directory_is_cloned_anew() {
+    in_lab(&Setup::default(), async |lab| {
+        let leader = founded(lab).await;
+        let victim = others(leader)[0];
+        lab.nodes[victim].power_off();
+        std::fs::remove_dir_all(lab.nodes[victim].dir.join("data")).expect("our own directory");
+        lab.nodes[victim].start_agent();
+        assert_eq!(lab.healthy().await, leader);
+    });
+}
+
+#[test]
+fn a_switchover_goes_there_and_back_without_loss() {
+    in_lab(&Setup::default(), async |lab| {
+        let first = founded(lab).await;
+        let writer = lab.write_anywhere();
+        lab.more_rows(50).await;
+        let second = others(first)[0];
+        for (from, to) in [(first, second), (second, first)] {
+            let wish = serde_json::json!({"leader": lab.nodes[from].name, "candidate": lab.nodes[to].name});
+            let (status, text) =
+                lab.nodes[from].request("POST", "/switchover", &wish.to_string()).expect("an answer");
+            assert_eq!(
+                (status, text),
+                (200, format!("Successfully switched over to \"{}\"", lab.nodes[to].name))
+            );
+            assert_eq!(lab.healthy().await, to);
+            lab.more_rows(50).await;
+        }
+        drop(writer);
+        assert_eq!(lab.missing_rows(first).await, 0);
+        lab.ledger.check_one_history_at_a_time();
+    });
+}
+
+#[test]
+fn an_agent_that_ends_in_good_order_hands_over_without_loss() {
+    in_lab(&Setup::default(), async |lab| {
+        let leader = founded(lab).await;
+        let writer = lab.write_anywhere();
+        lab.more_rows(50).await;
+        lab.nodes[leader].end_agent();
+        assert!(lab.nodes[leader].postmaster_pid().is_none(), "PostgreSQL was stopped");
+        let next = lab.leader_among(&others(leader)).await;
+        lab.more_rows(50).await;
+        drop(writer);
+        assert_eq!(lab.missing_rows(next).await, 0);
+        lab.nodes[leader].start_agent();
+        lab.healthy().await;
+        lab.ledger.check_one_history_at_a_time();
+    });
+}
