@@ -1,1 +1,47 @@
-//! One PostgreSQL instance, through pg_ctl, its files and SQL.
+//! One PostgreSQL instance, through pg_ctl, its files and SQL. It carries out and reports; it decides nothing.
+//!
+//! Every operation takes its patience and gives up after it. Dropping its future kills the programs that it has started,
+//! but never a running postmaster: that one outlives the agent.
+
+mod bootstrap;
+mod clone;
+mod command;
+mod config_files;
+mod conninfo;
+mod control;
+mod details;
+mod error;
+mod files;
+mod history;
+mod observe;
+mod parameters;
+mod pgpass;
+mod process;
+mod programs;
+mod promote;
+mod rewind;
+mod server_check;
+mod set_aside;
+mod settings;
+mod slots;
+mod sql;
+mod start;
+mod stop;
+mod unfinished;
+
+pub use bootstrap::bootstrap;
+pub use clone::{clone_from, discard_unfinished_clone};
+pub use config_files::{Recovery, configure};
+pub use control::{ControlFile, StandbyFloors, parse_control_data, read_control_data};
+pub use error::Error;
+pub use history::{HistoryFile, HistoryFileError, HistoryFork};
+pub use observe::{Observation, Observer};
+pub use process::{ExitWatch, PidFile, PidFileStatus, Postmaster, running_postmaster, watch_exit};
+pub use programs::{Programs, installed_majors};
+pub use promote::promote;
+pub use rewind::rewind_from;
+pub use set_aside::set_aside;
+pub use settings::{Hooks, InstanceSettings, Login, ProgramOption, RunAs, Secret};
+pub use slots::{SlotChanges, SlotRow, apply_slot_changes, slot_changes};
+pub use start::{Started, follow, reload, start_primary, start_standby};
+pub use stop::{checkpoint, kill_completely, stop_at_once, stop_orderly};

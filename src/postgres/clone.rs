@@ -1,0 +1,179 @@
+//! A copy of another member's data, by pg_basebackup, into an empty data directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::command::run_well;
+use super::conninfo;
+use super::error::{Error, Trying};
+use super::files::{make_private_directory, names_in};
+use super::pgpass::PassFile;
+use super::programs::Programs;
+use super::set_aside::{is_kept_here, make_place_for_links};
+use super::settings::{InstanceSettings, ProgramOption};
+use super::start::{refuse_if_running, sweep};
+use super::unfinished::{mark, marked, unmark};
+use crate::model::{Address, Span, Unfinished};
+
+/// These would take the copy somewhere else, or into a form that cannot be started.
+const OPTIONS_NOT_ALLOWED: &[&str] = &[
+    "pgdata",
+    "format",
+    "wal-method",
+    "xlog-method",
+    "gzip",
+    "version",
+    "dbname",
+    "host",
+    "port",
+    "username",
+    "password",
+    "write-recovery-conf",
+    "no-sync",
+    "manifest-only",
+];
+
+/// Where a copy is made if the data directory also keeps what was set aside. The name is one that PostgreSQL's own
+/// tools pass over.
+const STAGING: &str = "pgsql_tmp.tenure-clone";
+
+/// The data directory must be empty, or hold nothing but the remains of an earlier clone.
+pub async fn clone_from(settings: &InstanceSettings, source: &Address, patience: Span) -> Result<(), Error> {
+    let what = format!("clone from {}:{}", source.host, source.port);
+    refuse_if_running(settings, &what)?;
+    sweep(settings).await?;
+    discard_unfinished_clone(settings).await?;
+    refuse_if_not_empty(settings, &what)?;
+    refuse_options(&what, &settings.basebackup, OPTIONS_NOT_ALLOWED)?;
+    let programs = Programs::of(settings).await?;
+    let passfile = PassFile::write(settings, "clone", source, &settings.replication)?;
+
+    mark(settings, Unfinished::Clone)?;
+    let target = make_target(settings)?;
+    let mut command = programs.plain_command(settings, "pg_basebackup")?;
+    let application = [("dbname", settings.database.as_str()), ("application_name", settings.name.as_str())];
+    let passfile_name = passfile.path().display().to_string();
+    command.arg(format!("--pgdata={}", target.display())).args(["-X", "stream", "--no-password"]);
+    command.arg(format!(
+        "--dbname={}",
+        conninfo::to_member(&settings.replication, source, &passfile_name, &application)
+    ));
+    command.env("PGPASSFILE", passfile.path());
+    if !settings.basebackup.iter().any(|option| option.name == "checkpoint") {
+        // A spread one may take many minutes in which nothing is copied.
+        command.arg("--checkpoint=fast");
+    }
+    command.args(settings.basebackup.iter().map(ProgramOption::argument));
+    if let Err(error) = run_well(&what, command, patience).await {
+        discard_unfinished_clone(settings).await?;
+        return Err(error);
+    }
+    if target != settings.data_dir {
+        move_contents(&target, &settings.data_dir)?;
+    }
+    unmark(settings)
+}
+
+/// Removes what an interrupted clone has left. Nothing else is ever deleted: the mark stands only where the directory
+/// had been empty.
+pub async fn discard_unfinished_clone(settings: &InstanceSettings) -> Result<(), Error> {
+    if marked(settings) != Some(Unfinished::Clone) {
+        return Ok(());
+    }
+    let what = format!("remove the unfinished clone in {}", settings.data_dir.display());
+    refuse_if_running(settings, &what)?;
+    let data_dir = settings.data_dir.clone();
+    // Removing a large copy takes as long as it takes; nobody else waits for this thread.
+    let removed = tokio::task::spawn_blocking(move || remove_contents(&data_dir)).await;
+    removed.trying(|| what.clone())?.trying(|| what)?;
+    unmark(settings)
+}
+
+/// Nothing in it but what we keep there ourselves and what a file system brings along.
+pub(super) fn is_empty(data_dir: &Path) -> std::io::Result<bool> {
+    Ok(names_in(data_dir)?.iter().all(|name| is_kept_here(name)))
+}
+
+pub(super) fn refuse_if_not_empty(settings: &InstanceSettings, what: &str) -> Result<(), Error> {
+    let directory = settings.data_dir.display();
+    if is_empty(&settings.data_dir).trying(|| format!("read {directory}"))? {
+        Ok(())
+    } else {
+        Err(Error::refused(what, format!("{directory} is not empty")))
+    }
+}
+
+pub(super) fn refuse_options(
+    what: &str,
+    options: &[ProgramOption],
+    not_allowed: &[&str],
+) -> Result<(), Error> {
+    match options.iter().find(|option| not_allowed.contains(&option.name.as_str())) {
+        Some(option) => Err(Error::refused(what, format!("the option {} is not allowed", option.name))),
+        None => Ok(()),
+    }
+}
+
+fn make_target(settings: &InstanceSettings) -> Result<PathBuf, Error> {
+    let data_dir = &settings.data_dir;
+    let owner = settings.identity()?;
+    if !data_dir.exists() {
+        make_private_directory(data_dir, owner)?;
+    }
+    let bare = names_in(data_dir).trying(|| format!("read {}", data_dir.display()))?.is_empty();
+    if bare {
+        return Ok(data_dir.clone());
+    }
+    let staging = data_dir.join(STAGING);
+    make_private_directory(&staging, owner)?;
+    Ok(staging)
+}
+
+fn move_contents(from: &Path, to: &Path) -> Result<(), Error> {
+    let move_all = || -> std::io::Result<()> {
+        for name in names_in(from)? {
+            fs::rename(from.join(&name), to.join(&name))?;
+        }
+        fs::remove_dir(from)?;
+        fs::File::open(to)?.sync_all()
+    };
+    move_all().trying(|| format!("move {} to {}", from.display(), to.display()))
+}
+
+fn remove_contents(data_dir: &Path) -> Result<(), Error> {
+    make_place_for_links(data_dir)?;
+    let remove = || -> std::io::Result<()> {
+        for name in names_in(data_dir)? {
+            let path = data_dir.join(&name);
+            if is_kept_here(&name) && name != STAGING {
+                continue;
+            }
+            if path.symlink_metadata()?.is_dir() {
+                fs::remove_dir_all(&path)?;
+            } else {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    };
+    remove().trying(|| format!("empty {}", data_dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_in_a_mount_point_does_not_fill_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in ["lost+found", "pgsql_tmp.set-aside-20261121T051200Z"] {
+            fs::create_dir(directory.path().join(name)).expect("made");
+        }
+        assert!(is_empty(directory.path()).expect("readable"));
+        fs::write(directory.path().join("PG_VERSION"), "15\n").expect("written");
+        assert!(!is_empty(directory.path()).expect("readable"));
+        assert!(is_empty(Path::new("/nonexistent")).expect("nothing is empty"));
+        remove_contents(directory.path()).expect("removed");
+        assert_eq!(names_in(directory.path()).expect("readable").len(), 2);
+    }
+}

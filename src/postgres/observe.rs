@@ -1,0 +1,451 @@
+//! Looking at one instance: its files, its postmaster, and what it says of itself.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+
+use super::clone::is_empty;
+use super::conninfo::address_of;
+use super::control::{ControlFile, has, read_control_data};
+use super::details::{self, Details};
+use super::history::read_forks;
+use super::parameters::{effective, enforced, same_value};
+use super::process::{PidFile, PidFileStatus, Postmaster, running_postmaster};
+use super::programs::{Programs, data_major};
+use super::settings::InstanceSettings;
+use super::slots::SlotRow;
+use super::sql::{Greeting, Session, Target, greet};
+use super::unfinished::marked;
+use crate::model::{
+    Facts, Fork, Lsn, Moment, Position, Postgres, Running, Serving, Span, SystemId, Timeline, Unfinished,
+};
+
+/// What one look has found.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    pub postgres: Postgres,
+    /// What PostgreSQL knows of them; the rest is the agent's.
+    pub facts: Facts,
+    pub slots: Vec<SlotRow>,
+    pub postmaster: Option<Postmaster>,
+    /// Why something is not known.
+    pub complaint: Option<String>,
+}
+
+/// Keeps what one look needs of the look before.
+#[derive(Debug, Default)]
+pub struct Observer {
+    /// A connection that answers even when every other one is taken.
+    kept: Option<Session>,
+    known: Option<Known>,
+    forks: Option<(Timeline, Vec<Fork>)>,
+    /// A disk that hangs holds up one thread, and not one more with every look.
+    looking: Option<JoinHandle<Files>>,
+}
+
+/// What this postmaster has said when it last said something.
+#[derive(Debug)]
+struct Known {
+    postmaster: Postmaster,
+    running: Option<Running>,
+    system: Option<SystemId>,
+    received_timeline: Option<Timeline>,
+    silent_since: Option<Moment>,
+    starting_since: Option<Moment>,
+}
+
+/// What lies on the disk.
+#[derive(Debug)]
+struct Files {
+    unfinished: Option<Unfinished>,
+    empty: Result<bool, String>,
+    postmaster: Option<(Postmaster, PidFile)>,
+    standby_signal: bool,
+    major: Option<u32>,
+}
+
+/// What a server answers.
+enum Answer {
+    Told(Box<Details>),
+    /// It lives, and that is all that is known.
+    Lives(String),
+    NotYet(String),
+    Silent(String),
+}
+
+impl Observer {
+    /// Bounded by a small multiple of `patience`, whatever hangs.
+    pub async fn look(&mut self, settings: &InstanceSettings, now: Moment, patience: Span) -> Observation {
+        let Some(files) = self.look_at_files(settings, patience).await else {
+            return self.behind_a_hung_disk(settings, now, patience);
+        };
+        let mut seen = Observation { facts: facts_of(settings), ..Observation::default() };
+        if let Some(work) = files.unfinished {
+            self.forget();
+            seen.postgres = Postgres::Unfinished { work };
+            seen.postmaster = files.postmaster.map(|(postmaster, _)| postmaster);
+            return seen;
+        }
+        if let Some((postmaster, file)) = &files.postmaster {
+            seen.postmaster = Some(*postmaster);
+            return self.look_at_server(settings, &files, *postmaster, file, (now, patience), seen).await;
+        }
+        self.forget();
+        seen.postgres = match &files.empty {
+            Ok(true) => Postgres::Empty,
+            Ok(false) => match control_of(settings, patience).await {
+                Ok(file) => Postgres::Stopped { control: file.control },
+                Err(why) => Postgres::Unusable { why },
+            },
+            Err(why) => Postgres::Unusable { why: why.clone() },
+        };
+        seen
+    }
+
+    fn forget(&mut self) {
+        self.kept = None;
+        self.known = None;
+    }
+
+    async fn look_at_files(&mut self, settings: &InstanceSettings, patience: Span) -> Option<Files> {
+        let looking = self.looking.get_or_insert_with(|| {
+            let settings = settings.clone();
+            spawn_blocking(move || Files::read(&settings))
+        });
+        let looked = timeout(patience.as_duration(), looking).await.ok()?;
+        self.looking = None;
+        looked.ok()
+    }
+
+    /// The last known state, silent: no decision may rest on anything newer.
+    fn behind_a_hung_disk(
+        &mut self,
+        settings: &InstanceSettings,
+        now: Moment,
+        patience: Span,
+    ) -> Observation {
+        let mut seen = Observation {
+            facts: facts_of(settings),
+            complaint: Some(format!("the data directory cannot be read within {patience}")),
+            ..Observation::default()
+        };
+        if let Some(known) = &mut self.known {
+            let since = *known.silent_since.get_or_insert(now);
+            seen.postmaster = Some(known.postmaster);
+            if let Some(running) = &known.running {
+                seen.postgres = Postgres::Running(Running { silent_since: Some(since), ..running.clone() });
+            }
+        }
+        seen
+    }
+
+    async fn look_at_server(
+        &mut self,
+        settings: &InstanceSettings,
+        files: &Files,
+        postmaster: Postmaster,
+        file: &PidFile,
+        (now, patience): (Moment, Span),
+        mut seen: Observation,
+    ) -> Observation {
+        if self.known.as_ref().is_none_or(|known| known.postmaster != postmaster) {
+            self.kept = None;
+            self.known = Some(Known::new(postmaster));
+        }
+        // While it starts or serves a single user there is nobody to ask.
+        let answer = if file.standalone || file.status == PidFileStatus::Starting {
+            Answer::NotYet("it starts".to_owned())
+        } else {
+            self.ask(settings, patience).await
+        };
+        let Some(known) = &mut self.known else { return seen };
+        match answer {
+            Answer::Told(details) => {
+                known.silent_since = None;
+                known.starting_since = None;
+                known.received_timeline = details.received_timeline.or(known.received_timeline);
+                let timeline = standby_timeline(&settings.data_dir, &details, known.received_timeline);
+                let forks = self.forks_of(&settings.data_dir, &details, patience).await;
+                fill_facts(&mut seen.facts, settings, &details);
+                let running = running_from(&details, timeline, forks);
+                seen.slots = details.slots;
+                if let (Some(known), Some(running)) = (&mut self.known, running) {
+                    known.system = Some(running.system);
+                    known.running = Some(running.clone());
+                    seen.postgres = Postgres::Running(running);
+                }
+                seen
+            }
+            // A server that shuts down lets nobody in any more, and may still have somebody inside.
+            Answer::NotYet(why) if file.status != PidFileStatus::Stopping => {
+                known.silent_since = None;
+                let started = Moment::from_ms(postmaster.started_at_ms());
+                let restarted = known.running.is_some();
+                let since = *known.starting_since.get_or_insert(if restarted { now } else { started });
+                seen.complaint = Some(why);
+                if known.system.is_none() {
+                    known.system = control_of(settings, patience).await.ok().map(|file| file.control.system);
+                }
+                let as_primary = !files.standby_signal && !file.standalone;
+                match known.system {
+                    Some(system) => seen.postgres = Postgres::Starting { since, as_primary, system },
+                    None => {
+                        seen.postgres = Postgres::Unusable {
+                            why: "a server starts here without a control file".to_owned(),
+                        };
+                    }
+                }
+                seen
+            }
+            Answer::Lives(why) => {
+                known.silent_since = None;
+                self.as_last_known(settings, files, why, patience, seen).await
+            }
+            Answer::NotYet(why) | Answer::Silent(why) => {
+                known.silent_since.get_or_insert(now);
+                self.as_last_known(settings, files, why, patience, seen).await
+            }
+        }
+    }
+
+    /// A new connection shows that the postmaster is alive, which a kept one would hide. The kept one tells the rest,
+    /// even when there are no more connections to be had.
+    async fn ask(&mut self, settings: &InstanceSettings, patience: Span) -> Answer {
+        let greeting = greet(&Target::local(settings), patience).await;
+        let silent = match &greeting {
+            Greeting::Silent(why) => Some(Answer::Silent(why.clone())),
+            Greeting::NotYet(why) => Some(Answer::NotYet(why.clone())),
+            Greeting::Welcome(_) | Greeting::TurnedAway(_) => None,
+        };
+        if let Some(answer) = silent {
+            return answer;
+        }
+        if let Some(kept) = &self.kept {
+            match details::ask(kept, patience).await {
+                Ok(details) => return Answer::Told(Box::new(details)),
+                Err(_) => self.kept = None,
+            }
+        }
+        match greeting {
+            Greeting::Welcome(session) => match details::ask(&session, patience).await {
+                Ok(details) => {
+                    self.kept = Some(session);
+                    Answer::Told(Box::new(details))
+                }
+                Err(error) => Answer::Lives(error.to_string()),
+            },
+            Greeting::TurnedAway(why) => Answer::Lives(why),
+            Greeting::NotYet(why) | Greeting::Silent(why) => Answer::Silent(why),
+        }
+    }
+
+    /// It tells nothing new. What it was it still is, except that a standby may have been promoted meanwhile: then its
+    /// signal file has gone.
+    async fn as_last_known(
+        &mut self,
+        settings: &InstanceSettings,
+        files: &Files,
+        why: String,
+        patience: Span,
+        mut seen: Observation,
+    ) -> Observation {
+        seen.complaint = Some(why);
+        let Some(known) = &mut self.known else { return seen };
+        let running = match &known.running {
+            Some(running) if running.is_primary() || files.standby_signal => Some(running.clone()),
+            Some(running) => Some(Running { serving: silent_primary(running.position()), ..running.clone() }),
+            None => control_of(settings, patience).await.ok().map(|file| {
+                known.system = Some(file.control.system);
+                running_by_files(&file, files)
+            }),
+        };
+        seen.postgres = match running {
+            Some(running) => Postgres::Running(Running { silent_since: known.silent_since, ..running }),
+            None => Postgres::Unusable { why: "a server runs here without a control file".to_owned() },
+        };
+        seen
+    }
+
+    async fn forks_of(&mut self, data_dir: &Path, details: &Details, patience: Span) -> Option<Vec<Fork>> {
+        let timeline = details.timeline?;
+        if self.forks.as_ref().is_none_or(|(known, _)| *known != timeline) {
+            let data_dir = data_dir.to_path_buf();
+            let reading = spawn_blocking(move || read_forks(&data_dir, timeline));
+            let forks = timeout(patience.as_duration(), reading).await.ok()?.ok()??;
+            self.forks = Some((timeline, forks));
+        }
+        self.forks.as_ref().map(|(_, forks)| forks.clone())
+    }
+}
+
+impl Known {
+    fn new(postmaster: Postmaster) -> Known {
+        Known {
+            postmaster,
+            running: None,
+            system: None,
+            received_timeline: None,
+            silent_since: None,
+            starting_since: None,
+        }
+    }
+}
+
+impl Files {
+    fn read(settings: &InstanceSettings) -> Files {
+        let data_dir = &settings.data_dir;
+        Files {
+            unfinished: marked(settings),
+            empty: is_empty(data_dir).map_err(|error| format!("read {}: {error}", data_dir.display())),
+            postmaster: running_postmaster(data_dir),
+            standby_signal: has(data_dir, "standby.signal"),
+            major: data_major(data_dir),
+        }
+    }
+}
+
+async fn control_of(settings: &InstanceSettings, patience: Span) -> Result<ControlFile, String> {
+    let programs = Programs::of(settings).await.map_err(|error| error.to_string())?;
+    read_control_data(settings, &programs, patience).await.map_err(|error| error.to_string())
+}
+
+fn running_from(details: &Details, standby_timeline: Timeline, forks: Option<Vec<Fork>>) -> Option<Running> {
+    let serving = match (details.in_recovery, details.timeline, details.flushed) {
+        (false, Some(timeline), Some(lsn)) => Serving::Primary {
+            position: Position { timeline, lsn },
+            checkpointed: details.control_timeline == Some(timeline),
+            forks,
+        },
+        // It was promoted while it answered; the next look sees it whole.
+        (false, _, _) => silent_primary(None),
+        (true, _, _) => Serving::Standby {
+            timeline: standby_timeline,
+            received: details.received,
+            replayed: details.replayed,
+            streaming: details.streaming,
+            upstream: address_of(&details.conninfo),
+        },
+    };
+    Some(Running { system: details.system?, serving, silent_since: None, version: details.version })
+}
+
+fn silent_primary(position: Option<Position>) -> Serving {
+    let position = position.unwrap_or(Position { timeline: Timeline::FIRST, lsn: Lsn::ZERO });
+    Serving::Primary { position, checkpointed: false, forks: None }
+}
+
+fn running_by_files(file: &ControlFile, files: &Files) -> Running {
+    let position = file.control.position();
+    let serving = if files.standby_signal {
+        Serving::Standby {
+            timeline: position.timeline,
+            received: None,
+            replayed: Some(position.lsn),
+            streaming: false,
+            upstream: None,
+        }
+    } else {
+        silent_primary(Some(position))
+    };
+    let version = files.major.unwrap_or(0) * 10_000;
+    Running { system: file.control.system, serving, silent_since: None, version }
+}
+
+/// The timeline that a standby's WAL reaches into. While it streams, its receiver knows; afterwards nothing in SQL
+/// does, and the control file lags behind: then the segments that it has received tell.
+fn standby_timeline(data_dir: &Path, details: &Details, remembered: Option<Timeline>) -> Timeline {
+    let told = [details.control_timeline, details.recovery_timeline, remembered].into_iter().flatten().max();
+    let told = told.unwrap_or(Timeline::FIRST);
+    if details.received_timeline.is_some() {
+        return told;
+    }
+    let reached = details.received.max(details.replayed);
+    let on_disk = reached.and_then(|lsn| newest_segment_timeline(data_dir, lsn, details.wal_segment_bytes));
+    on_disk.map_or(told, |timeline| timeline.max(told))
+}
+
+/// The newest timeline that has a segment with the last byte before `reached`.
+fn newest_segment_timeline(data_dir: &Path, reached: Lsn, segment_bytes: u64) -> Option<Timeline> {
+    let suffix = segment_suffix(Lsn(reached.0.checked_sub(1)?), segment_bytes)?;
+    let entries = std::fs::read_dir(data_dir.join("pg_wal")).ok()?;
+    let timelines = entries.filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        let digits = name.to_str()?.strip_suffix(suffix.as_str())?;
+        (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok())?
+    });
+    timelines.max().map(Timeline)
+}
+
+/// The part of a WAL file's name that follows the timeline.
+fn segment_suffix(lsn: Lsn, segment_bytes: u64) -> Option<String> {
+    let number = lsn.0.checked_div(segment_bytes)?;
+    let per_file_id = (1u64 << 32).checked_div(segment_bytes).filter(|count| *count != 0)?;
+    Some(format!("{:08X}{:08X}", number / per_file_id, number % per_file_id))
+}
+
+fn facts_of(settings: &InstanceSettings) -> Facts {
+    Facts { scope: settings.scope.clone(), ..Facts::default() }
+}
+
+fn fill_facts(facts: &mut Facts, settings: &InstanceSettings, details: &Details) {
+    facts.postmaster_start_time.clone_from(&details.started_timestamp);
+    facts.replayed_timestamp.clone_from(&details.replayed_timestamp);
+    facts.replay_paused = details.paused;
+    facts.replication_state = match (details.in_recovery, details.streaming, details.restores) {
+        (true, true, _) => Some("streaming".to_owned()),
+        (true, false, true) => Some("in archive recovery".to_owned()),
+        (true, false, false) | (false, _, _) => None,
+    };
+    facts.replication.clone_from(&details.replication);
+    facts.pending_restart = pending_restart(settings, details);
+}
+
+/// What stands on the command line PostgreSQL does not count as pending, so it is compared here.
+fn pending_restart(settings: &InstanceSettings, details: &Details) -> Option<Value> {
+    let mut pending: Map<String, Value> = match &details.pending_restart {
+        Some(Value::Object(pending)) => pending.clone(),
+        Some(_) | None => Map::new(),
+    };
+    for (name, wanted) in enforced(&effective(settings, None).parameters) {
+        if let Some(present) = details.in_force.get(&name).filter(|present| !same_value(present, &wanted)) {
+            pending.insert(name, json!({ "old_value": present, "new_value": wanted }));
+        }
+    }
+    (!pending.is_empty()).then_some(Value::Object(pending))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_is_named_as_postgresql_names_it() {
+        let check = |lsn: u64, bytes: u64, name: &str| {
+            assert_eq!(segment_suffix(Lsn(lsn), bytes).as_deref(), Some(name), "{lsn:X}");
+        };
+        check(0x0300_0110, 16 << 20, "0000000000000003");
+        check(0x0000_0002_FF00_0000, 16 << 20, "00000002000000FF");
+        check(0x0000_0001_4000_0000, 1 << 30, "0000000100000001");
+        assert_eq!(segment_suffix(Lsn(1), 0), None);
+    }
+
+    #[test]
+    fn the_newest_timeline_with_the_last_byte_counts() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let wal = directory.path().join("pg_wal");
+        std::fs::create_dir(&wal).expect("made");
+        for name in ["000000010000000000000003", "000000020000000000000003", "000000030000000000000004"] {
+            std::fs::write(wal.join(name), "").expect("written");
+        }
+        let newest = |lsn| newest_segment_timeline(directory.path(), Lsn(lsn), 16 << 20);
+        assert_eq!(newest(0x0300_0110), Some(Timeline(2)));
+        assert_eq!(
+            newest(0x0400_0000),
+            Some(Timeline(2)),
+            "a position at a border is the end of the segment before"
+        );
+        assert_eq!(newest(0x0500_0001), None);
+    }
+}

@@ -1,0 +1,317 @@
+//! Which processes belong to an instance, and when they end. Signals are sent by `stop`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, Ready};
+
+/// A process that cannot be mistaken for another one that gets its number later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Postmaster {
+    pub pid: i32,
+    /// Ticks of the boot clock.
+    start_ticks: u64,
+}
+
+/// `postmaster.pid`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PidFile {
+    pub pid: i32,
+    /// A single-user server, which serves nobody else.
+    pub standalone: bool,
+    pub started_at: i64,
+    pub status: PidFileStatus,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PidFileStatus {
+    Starting,
+    Stopping,
+    /// Accepts connections.
+    Ready,
+    /// Up as a standby that lets nobody in.
+    Standby,
+    Unknown,
+}
+
+/// The postmaster of a data directory, if it lives. A zombie does not.
+pub fn running_postmaster(data_dir: &Path) -> Option<(Postmaster, PidFile)> {
+    let file = parse_pid_file(&fs::read_to_string(data_dir.join("postmaster.pid")).ok()?)?;
+    let stat = read_stat(file.pid)?;
+    if stat.ended() || Pid::this().as_raw() == file.pid {
+        return None;
+    }
+    let ours = match works_in(file.pid) {
+        Some(directory) => is_server(file.pid) && same_place(&directory, data_dir),
+        // Somebody else's process is not for us to look into; then only its age tells.
+        None => stat.started_near(file.started_at),
+    };
+    ours.then_some((Postmaster { pid: file.pid, start_ticks: stat.start_ticks }, file))
+}
+
+/// Reads `postmaster.pid`; none while it is only half written.
+pub fn parse_pid_file(text: &str) -> Option<PidFile> {
+    let mut lines = text.lines();
+    let pid: i32 = lines.next()?.trim().parse().ok()?;
+    let started_at = lines.nth(1)?.trim().parse().ok()?;
+    let status = match lines.nth(4).map(str::trim) {
+        // PostgreSQL writes the line last of all when it starts.
+        Some("starting") | None => PidFileStatus::Starting,
+        Some("stopping") => PidFileStatus::Stopping,
+        Some("ready") => PidFileStatus::Ready,
+        Some("standby") => PidFileStatus::Standby,
+        Some(_) => PidFileStatus::Unknown,
+    };
+    (pid != 0).then(|| PidFile { pid: pid.saturating_abs(), standalone: pid < 0, started_at, status })
+}
+
+/// Everything that runs on a data directory: the postmaster's descendants, and servers that its death has orphaned.
+/// The postmaster itself is among them.
+pub(super) fn family_of(data_dir: &Path) -> BTreeSet<Postmaster> {
+    let all = all_processes();
+    let mut family: BTreeSet<i32> = (all.iter())
+        .filter(|(_, stat)| !stat.ended())
+        .map(|(pid, _)| *pid)
+        .filter(|pid| {
+            works_in(*pid).is_some_and(|directory| same_place(&directory, data_dir)) && is_server(*pid)
+        })
+        .collect();
+    family.extend(running_postmaster(data_dir).map(|(postmaster, _)| postmaster.pid));
+    // Shells of archive_command and the like work where they want; parentage finds them.
+    loop {
+        let children: Vec<i32> = (all.iter())
+            .filter(|(pid, stat)| family.contains(&stat.parent) && !family.contains(pid) && !stat.ended())
+            .map(|(pid, _)| *pid)
+            .collect();
+        if children.is_empty() {
+            break;
+        }
+        family.extend(children);
+    }
+    family
+        .iter()
+        .map(|pid| Postmaster { pid: *pid, start_ticks: all.get(pid).map_or(0, |stat| stat.start_ticks) })
+        .collect()
+}
+
+impl Postmaster {
+    pub fn lives(&self) -> bool {
+        read_stat(self.pid).is_some_and(|stat| !stat.ended() && stat.start_ticks == self.start_ticks)
+    }
+
+    /// Since when, in milliseconds of the boot clock.
+    pub fn started_at_ms(&self) -> u64 {
+        self.start_ticks.saturating_mul(1000) / ticks_per_second()
+    }
+
+    /// Not an error if it has gone.
+    pub(super) fn signal(&self, signal: Signal) -> nix::Result<()> {
+        if !self.lives() {
+            return Ok(());
+        }
+        match kill(Pid::from_raw(self.pid), signal) {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Tells the end of a process that need not be our child.
+#[derive(Debug)]
+pub struct ExitWatch {
+    /// None: it had gone already.
+    descriptor: Option<AsyncFd<OwnedFd>>,
+}
+
+pub fn watch_exit(postmaster: Postmaster) -> io::Result<ExitWatch> {
+    let descriptor = match open_pidfd(postmaster.pid) {
+        Ok(descriptor) => descriptor,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(ExitWatch { descriptor: None }),
+        Err(error) => return Err(error),
+    };
+    // Only now is it certain whom the descriptor is of.
+    if !postmaster.lives() {
+        return Ok(ExitWatch { descriptor: None });
+    }
+    // SAFETY: an OwnedFd is open and the same descriptor for as long as it lives, and the AsyncFd owns it.
+    let descriptor = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
+    Ok(ExitWatch { descriptor: Some(descriptor) })
+}
+
+impl ExitWatch {
+    /// Returns when the process has ended. May be asked again.
+    pub async fn ended(&self) {
+        if let Some(descriptor) = &self.descriptor {
+            loop {
+                match descriptor.ready(Interest::READABLE).await {
+                    Ok(mut guard) if guard.ready().is_readable() => {
+                        if readable(descriptor.get_ref()) {
+                            return;
+                        }
+                        guard.clear_ready_matching(Ready::READABLE);
+                    }
+                    Ok(_) => {}
+                    // The runtime shuts down; nobody is left to be told.
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+}
+
+fn readable(descriptor: &OwnedFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let mut asked = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready == 1)
+}
+
+fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_NONBLOCK) };
+    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Gone, or a zombie.
+#[cfg(test)]
+pub(super) fn has_ended(pid: i32) -> bool {
+    read_stat(pid).is_none_or(Stat::ended)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    parent: i32,
+    start_ticks: u64,
+}
+
+impl Stat {
+    fn ended(self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+
+    /// Did it start within three seconds of this second since 1970?
+    fn started_near(self, seconds: i64) -> bool {
+        let boot = fs::read_to_string("/proc/stat").ok().and_then(|text| {
+            text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse::<i64>().ok()
+        });
+        let after_boot = i64::try_from(self.start_ticks / ticks_per_second()).unwrap_or(i64::MAX);
+        boot.is_some_and(|boot| boot.saturating_add(after_boot).abs_diff(seconds) <= 3)
+    }
+}
+
+fn read_stat(pid: i32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The name may contain anything, spaces and brackets too: what follows its last bracket is regular.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    Some(Stat { state, parent, start_ticks: fields.nth(17)?.parse().ok()? })
+}
+
+fn all_processes() -> BTreeMap<i32, Stat> {
+    let Ok(entries) = fs::read_dir("/proc") else { return BTreeMap::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| Some((pid, read_stat(pid)?))).collect()
+}
+
+/// A postmaster and its children work in their data directory, whatever the clock did since they started.
+fn works_in(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/cwd")).ok()
+}
+
+/// A data directory that was removed under a running server still counts as that server's.
+fn same_place(directory: &Path, data_dir: &Path) -> bool {
+    let remembered = directory.to_string_lossy();
+    let remembered = Path::new(remembered.trim_end_matches(" (deleted)"));
+    remembered == data_dir || fs::canonicalize(data_dir).is_ok_and(|data_dir| remembered == data_dir)
+}
+
+/// An upgrade of the package leaves ` (deleted)` behind the name of the program that still runs.
+fn is_server(pid: i32) -> bool {
+    let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let name = program.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    name.is_some_and(|name| {
+        ["postgres", "postmaster", "edb-postgres"].contains(&name.trim_end_matches(" (deleted)"))
+    })
+}
+
+fn ticks_per_second() -> u64 {
+    use nix::unistd::{SysconfVar, sysconf};
+    sysconf(SysconfVar::CLK_TCK)
+        .ok()
+        .flatten()
+        .and_then(|ticks| u64::try_from(ticks).ok())
+        .unwrap_or(100)
+        .max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_pid_file_is_read_at_every_stage_of_a_start() {
+        let text = "4711\n/data\n1770000000\n5432\n/tmp\n127.0.0.1\n  123 456\nready   \n";
+        let file = parse_pid_file(text).expect("a whole file");
+        assert_eq!((file.pid, file.standalone, file.status), (4711, false, PidFileStatus::Ready));
+        let early = parse_pid_file("-4711\n/data\n1770000000\n").expect("enough of a file");
+        assert_eq!((early.pid, early.standalone, early.status), (4711, true, PidFileStatus::Starting));
+        assert_eq!(parse_pid_file("4711\n/da"), None);
+        assert_eq!(parse_pid_file(""), None);
+        assert_eq!(parse_pid_file("0\n/data\n1\n"), None);
+    }
+
+    #[test]
+    fn a_process_with_a_confusing_name_is_understood() {
+        let rest = "S 7 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1 0 987 0";
+        let stat = parse_stat(&format!("12 (a) b (c) {rest}")).expect("regular");
+        assert_eq!(stat, Stat { state: 'S', parent: 7, start_ticks: 987 });
+    }
+
+    #[test]
+    fn a_zombie_does_not_live() {
+        let mut child = Command::new("/bin/true").spawn().expect("a child");
+        let pid = i32::try_from(child.id()).expect("a pid");
+        while !has_ended(pid) {
+            std::thread::yield_now();
+        }
+        assert!(read_stat(pid).is_some(), "not reaped yet");
+        assert!(!Postmaster { pid, start_ticks: 0 }.lives());
+        child.wait().expect("reaped");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_told() {
+        let mut child = Command::new("/bin/sleep").arg("600").spawn().expect("a child");
+        let pid = i32::try_from(child.id()).expect("a pid");
+        let postmaster = Postmaster { pid, start_ticks: read_stat(pid).expect("alive").start_ticks };
+        let watch = watch_exit(postmaster).expect("a pidfd");
+        assert!(postmaster.lives());
+        let ended = watch.ended();
+        tokio::pin!(ended);
+        assert!(futures_util::FutureExt::now_or_never(&mut ended).is_none());
+        child.kill().expect("killed");
+        ended.await;
+        assert!(!postmaster.lives());
+        child.wait().expect("reaped");
+        watch_exit(postmaster).expect("nobody there").ended().await;
+    }
+}
