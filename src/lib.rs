@@ -6,6 +6,7 @@ pub mod decide;
 
 pub mod config;
 pub mod fence;
+pub mod log;
 pub mod peers;
 pub mod postgres;
 pub mod store;

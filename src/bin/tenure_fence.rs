@@ -1,1 +1,3 @@
+//! The guardian. It does not exist yet.
+
 fn main() {}

@@ -1,1 +1,3 @@
+//! The operator's command. It does not exist yet.
+
 fn main() {}

@@ -1,1 +1,55 @@
-fn main() {}
+//! The agent's command line. What the agent does is `tenure::agent`'s business.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tenure::config::{self, Loaded, Sources};
+
+/// Keep one PostgreSQL instance in or out of office.
+///
+/// One agent runs per instance, usually as the unit tenured@.service. Its settings come from the files given, then from the
+/// environment variables PATRONI_… and TENURE_…; docs/configuration.md lists them. Patroni's files work as they are.
+#[derive(Debug, Parser)]
+#[command(name = "tenured", version, max_term_width = 100)]
+struct Arguments {
+    /// Files, or directories of *.yml files; the later win, setting by setting.
+    #[arg(value_name = "CONFIG", env = "TENURE_CONFIG", value_delimiter = ':')]
+    config: Vec<PathBuf>,
+
+    /// Check the configuration and end.
+    #[arg(long)]
+    validate_config: bool,
+
+    /// Print the configuration that results from all layers, without passwords, and end.
+    #[arg(long, visible_alias = "print")]
+    print_config: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let Loaded { config, warnings } = match config::load(&Sources::of_process(arguments.config.clone())) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            eprint!("{problems}");
+            if arguments.config.is_empty() {
+                eprintln!("hint: no configuration file was given; `tenured --help` tells how");
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    for warning in &warnings {
+        eprint!("{}", warning.render("warning"));
+    }
+    if arguments.print_config {
+        // A reader that has seen enough closes the pipe; that is no failure of ours.
+        let _ = std::io::stdout().lock().write_all(config.to_yaml().as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    if arguments.validate_config {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: this build has no agent yet: it can check and print a configuration");
+    ExitCode::FAILURE
+}

@@ -1,1 +1,25 @@
-//! Configuration: files, environment, the dynamic part in the store.
+//! Configuration: files and environment into one checked `Config`, and the dynamic part in the store into a `Policy`.
+//! Nothing here is asked again later: what leaves this module is right, or the agent does not start.
+
+mod check;
+mod dynamic;
+mod environment;
+mod load;
+mod problem;
+pub mod settings;
+mod types;
+mod values;
+mod whole;
+mod yaml;
+
+pub use dynamic::*;
+pub use environment::is_ours as is_our_variable;
+pub use load::*;
+pub use problem::{Problem, Problems};
+pub use types::*;
+pub use yaml::Place;
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+# Tenure: `make play` shows it, `make test` proves it. `make help` lists the rest.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup build release play test sim check docs clean
+
+# Servers like HAProxy live in sbin, which is not on an ordinary user's path.
+export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+# The same flags for every target: another set would compile everything again. Asked for when a recipe runs, not when
+# this file is read, because `setup` may just have installed the linker.
+CARGO = RUSTFLAGS="$$(scripts/rustflags)" cargo
+
+MINUTES ?= 60
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install from Debian's packages what is missing; does nothing, and asks for nothing, if all is there
+	@scripts/setup
+
+build: setup ## compile for development
+	$(CARGO) build --locked --all-targets
+
+release: setup ## compile for use
+	$(CARGO) build --locked --release
+
+play: setup ## three PostgreSQL, etcd and HAProxy on this machine, live, until Ctrl-C; ARGS="…" are handed on
+	$(CARGO) build --locked --bins
+	@exec target/debug/tenurectl play $(ARGS)
+
+test: setup ## everything that CI runs, in the same way
+	@scripts/test
+
+check: ## format, lints and the quick tests, without installing anything
+	cargo fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) test --locked --lib --test tidy
+
+sim: setup ## the simulator for MINUTES=60
+	TENURE_SIM_MINUTES=$(MINUTES) scripts/test --test simulator
+
+docs: ## write the generated pages and golden texts anew
+	TENURE_BLESS=1 $(CARGO) test --locked --lib --test tidy
+
+clean: ## remove what was compiled, not what was installed
+	cargo clean

@@ -1,0 +1,396 @@
+//! Every setting there is, as a table: its name, what it may hold, how far this version honours it, and one line about it.
+//! Checks, environment variables, hints and docs/configuration.md all come from here.
+
+/// One row. Sections need no row of their own: they are what stands before the dots.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub path: &'static str,
+    pub kind: Kind,
+    pub state: State,
+    /// As it would be written; empty if there is none.
+    pub default: &'static str,
+    pub about: &'static str,
+}
+
+/// What a setting may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    /// Text that no message ever shows.
+    Secret,
+    /// A member's name.
+    Name,
+    /// Text that becomes part of a key in the store.
+    KeyPart,
+    Flag,
+    Number {
+        from: i64,
+        to: i64,
+    },
+    /// A length of time: a number of seconds, or a number with a unit. `from` is in seconds.
+    Seconds {
+        from: i64,
+    },
+    /// A number of bytes, or a number with a unit.
+    Bytes {
+        from: i64,
+    },
+    /// File permissions, in octal.
+    Mode,
+    Choice(&'static [&'static str]),
+    /// Addresses to listen on: `host:port`, several hosts with commas between them, `*` for all.
+    Listen,
+    /// An address that others reach this member by.
+    Connect,
+    Lines,
+    /// A list, or text with commas.
+    Words,
+    /// Command-line options: a list of words and of single pairs.
+    Options,
+    /// Names with text.
+    Texts,
+    Anything,
+    /// Checked by the table of dynamic settings.
+    Dynamic,
+}
+
+/// How far this version honours a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Honoured,
+    /// Patroni knows it, and leaving it out harms nobody: warned about.
+    NotYet,
+    /// Patroni knows it, and a cluster that relies on it must not run without: refused, unless it is switched off.
+    Unsafe,
+    /// It has no meaning here, by design: accepted in silence.
+    Moot,
+}
+
+const fn row(path: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Setting {
+    Setting { path, kind, state: State::Honoured, default, about }
+}
+
+impl Setting {
+    const fn not_yet(mut self) -> Setting {
+        self.state = State::NotYet;
+        self
+    }
+
+    const fn not_safely(mut self) -> Setting {
+        self.state = State::Unsafe;
+        self
+    }
+
+    const fn moot(mut self) -> Setting {
+        self.state = State::Moot;
+        self
+    }
+}
+
+const FLAG: Kind = Kind::Flag;
+const TEXT: Kind = Kind::Text;
+const SECRET: Kind = Kind::Secret;
+const SSLMODE: Kind = Kind::Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]);
+const GSSENCMODE: Kind = Kind::Choice(&["disable", "prefer", "require"]);
+const BINDING: Kind = Kind::Choice(&["disable", "prefer", "require"]);
+const NEGOTIATION: Kind = Kind::Choice(&["postgres", "direct"]);
+pub const LEVELS: &[&str] = &["DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL"];
+
+macro_rules! login {
+    ($prefix:literal, $user:literal, $whose:literal) => {
+        [
+            row(concat!($prefix, ".username"), TEXT, $user, concat!("the role of ", $whose)),
+            row(concat!($prefix, ".password"), SECRET, "", "its password"),
+            row(concat!($prefix, ".sslmode"), SSLMODE, "prefer", "as in libpq"),
+            row(concat!($prefix, ".sslcert"), TEXT, "", "as in libpq"),
+            row(concat!($prefix, ".sslkey"), TEXT, "", "as in libpq"),
+            row(concat!($prefix, ".sslpassword"), SECRET, "", "as in libpq"),
+            row(concat!($prefix, ".sslrootcert"), TEXT, "", "as in libpq"),
+            row(concat!($prefix, ".sslcrl"), TEXT, "", "as in libpq"),
+            row(concat!($prefix, ".sslcrldir"), TEXT, "", "as in libpq"),
+            row(concat!($prefix, ".gssencmode"), GSSENCMODE, "prefer", "as in libpq"),
+            row(concat!($prefix, ".channel_binding"), BINDING, "prefer", "as in libpq"),
+            row(concat!($prefix, ".sslnegotiation"), NEGOTIATION, "postgres", "as in libpq"),
+        ]
+    };
+}
+
+macro_rules! etcd {
+    ($prefix:literal) => {
+        [
+            row(
+                concat!($prefix, ".host"),
+                TEXT,
+                "",
+                "one etcd server, host:port; the port is 2379 if left out",
+            ),
+            row(concat!($prefix, ".hosts"), Kind::Words, "", "several etcd servers"),
+            row(
+                concat!($prefix, ".url"),
+                TEXT,
+                "",
+                "one etcd server as a URL, which may carry user and password",
+            ),
+            row(
+                concat!($prefix, ".protocol"),
+                Kind::Choice(&["http", "https"]),
+                "http",
+                "how to speak with them",
+            ),
+            row(concat!($prefix, ".username"), TEXT, "", "etcd's own user"),
+            row(concat!($prefix, ".password"), SECRET, "", "its password"),
+            row(concat!($prefix, ".cacert"), TEXT, "", "file with the certificates to trust"),
+            row(concat!($prefix, ".cert"), TEXT, "", "file with this client's certificate"),
+            row(concat!($prefix, ".key"), TEXT, "", "file with its private key"),
+            row(concat!($prefix, ".srv"), TEXT, "", "find the servers through DNS").not_safely(),
+            row(concat!($prefix, ".srv_suffix"), TEXT, "", "suffix of the DNS records").not_safely(),
+            row(concat!($prefix, ".proxy"), TEXT, "", "an etcd proxy, as a URL").not_safely(),
+            row(concat!($prefix, ".use_proxies"), FLAG, "false", "take the hosts for proxies").not_safely(),
+        ]
+    };
+}
+
+/// What stands in the files of one agent.
+#[rustfmt::skip] // a table, and rows are read as rows
+pub const LOCAL: &[&[Setting]] = &[
+    &[
+        row("scope", Kind::KeyPart, "", "the cluster's name, the same on all members"),
+        row("namespace", TEXT, "/service", "where in the store the clusters are kept"),
+        row("name", Kind::Name, "", "this member's name, unique in the cluster"),
+        row("thread_pool_size", Kind::Number { from: 0, to: i64::MAX }, "", "of Python's threads").moot(),
+        row("thread_stack_size", Kind::Bytes { from: 0 }, "", "of Python's threads").moot(),
+    ],
+    &[
+        row("restapi.listen", Kind::Listen, "", "where the REST API listens, host:port"),
+        row("restapi.connect_address", Kind::Connect, "", "where others reach it, host:port"),
+        row("restapi.authentication.username", TEXT, "", "user for requests that change something").not_safely(),
+        row("restapi.authentication.password", SECRET, "", "its password").not_safely(),
+        row("restapi.certfile", TEXT, "", "the server's certificate; HTTPS is spoken if it is set").not_safely(),
+        row("restapi.keyfile", TEXT, "", "its private key").not_safely(),
+        row("restapi.keyfile_password", SECRET, "", "the key's password").not_safely(),
+        row("restapi.cafile", TEXT, "", "the certificates to trust in clients and members").not_safely(),
+        row("restapi.ciphers", TEXT, "", "the ciphers to allow").not_safely(),
+        row("restapi.verify_client", Kind::Choice(&["none", "optional", "required"]), "none", "who must show a certificate").not_safely(),
+        row("restapi.allowlist", Kind::Words, "", "who may send requests that change something").not_safely(),
+        row("restapi.allowlist_include_members", FLAG, "false", "whether the members may").not_safely(),
+        row("restapi.http_extra_headers", Kind::Texts, "", "headers for each answer").not_yet(),
+        row("restapi.https_extra_headers", Kind::Texts, "", "headers for each answer over HTTPS").not_yet(),
+        row("restapi.server_tokens", Kind::Choice(&["original", "minimal", "productonly"]), "original", "how the server names itself").not_yet(),
+        row("restapi.request_queue_size", Kind::Number { from: 0, to: 4096 }, "5", "of Python's server").moot(),
+        row("restapi.thread_pool_size", Kind::Number { from: 0, to: i64::MAX }, "5", "of Python's server").moot(),
+    ],
+    &etcd!("etcd3"),
+    &etcd!("etcd"),
+    &[
+        row("zookeeper", Kind::Anything, "", "ZooKeeper as the store").not_safely(),
+        row("exhibitor", Kind::Anything, "", "ZooKeeper through Exhibitor").not_safely(),
+        row("consul", Kind::Anything, "", "Consul as the store: not planned").not_safely(),
+        row("kubernetes", Kind::Anything, "", "Kubernetes as the store: not planned").not_safely(),
+        row("raft", Kind::Anything, "", "Patroni's own Raft: not planned").not_safely(),
+        row("citus", Kind::Anything, "", "Citus clusters: not planned").not_safely(),
+    ],
+    &[
+        row("bootstrap.dcs", Kind::Dynamic, "", "the dynamic settings that a new cluster begins with"),
+        row("bootstrap.initdb", Kind::Options, "", "options of initdb"),
+        row("bootstrap.pg_hba", Kind::Lines, "", "lines for pg_hba.conf if no others are configured"),
+        row("bootstrap.post_bootstrap", TEXT, "", "command to run once the data is made").not_safely(),
+        row("bootstrap.post_init", TEXT, "", "older name of post_bootstrap").not_safely(),
+        row("bootstrap.method", TEXT, "initdb", "how a new cluster is made").not_safely(),
+        row("bootstrap.users", Kind::Anything, "", "gone from Patroni since 4.0").not_yet(),
+    ],
+    &[
+        row("postgresql.listen", Kind::Listen, "", "where PostgreSQL listens, hosts:port"),
+        row("postgresql.connect_address", Kind::Connect, "", "where others reach it, host:port"),
+        row("postgresql.proxy_address", Kind::Connect, "", "a pooler before it, host:port, published for others"),
+        row("postgresql.data_dir", TEXT, "", "the data directory"),
+        row("postgresql.config_dir", TEXT, "", "where postgresql.conf is; the data directory if left out"),
+        row("postgresql.config_base_name", TEXT, "postgresql", "the stem of postgresql.conf's name").not_safely(),
+        row("postgresql.bin_dir", TEXT, "", "where PostgreSQL's programs are; found by themselves if left out"),
+        row("postgresql.bin_name.pg_ctl", TEXT, "", "another name of this program").not_safely(),
+        row("postgresql.bin_name.initdb", TEXT, "", "another name of this program").not_safely(),
+        row("postgresql.bin_name.pg_controldata", TEXT, "", "another name of this program").not_safely(),
+        row("postgresql.bin_name.pg_basebackup", TEXT, "", "another name of this program").not_safely(),
+        row("postgresql.bin_name.postgres", TEXT, "", "another name of this program").not_safely(),
+        row("postgresql.bin_name.pg_isready", TEXT, "", "another name of this program").not_safely(),
+        row("postgresql.bin_name.pg_rewind", TEXT, "", "another name of this program").not_safely(),
+        row("postgresql.database", TEXT, "postgres", "the database to connect to"),
+        row("postgresql.pgpass", TEXT, "", "password file to write; beside the data directory if left out"),
+        row("postgresql.use_unix_socket", FLAG, "false", "connect through the socket rather than TCP"),
+        row("postgresql.use_unix_socket_repl", FLAG, "false", "the same for replication connections").not_yet(),
+        row("postgresql.parameters", Kind::Texts, "", "PostgreSQL's settings on this member"),
+        row("postgresql.pg_hba", Kind::Lines, "", "the whole of pg_hba.conf"),
+        row("postgresql.pg_ident", Kind::Lines, "", "the whole of pg_ident.conf"),
+        row("postgresql.recovery_conf", Kind::Texts, "", "further recovery settings").not_safely(),
+        row("postgresql.custom_conf", TEXT, "", "a file to include instead of the base configuration").not_safely(),
+        row("postgresql.callbacks", Kind::Texts, "", "commands to run on events").not_safely(),
+        row("postgresql.create_replica_methods", Kind::Words, "basebackup", "how a replica is made").not_safely(),
+        row("postgresql.create_replica_method", Kind::Words, "basebackup", "older name of create_replica_methods").not_safely(),
+        row("postgresql.basebackup", Kind::Options, "", "options of pg_basebackup").not_yet(),
+        row("postgresql.use_pg_rewind", FLAG, "false", "rewind a former primary that has diverged"),
+        row("postgresql.remove_data_directory_on_rewind_failure", FLAG, "false", "clone anew if it cannot be rewound; the old directory is set aside, not removed"),
+        row("postgresql.remove_data_directory_on_diverged_timelines", FLAG, "false", "the same where rewinding is switched off"),
+        row("postgresql.pg_ctl_timeout", Kind::Seconds { from: 0 }, "60", "how long a start or stop may take"),
+        row("postgresql.use_slots", FLAG, "true", "dynamic only: a replication slot for each member").not_yet(),
+        row("postgresql.pre_promote", TEXT, "", "command that must succeed before a promotion").not_safely(),
+        row("postgresql.before_stop", TEXT, "", "command to run before a stop").not_safely(),
+        row("postgresql.krbsrvname", TEXT, "", "Kerberos service name").not_safely(),
+    ],
+    &login!("postgresql.authentication.superuser", "postgres", "the agent"),
+    &login!("postgresql.authentication.replication", "replicator", "standbys"),
+    &login!("postgresql.authentication.rewind", "", "pg_rewind; the superuser if left out"),
+    &[
+        row("watchdog.mode", Kind::Choice(&["off", "automatic", "required", "disable", "disabled", "require"]), "automatic", "whether a hardware watchdog is used").not_yet(),
+        row("watchdog.device", TEXT, "/dev/watchdog", "the device").not_yet(),
+        row("watchdog.safety_margin", Kind::Number { from: -1, to: i64::MAX }, "5", "seconds between the watchdog and the end of the lease").not_yet(),
+        row("watchdog.driver", TEXT, "default", "the kind of device").not_yet(),
+    ],
+    &[
+        row("tags.nofailover", FLAG, "false", "never lead"),
+        row("tags.failover_priority", Kind::Number { from: i64::MIN, to: i64::MAX }, "1", "higher is preferred among members that are equally far; 0 never leads"),
+        row("tags.noloadbalance", FLAG, "false", "answer /replica with 503"),
+        row("tags.clonefrom", FLAG, "false", "others may clone from here"),
+        row("tags.nosync", FLAG, "false", "never be a synchronous standby").not_yet(),
+        row("tags.sync_priority", Kind::Number { from: i64::MIN, to: i64::MAX }, "1", "higher is preferred as a synchronous standby").not_yet(),
+        row("tags.nostream", FLAG, "false", "replicate from the archive only").not_yet(),
+        row("tags.replicatefrom", TEXT, "", "replicate from this member").not_yet(),
+    ],
+    &[
+        row("log.level", Kind::Choice(LEVELS), "INFO", "the least that is logged"),
+        row("log.loggers", Kind::Texts, "", "levels of single modules"),
+        row("log.type", Kind::Choice(&["plain", "json"]), "plain", "the form of a line"),
+        row("log.max_queue_size", Kind::Number { from: 1, to: 1_000_000 }, "1000", "lines that may wait to be written; what is more is dropped and counted"),
+        row("log.traceback_level", Kind::Choice(LEVELS), "ERROR", "of Python's tracebacks").moot(),
+        row("log.format", Kind::Anything, "", "the form of a line in Python's words").not_yet(),
+        row("log.dateformat", TEXT, "", "the form of the time in Python's words").not_yet(),
+        row("log.static_fields", Kind::Texts, "", "fields for each line").not_yet(),
+        row("log.dir", TEXT, "", "directory for log files").not_yet(),
+        row("log.mode", Kind::Mode, "", "permissions of log files").not_yet(),
+        row("log.file_num", Kind::Number { from: 0, to: i64::MAX }, "4", "log files to keep").not_yet(),
+        row("log.file_size", Kind::Bytes { from: 0 }, "25000000", "size of a log file").not_yet(),
+        row("log.deduplicate_heartbeat_logs", FLAG, "false", "always so: a decision is logged when it changes").moot(),
+    ],
+    &[
+        row("ctl.insecure", FLAG, "false", "tenurectl: trust any certificate"),
+        row("ctl.cacert", TEXT, "", "tenurectl: certificates to trust"),
+        row("ctl.certfile", TEXT, "", "tenurectl: its certificate"),
+        row("ctl.keyfile", TEXT, "", "tenurectl: its private key"),
+        row("ctl.keyfile_password", SECRET, "", "tenurectl: the key's password"),
+        row("ctl.authentication.username", TEXT, "", "tenurectl: user for the REST API"),
+        row("ctl.authentication.password", SECRET, "", "tenurectl: its password"),
+    ],
+];
+
+/// What stands in `/config`, and under `bootstrap.dcs` for a new cluster.
+#[rustfmt::skip] // a table, and rows are read as rows
+pub const DYNAMIC: &[&[Setting]] = &[&[
+    row("ttl", Kind::Seconds { from: 1 }, "30", "seconds that a leader's lease lasts"),
+    row("loop_wait", Kind::Seconds { from: 1 }, "10", "seconds between two looks at what has not changed"),
+    row("retry_timeout", Kind::Seconds { from: 1 }, "10", "seconds to keep trying the store and PostgreSQL"),
+    row("unsafe_timing", FLAG, "false", "accept a ttl that leaves less than 3 s for renewing"),
+    row("maximum_lag_on_failover", Kind::Bytes { from: 0 }, "1048576", "bytes that a candidate may be behind"),
+    row("primary_start_timeout", Kind::Seconds { from: 0 }, "300", "seconds that a leader may try to start PostgreSQL"),
+    row("master_start_timeout", Kind::Seconds { from: 0 }, "300", "older name of primary_start_timeout"),
+    row("check_timeline", FLAG, "false", "only members on the latest timeline may lead"),
+    row("pause", FLAG, "false", "maintenance mode: nothing is started, stopped or promoted"),
+    row("max_timelines_history", Kind::Number { from: 0, to: i64::MAX }, "0", "lines of /history to keep; 0 keeps all").not_yet(),
+    row("primary_stop_timeout", Kind::Seconds { from: 0 }, "0", "seconds that a synchronous primary may take to stop").not_yet(),
+    row("master_stop_timeout", Kind::Seconds { from: 0 }, "0", "older name of primary_stop_timeout").not_yet(),
+    row("synchronous_mode", Kind::Choice(&["off", "on", "quorum", "false", "true", "no", "yes", "0", "1"]), "off", "synchronous replication").not_safely(),
+    row("synchronous_mode_strict", FLAG, "false", "no commit without a synchronous standby").not_safely(),
+    row("synchronous_node_count", Kind::Number { from: 1, to: i64::MAX }, "1", "synchronous standbys to keep").not_yet(),
+    row("maximum_lag_on_syncnode", Kind::Bytes { from: -1 }, "-1", "bytes that a synchronous standby may be behind").not_yet(),
+    row("failsafe_mode", FLAG, "false", "keep leading without the store if every member agrees").not_yet(),
+    row("member_slots_ttl", Kind::Seconds { from: 0 }, "30min", "how long the slot of a member that is gone is kept").not_yet(),
+    row("slots", Kind::Anything, "", "permanent replication slots").not_safely(),
+    row("permanent_slots", Kind::Anything, "", "older name of slots").not_safely(),
+    row("permanent_replication_slots", Kind::Anything, "", "older name of slots").not_safely(),
+    row("ignore_slots", Kind::Anything, "", "replication slots to leave alone").not_safely(),
+    row("standby_cluster", Kind::Anything, "", "follow another cluster").not_safely(),
+]];
+
+/// Members of `postgresql` that differ from member to member by nature, so that `/config` cannot set them.
+pub const LOCAL_ONLY: &[&str] = &[
+    "postgresql.connect_address",
+    "postgresql.proxy_address",
+    "postgresql.listen",
+    "postgresql.config_dir",
+    "postgresql.data_dir",
+    "postgresql.pgpass",
+    "postgresql.authentication",
+];
+
+/// One of the two tables with what belongs to it: the dynamic one borrows `postgresql.*` from the local one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    Local,
+    Dynamic,
+}
+
+impl Table {
+    pub fn rows(self) -> impl Iterator<Item = &'static Setting> {
+        let (own, borrowed): (_, &[_]) = match self {
+            Table::Local => (LOCAL, &[]),
+            Table::Dynamic => (DYNAMIC, LOCAL),
+        };
+        let borrowed = borrowed.iter().copied().flatten().filter(|row| can_be_dynamic(row.path));
+        own.iter().copied().flatten().chain(borrowed)
+    }
+
+    pub fn find(self, path: &str) -> Option<&'static Setting> {
+        self.rows().find(|row| row.path == path)
+    }
+
+    /// Do settings stand below this path?
+    pub fn is_section(self, path: &str) -> bool {
+        self.rows().any(|row| row.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    /// The names that may stand directly below a section; at the top, if it is empty.
+    pub fn names_in(self, section: &str) -> impl Iterator<Item = &'static str> {
+        self.rows().filter_map(move |row| {
+            let rest = match section {
+                "" => row.path,
+                section => row.path.strip_prefix(section)?.strip_prefix('.')?,
+            };
+            rest.split('.').next()
+        })
+    }
+}
+
+fn can_be_dynamic(path: &str) -> bool {
+    path.starts_with("postgresql.")
+        && !LOCAL_ONLY
+            .iter()
+            .any(|local| path.strip_prefix(local).is_some_and(|r| r.is_empty() || r.starts_with('.')))
+}
+
+/// The environment variable of a setting, without its prefix; Patroni's names. Tags, the watchdog, what is dynamic, and
+/// everything that is more than a line have none.
+pub fn variable(row: &Setting) -> Option<String> {
+    let path = row.path;
+    if ["tags.", "watchdog.", "bootstrap."].iter().any(|section| path.starts_with(section)) {
+        return None;
+    }
+    match row.kind {
+        Kind::Lines | Kind::Options | Kind::Anything | Kind::Dynamic => return None,
+        Kind::Text
+        | Kind::Secret
+        | Kind::Name
+        | Kind::KeyPart
+        | Kind::Flag
+        | Kind::Mode
+        | Kind::Choice(_)
+        | Kind::Number { .. }
+        | Kind::Seconds { .. }
+        | Kind::Bytes { .. }
+        | Kind::Listen
+        | Kind::Connect
+        | Kind::Words
+        | Kind::Texts => {}
+    }
+    let short = path
+        .replace("postgresql.authentication.", "")
+        .replace(".authentication.", ".")
+        .replace("bin_name.", "bin_");
+    Some(short.replace('.', "_").to_ascii_uppercase())
+}

@@ -1,0 +1,429 @@
+//! The configuration as types, once it has been checked. Field names are the settings' names.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::values;
+use crate::model::{Address, MemberName, Tags};
+
+/// Everything that one agent's files and environment say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    pub scope: String,
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    pub name: MemberName,
+    pub restapi: RestApi,
+    #[serde(alias = "etcd")]
+    pub etcd3: Etcd,
+    /// None: this member makes no new cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrap>,
+    pub postgresql: Postgresql,
+    #[serde(default)]
+    pub tags: Tags,
+    #[serde(default)]
+    pub watchdog: Watchdog,
+    #[serde(default)]
+    pub log: Log,
+    #[serde(default)]
+    pub ctl: Ctl,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestApi {
+    pub listen: Listen,
+    #[serde(with = "as_text")]
+    pub connect_address: Address,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Credentials>,
+}
+
+/// Where etcd is and who we are to it. `endpoints` unites the ways in which it may be written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Etcd {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Without user and password: loading moves them to the fields below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    pub protocol: Protocol,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cacert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    #[default]
+    Http,
+    Https,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bootstrap {
+    /// Becomes `/config` of a new cluster.
+    pub dcs: BTreeMap<String, Value>,
+    /// Options without dashes: `data-checksums`, `encoding=UTF8`.
+    pub initdb: Vec<String>,
+    pub pg_hba: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none", alias = "post_init")]
+    pub post_bootstrap: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Postgresql {
+    pub listen: Listen,
+    #[serde(with = "as_text")]
+    pub connect_address: Address,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_address: Option<String>,
+    pub data_dir: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bin_dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pgpass: Option<PathBuf>,
+    #[serde(default = "default_database")]
+    pub database: String,
+    #[serde(default)]
+    pub authentication: Authentication,
+    #[serde(default)]
+    pub use_unix_socket: bool,
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pg_hba: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pg_ident: Option<Vec<String>>,
+    // The rest may also be set for the whole cluster; what is set here wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_pg_rewind: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove_data_directory_on_rewind_failure: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remove_data_directory_on_diverged_timelines: Option<bool>,
+    /// Seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pg_ctl_timeout: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Authentication {
+    pub superuser: Login,
+    pub replication: Login,
+    /// None: the superuser rewinds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewind: Option<Login>,
+}
+
+/// How to log in as one role. What is not set is left to libpq.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Login {
+    pub username: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sslpassword: Option<Secret>,
+    /// `sslmode`, `sslcert`, `channel_binding` and the like, by libpq's names.
+    #[serde(flatten)]
+    pub options: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Credentials {
+    pub username: String,
+    pub password: Secret,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Watchdog {
+    pub mode: WatchdogMode,
+    pub device: PathBuf,
+    pub safety_margin: i64,
+    pub driver: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchdogMode {
+    #[serde(alias = "disable", alias = "disabled")]
+    Off,
+    #[default]
+    Automatic,
+    #[serde(alias = "require")]
+    Required,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    pub level: Level,
+    /// Levels of single modules, by the module's name.
+    pub loggers: BTreeMap<String, String>,
+    #[serde(rename = "type")]
+    pub form: LogForm,
+    pub max_queue_size: usize,
+}
+
+/// Python's names, because files and habits have them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Level {
+    Debug,
+    #[default]
+    Info,
+    #[serde(alias = "WARN")]
+    Warning,
+    Error,
+    #[serde(alias = "FATAL")]
+    Critical,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogForm {
+    #[default]
+    Plain,
+    Json,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ctl {
+    pub insecure: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cacert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certfile: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyfile: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyfile_password: Option<Secret>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Credentials>,
+}
+
+/// Addresses to listen on, all with one port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Listen {
+    /// Never empty; `*` means every address.
+    pub hosts: Vec<String>,
+    pub port: u16,
+}
+
+/// A password: in memory, in what is sent, and nowhere that anybody reads.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("host:port is wanted, such as 127.0.0.1:5432")]
+pub struct ListenError;
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// For sending it to whom it is meant for.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Etcd {
+    /// Every server as a URL: `http://host:port`.
+    pub fn endpoints(&self) -> Vec<String> {
+        let protocol = match self.protocol {
+            Protocol::Http => "http",
+            Protocol::Https => "https",
+        };
+        let hosts = self.host.iter().chain(&self.hosts);
+        let named = hosts
+            .filter_map(|host| values::address(host, Some(2379)))
+            .map(|address| format!("{protocol}://{}", values::show(&address)));
+        named.chain(self.url.iter().map(|url| url.trim_end_matches('/').to_owned())).collect()
+    }
+}
+
+impl Config {
+    /// The configuration as YAML, for people: passwords are hidden.
+    pub fn to_yaml(&self) -> String {
+        serde_norway::to_string(self).expect("names, numbers and text can be written as YAML")
+    }
+}
+
+impl FromStr for Listen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Listen, ListenError> {
+        let (hosts, port) = text.rsplit_once(':').ok_or(ListenError)?;
+        let digits = port.trim();
+        let port: u16 = digits.parse().map_err(|_| ListenError)?;
+        if port == 0 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(ListenError);
+        }
+        let hosts: Vec<String> = match hosts.trim() {
+            "" => vec!["*".to_owned()],
+            hosts => hosts.split(',').map(|host| bare(host.trim()).to_owned()).collect(),
+        };
+        let wrong = |host: &String| host.is_empty() || host.contains(char::is_whitespace);
+        if hosts.iter().any(wrong) { Err(ListenError) } else { Ok(Listen { hosts, port }) }
+    }
+}
+
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, host) in self.hosts.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            if host.contains(':') { write!(f, "{comma}[{host}]")? } else { write!(f, "{comma}{host}")? }
+        }
+        write!(f, ":{}", self.port)
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = ListenError;
+    fn try_from(text: String) -> Result<Listen, ListenError> {
+        text.parse()
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> String {
+        listen.to_string()
+    }
+}
+
+impl Default for Authentication {
+    fn default() -> Authentication {
+        let login = |name: &str| Login { username: name.to_owned(), ..Login::default() };
+        Authentication { superuser: login("postgres"), replication: login("replicator"), rewind: None }
+    }
+}
+
+impl Default for Watchdog {
+    fn default() -> Watchdog {
+        Watchdog {
+            mode: WatchdogMode::default(),
+            device: "/dev/watchdog".into(),
+            safety_margin: 5,
+            driver: "default".to_owned(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log {
+            level: Level::default(),
+            loggers: BTreeMap::new(),
+            form: LogForm::default(),
+            max_queue_size: 1000,
+        }
+    }
+}
+
+fn default_namespace() -> String {
+    "/service".to_owned()
+}
+
+fn default_database() -> String {
+    "postgres".to_owned()
+}
+
+/// Addresses are written as `host:port`.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::{Address, values};
+
+    pub fn serialize<S: Serializer>(address: &Address, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&values::show(address))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        values::address(&text, None).ok_or_else(|| D::Error::custom("host:port is wanted"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let secret = Secret::new("hunter2");
+        let shown = format!("{secret} {secret:?} {}", serde_json::to_string(&secret).expect("text"));
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn listening_addresses_are_read_in_every_form() {
+        let check = |text: &str, hosts: &[&str], port| {
+            let listen: Listen = text.parse().expect(text);
+            assert_eq!(
+                (listen.hosts.iter().map(String::as_str).collect::<Vec<_>>(), listen.port),
+                (hosts.to_vec(), port)
+            );
+            assert_eq!(listen.to_string().parse::<Listen>(), Ok(listen));
+        };
+        check("127.0.0.1:5432", &["127.0.0.1"], 5432);
+        check("*:5432", &["*"], 5432);
+        check(":8008", &["*"], 8008);
+        check("10.0.0.1,127.0.0.1:5432", &["10.0.0.1", "127.0.0.1"], 5432);
+        check("[::1]:5432", &["::1"], 5432);
+        check("0.0.0.0,[::]:5432", &["0.0.0.0", "::"], 5432);
+        for text in ["5432x", "5432", "host", "host:", "host:0", "host:99999", "a b:1", "a,,b:1", "h:+1"] {
+            assert_eq!(text.parse::<Listen>(), Err(ListenError), "{text}");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What can only be judged once every layer is in: what is missing, and what does not fit together.
+
+use serde_json::{Map, Value, json};
+
+use super::check::Findings;
+use super::problem::Problem;
+use super::settings::{Table, variable};
+use super::values::address;
+
+const REQUIRED: [&str; 7] = [
+    "scope",
+    "name",
+    "restapi.listen",
+    "restapi.connect_address",
+    "postgresql.listen",
+    "postgresql.connect_address",
+    "postgresql.data_dir",
+];
+
+// The agent gives these to initdb itself, or they would leave no usable data directory behind.
+const INITDB_BARRED: [&str; 5] = ["pgdata", "nosync", "pwfile", "sync-only", "version"];
+
+/// Complain about what is missing or contradicts itself, and fill in what follows from the rest.
+pub fn complete(merged: &mut Value, files: &[&str], findings: &mut Findings) {
+    let mut whole = Whole { merged, findings, files };
+    whole.required();
+    whole.store();
+    whole.timing();
+    whole.initdb();
+    whole.logins();
+    whole.tags();
+    whole.watchdog();
+}
+
+struct Whole<'a> {
+    merged: &'a mut Value,
+    findings: &'a mut Findings,
+    files: &'a [&'a str],
+}
+
+impl Whole<'_> {
+    fn required(&mut self) {
+        for path in REQUIRED {
+            // What was there but wrong has its own complaint.
+            if self.text(path).is_some_and(|text| !text.is_empty()) || self.was_wrong(path) {
+                continue;
+            }
+            let Some(row) = Table::Local.find(path) else { continue };
+            let mut problem = self.missing(path, &format!("missing: {}", row.about));
+            if let Some(name) = variable(row) {
+                problem = problem.hint(format!("set it in the file, or as TENURE_{name}"));
+            }
+            self.findings.errors.push(problem);
+        }
+    }
+
+    fn store(&mut self) {
+        let present =
+            |name: &str| self.merged.get(name).and_then(Value::as_object).filter(|map| !map.is_empty());
+        let section = match (present("etcd3"), present("etcd")) {
+            (Some(_), Some(_)) => {
+                let message = "there is a section etcd and a section etcd3, and only one can be the store";
+                return self.error(
+                    "etcd",
+                    message.to_owned(),
+                    Some("keep one; both mean etcd's version 3 interface"),
+                );
+            }
+            (Some(_), None) => "etcd3",
+            (None, Some(_)) => "etcd",
+            (None, None) => {
+                let other = ["zookeeper", "exhibitor", "consul", "kubernetes", "raft"];
+                if !other.iter().chain(&["etcd3", "etcd"]).any(|name| self.was_wrong(name)) {
+                    let problem = self.missing("etcd3", "missing: the store that the members share");
+                    self.findings.errors.push(
+                        problem.hint("add: etcd3: {hosts: [10.0.0.1:2379, 10.0.0.2:2379, 10.0.0.3:2379]}"),
+                    );
+                }
+                return;
+            }
+        };
+        self.hosts(section);
+        self.url(section);
+        let has = |name: &str| self.text(&format!("{section}.{name}")).is_some();
+        match (has("cert"), has("key")) {
+            (true, false) => {
+                self.error(&format!("{section}.cert"), "has no key beside it".into(), Some("set key too"));
+            }
+            (false, true) => {
+                self.error(&format!("{section}.key"), "has no cert beside it".into(), Some("set cert too"));
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    fn hosts(&mut self, section: &str) {
+        let path = |name| format!("{section}.{name}");
+        let listed = self.value(&path("hosts")).and_then(Value::as_array).cloned().unwrap_or_default();
+        let hosts = listed.iter().filter_map(Value::as_str).map(|host| (path("hosts"), host.to_owned()));
+        let single = self.text(&path("host")).map(|host| (path("host"), host.to_owned()));
+        let all: Vec<(String, String)> = hosts.chain(single).collect();
+        for (key, host) in &all {
+            if address(host, Some(2379)).is_none() {
+                let message = format!("found {host:?}, wanted host:port, such as 10.0.0.1:2379");
+                self.error(key, message, None);
+            }
+        }
+        if all.is_empty() && self.text(&path("url")).is_none() && !self.was_wrong(section) {
+            let problem = self.missing(section, "names no server");
+            self.findings
+                .errors
+                .push(problem.hint("set hosts, such as [10.0.0.1:2379, 10.0.0.2:2379, 10.0.0.3:2379]"));
+        }
+    }
+
+    /// A URL's user and password move to where they are kept hidden.
+    fn url(&mut self, section: &str) {
+        let key = format!("{section}.url");
+        let Some(url) = self.text(&key).map(str::to_owned) else { return };
+        let parts = url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https"));
+        let Some((scheme, rest)) = parts else {
+            // Not shown: it may hold a password.
+            return self.error(&key, "wanted a URL, such as https://10.0.0.1:2379".into(), None);
+        };
+        let rest = rest.trim_end_matches('/');
+        let (login, host) = rest.rsplit_once('@').map_or((None, rest), |(login, host)| (Some(login), host));
+        if address(host, Some(2379)).is_none() {
+            return self.error(
+                &key,
+                "wanted a URL with a host and a port, such as https://10.0.0.1:2379".into(),
+                None,
+            );
+        }
+        let Some(map) = self.merged.get_mut(section).and_then(Value::as_object_mut) else { return };
+        map.insert("url".into(), json!(format!("{scheme}://{host}")));
+        if let Some((user, password)) = login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
+            map.entry("username").or_insert_with(|| json!(decoded(user)));
+            map.entry("password").or_insert_with(|| json!(decoded(password)));
+        }
+    }
+
+    fn timing(&mut self) {
+        let Some(dcs) = self.value("bootstrap.dcs").cloned() else { return };
+        if let Err(error) = super::dynamic::timing_of(&dcs) {
+            let place = self.findings.places.get("bootstrap.dcs.ttl").cloned();
+            let problem = Problem::about(place, "bootstrap.dcs.ttl", error.to_string());
+            self.findings
+                .errors
+                .push(problem.hint("a ttl of 5 is the least, or set unsafe_timing: true beside it"));
+        }
+    }
+
+    fn initdb(&mut self) {
+        let options = self.value("bootstrap.initdb").and_then(Value::as_array).cloned().unwrap_or_default();
+        for option in options.iter().filter_map(Value::as_str) {
+            let name = option.split('=').next().unwrap_or(option);
+            if INITDB_BARRED.contains(&name) {
+                let message = format!("the option {name} cannot be given to initdb here");
+                self.error("bootstrap.initdb", message, Some("remove it: the agent takes care of it"));
+            }
+        }
+    }
+
+    fn logins(&mut self) {
+        for (role, username) in [("superuser", "postgres"), ("replication", "replicator")] {
+            let path = ["postgresql", "authentication", role];
+            let mut below = Some(&mut *self.merged);
+            for name in path {
+                below = below
+                    .and_then(Value::as_object_mut)
+                    .map(|map| map.entry(name).or_insert_with(|| Value::Object(Map::new())));
+            }
+            if let Some(login) = below.and_then(Value::as_object_mut) {
+                login.entry("username").or_insert_with(|| json!(username));
+            }
+        }
+        // A section with nothing in it is no login.
+        let pointer = "/postgresql/authentication/rewind/username";
+        if self.merged.pointer(pointer).is_none()
+            && let Some(Value::Object(all)) = self.merged.pointer_mut("/postgresql/authentication")
+        {
+            all.remove("rewind");
+        }
+    }
+
+    fn tags(&mut self) {
+        for (flag, priority) in [("nofailover", "failover_priority"), ("nosync", "sync_priority")] {
+            let flagged = self.value(&format!("tags.{flag}")).and_then(Value::as_bool);
+            let number = self.value(&format!("tags.{priority}")).and_then(Value::as_i64);
+            if let (Some(flagged), Some(number)) = (flagged, number)
+                && flagged == (number > 0)
+            {
+                let message = format!("{flag}: {flagged} contradicts {priority}: {number}; {flag} is taken");
+                let place = self.findings.places.get(&format!("tags.{priority}")).cloned();
+                let key = format!("tags.{priority}");
+                self.findings
+                    .warnings
+                    .push(Problem::about(place, &key, message).hint(format!("remove {priority}")));
+            }
+        }
+    }
+
+    fn watchdog(&mut self) {
+        if matches!(self.text("watchdog.mode"), Some("required" | "require")) {
+            let message = "this version cannot do this yet (lead only with a hardware watchdog)".to_owned();
+            self.error("watchdog.mode", message, Some("automatic and off are possible"));
+        }
+    }
+
+    fn value(&self, path: &str) -> Option<&Value> {
+        path.split('.').try_fold(&*self.merged, |value, name| value.get(name))
+    }
+
+    fn text(&self, path: &str) -> Option<&str> {
+        self.value(path).and_then(Value::as_str)
+    }
+
+    fn was_wrong(&self, path: &str) -> bool {
+        let below = |key: &String| {
+            key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.findings.errors.0.iter().any(|problem| match &problem.key {
+            Some(key) => below(key),
+            // Not YAML at all: nothing can be said about what is missing.
+            None => true,
+        })
+    }
+
+    fn error(&mut self, path: &str, message: String, hint: Option<&str>) {
+        let place = self.findings.places.get(path).cloned();
+        let hint = hint.map(str::to_owned);
+        self.findings.errors.push(Problem { place, key: Some(path.to_owned()), message, hint });
+    }
+
+    /// What is missing has no line; the section that should hold it may have one.
+    fn missing(&self, path: &str, message: &str) -> Problem {
+        let section = path.rsplit_once('.').map_or("", |(section, _)| section);
+        let place = self.findings.places.get(section).or_else(|| self.findings.places.get(path)).cloned();
+        let message = match (&place, self.files) {
+            (None, [file]) => format!("{message} (in {file})"),
+            (None | Some(_), _) => message.to_owned(),
+        };
+        Problem::about(place, path, message)
+    }
+}
+
+/// Undo the percent signs of a URL. What is not one stays as it is.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        let code = code.filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        match (first, code.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            (other, _) => {
+                bytes.push(*other);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
