@@ -16,6 +16,7 @@ const LINES_MAX: usize = 500;
 const LAYERS: &[&[&str]] = &[
     &["model"],
     &["decide"],
+    &["clock"],
     &["config", "fence", "log", "peers", "postgres", "store"],
     &["agent", "api", "ctl"],
 ];

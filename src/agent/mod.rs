@@ -1,3 +1,2 @@
 //! The daemon: one task that owns the state, and what serves it.
 
-pub mod clock;

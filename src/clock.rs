@@ -1,0 +1,24 @@
+//! The one place that reads clocks and lets time pass.
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::model::{Moment, Span};
+
+/// This host's boot clock. It goes on while the host sleeps, and no operator can set it.
+pub fn now() -> Moment {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had CLOCK_BOOTTIME since 2.6.39");
+    let ms = time.tv_sec().unsigned_abs().saturating_mul(1000).saturating_add(time.tv_nsec().unsigned_abs() / 1_000_000);
+    Moment::from_ms(ms)
+}
+
+/// The wall clock, for people only: nothing is decided by it.
+#[expect(clippy::disallowed_methods, reason = "this is the place")]
+pub fn wall() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
+/// A named pause between two looks or two attempts. Never a substitute for a condition.
+#[expect(clippy::disallowed_methods, reason = "this is the place")]
+pub async fn pause(span: Span) {
+    tokio::time::sleep(span.as_duration()).await;
+}
