@@ -1,1 +1,3 @@
 //! The daemon: one task that owns the state, and what serves it.
+
+pub mod clock;
