@@ -30,8 +30,11 @@ pub fn head(standing: &Standing, target: &Target, now: Moment) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::fixtures::*;
     use super::*;
+    use crate::model::Span;
 
     #[test]
     fn the_first_component_selects_the_endpoint() {
@@ -54,6 +57,26 @@ mod tests {
         }
         for bare in ["/liveness", "/readiness"] {
             assert_eq!(get(&standby(), &Target::parse(bare), NOW), Answer::status_only(200));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_path_is_answered_at_every_time(target in "/[a-z_/-]{0,20}(\\?[a-z_=&0-9%]{0,20})?", now_ms: u64) {
+            let (target, now) = (Target::parse(&target), Moment::from_ms(now_ms));
+            for standing in [empty(), standby(), primary(), with(primary(), be_stopped)] {
+                prop_assert!([200, 502, 503].contains(&get(&standing, &target, now).status));
+                prop_assert!([200, 503].contains(&head(&standing, &target, now).status));
+            }
+        }
+
+        #[test]
+        fn nobody_is_called_primary_after_the_deadline(late_ms in 0u64..1_000_000) {
+            let deadline = primary().view.lease.expect("a primary has one").deadline();
+            let late = deadline + Span::from_ms(late_ms);
+            for path in ["/", "/primary", "/master", "/read-write", "/leader", "/read-only"] {
+                prop_assert_eq!(head(&primary(), &Target::parse(path), late).status, 503);
+            }
         }
     }
 

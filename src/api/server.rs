@@ -67,7 +67,7 @@ impl Api {
     }
 }
 
-/// Serves until `stop`, then gives what is under way the usual patience to end.
+/// Serves until `stop`, then gives the actions under way the usual patience to end.
 pub async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = ()>) {
     let actions = Arc::new(Semaphore::new(api.limits.actions_max));
     let mut tasks = JoinSet::new();
@@ -109,6 +109,7 @@ pub async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = (
         }
     }
     drop(listener);
+    open.iter().filter(|one| !one.acting.load(Ordering::Relaxed)).for_each(|one| one.task.abort());
     let ended = timeout(api.limits.patience, async { while tasks.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tasks.shutdown().await;

@@ -226,6 +226,7 @@ pub fn led(wish: &Wish, by: &MemberName) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::super::fixtures::*;
@@ -373,6 +374,16 @@ mod tests {
             let wish = wish.unwrap_or_else(|answer| panic!("{text}: {answer:?}"));
             assert_eq!(wish.request.scheduled_at.as_deref(), Some(stored));
             assert_eq!(wish.candidates, []);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_checks_panic(leader in "\\PC{0,8}", candidate in "\\PC{0,8}", at in "[-+0-9TZ:. ]{0,30}|\\PC{0,20}") {
+            for kind in [Kind::Switchover, Kind::Failover] {
+                let _ = ask(kind, &standby(), json!({"leader": leader, "candidate": candidate, "scheduled_at": at}));
+                let _ = ask(kind, &standby(), json!({"leader": "oulu", "scheduled_at": at}));
+            }
         }
     }
 
