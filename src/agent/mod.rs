@@ -1,2 +1,1 @@
 //! The daemon: one task that owns the state, and what serves it.
-

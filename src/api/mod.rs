@@ -1,1 +1,25 @@
-//! The REST API.
+//! The REST API, with Patroni's paths, codes and documents. Questions are answered from the last standing that the
+//! agent's loop has published and wait for nothing; requests to act are checked here and sent to the loop as commands.
+
+mod act;
+mod answer;
+mod cluster;
+#[cfg(test)]
+mod fixtures;
+mod health;
+mod look;
+mod metrics;
+mod query;
+mod read;
+mod server;
+mod settings;
+mod status;
+mod wish;
+
+pub use act::{Command, Written};
+pub use answer::Answer;
+pub use query::Target;
+pub use read::{get, head};
+pub use server::{Api, Limits, serve};
+pub use settings::merge;
+pub use status::PATRONI_VERSION;

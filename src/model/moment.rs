@@ -1,4 +1,4 @@
-//! Local time as a number: milliseconds of CLOCK_BOOTTIME. Reading the clock is the shell's business (`agent::clock`).
+//! Local time as a number: milliseconds of CLOCK_BOOTTIME. Reading the clock is the shell's business (`clock`).
 
 use std::fmt;
 use std::ops::{Add, Sub};

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Moment, Plan, View};
+use super::{Lsn, Moment, Plan, View};
 
 /// Published by the loop after every decision, never waited for.
 #[derive(Clone, Debug)]
@@ -23,11 +23,15 @@ pub struct Facts {
     /// `streaming` or `in archive recovery`, of a standby.
     pub replication_state: Option<String>,
     pub replication: Vec<ReplicationRow>,
+    /// How far the upstream's WAL reached when it last said so, on a standby that streams.
+    pub upstream_end: Option<Lsn>,
     pub pending_restart: Option<Value>,
     /// Seconds since 1970 at which the store last answered.
     pub store_last_seen: Option<u64>,
     /// The same on the boot clock.
     pub store_last_seen_at: Option<Moment>,
+    /// How many decisions the agent has made since it started.
+    pub decisions: u64,
 }
 
 /// A WAL sender of this member.

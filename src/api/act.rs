@@ -1,0 +1,230 @@
+//! Requests that change something. What can be checked is checked here; the write itself is the agent's, which owns the
+//! store: it gets a command and replies. The result of a switchover is then read off the standings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Method;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::model::{Contact, FailoverRequest, MemberName, Standing};
+use crate::peers;
+
+use super::answer::Answer;
+use super::look::Look;
+use super::query::Target;
+use super::server::Api;
+use super::settings::merge;
+use super::wish::{self, Kind, Progress, Wish, can_take_over};
+
+/// One write for the agent's loop to carry out. Each is answered exactly once; a reply that is dropped counts as
+/// [`Written::Unanswered`].
+#[derive(Debug)]
+pub enum Command {
+    /// Put the request into the failover key, whatever is there.
+    RequestFailover { request: FailoverRequest, reply: oneshot::Sender<Written> },
+    /// Empty the failover key if it still has this version.
+    ClearFailover { version: i64, reply: oneshot::Sender<Written> },
+    /// Replace the configuration; with a version, only if it is still that one.
+    WriteConfig { config: Value, if_version: Option<i64>, reply: oneshot::Sender<Written> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    Done,
+    /// Somebody else wrote first; nothing was changed.
+    Conflict,
+    /// The store did not answer: it may have happened.
+    Unanswered,
+}
+
+/// How long members are given to say whether they could take over.
+const POLL_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a new leader is waited for to be promoted before the answer is given without that.
+const PROMOTION_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a snapshot may take to show a request that has been written.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// `body` is `None` if the request announced none.
+pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]>) -> Answer {
+    let answer = match (method.as_str(), target.endpoint()) {
+        ("POST", "switchover") => request_failover(api, Kind::Switchover, body).await,
+        ("POST", "failover") => request_failover(api, Kind::Failover, body).await,
+        ("DELETE", "switchover") => Ok(delete_switchover(api).await),
+        ("PATCH", "config") => patch_config(api, body).await,
+        ("PUT", "config") => put_config(api, body).await,
+        ("POST", "reload" | "restart" | "reinitialize" | "failsafe") | ("DELETE", "restart") => {
+            Ok(Answer::sentence(501, format!("{method} /{} is not available yet", target.endpoint())))
+        }
+        _ => Ok(Answer::sentence(501, format!("Unsupported method ('{method}')"))),
+    };
+    answer.unwrap_or_else(|refusal| refusal)
+}
+
+async fn request_failover(api: &Api, asked: Kind, body: Option<&[u8]>) -> Result<Answer, Answer> {
+    let body = object(body)?;
+    let standing = api.standing();
+    let wish = wish::check(asked, &body, Look::new(&standing, (api.clock)()), Timestamp::now())?;
+    if wish.request.scheduled_at.is_none() && !somebody_can_take_over(wish.candidates.clone()).await {
+        let sentence = format!("{} is not possible: no good candidates have been found", wish.kind.word());
+        return Err(Answer::sentence(412, sentence));
+    }
+    tracing::info!(
+        leader = wish.request.leader.as_ref().map(MemberName::as_str),
+        candidate = wish.request.candidate.as_ref().map(MemberName::as_str),
+        scheduled_at = wish.request.scheduled_at,
+        "{} requested over REST",
+        wish.kind.word()
+    );
+    let request = wish.request.clone();
+    match order(api, |reply| Command::RequestFailover { request, reply }).await {
+        Written::Done if wish.request.scheduled_at.is_some() => {
+            Ok(Answer::sentence(202, "Switchover scheduled"))
+        }
+        Written::Done => {
+            let rounds = standing.view.policy.loop_wait.as_duration().max(Duration::from_secs(10));
+            Ok(outcome(api, &wish, rounds * 2).await)
+        }
+        Written::Conflict | Written::Unanswered => {
+            Err(Answer::sentence(503, "failed to write failover key into DCS"))
+        }
+    }
+}
+
+async fn somebody_can_take_over(candidates: Vec<(MemberName, String)>) -> bool {
+    peers::ask(candidates, POLL_PATIENCE).await.values().any(can_take_over)
+}
+
+/// Follows the standings until somebody else leads, the request is gone, or time is up.
+async fn outcome(api: &Api, wish: &Wish, patience: Duration) -> Answer {
+    let deadline = Instant::now() + patience;
+    let mut standings = api.standings.clone();
+    let mut seen_waiting = false;
+    let mut last: Option<(Progress, Instant)> = None;
+    loop {
+        let standing = Arc::clone(&standings.borrow_and_update());
+        let progress = progress(wish, &standing);
+        seen_waiting |= progress == Some(Progress::Waiting);
+        let since = match (&last, &progress) {
+            (Some((before, since)), Some(now)) if before == now => *since,
+            (Some(_) | None, Some(_) | None) => Instant::now(),
+        };
+        let until = match &progress {
+            Some(Progress::Led { by, serving: true }) => return wish::led(wish, by),
+            Some(Progress::Led { serving: false, .. }) => since + PROMOTION_PATIENCE,
+            Some(Progress::Cleared) if seen_waiting => return failed(wish),
+            Some(Progress::Cleared) => since + SNAPSHOT_PATIENCE,
+            Some(Progress::Waiting) | None => deadline,
+        };
+        let in_time = timeout_at(until.min(deadline), standings.changed()).await;
+        if !matches!(in_time, Ok(Ok(()))) {
+            return match progress {
+                Some(Progress::Led { by, .. }) => wish::led(wish, &by),
+                Some(Progress::Cleared) => failed(wish),
+                Some(Progress::Waiting) | None => {
+                    Answer::sentence(503, format!("{} status unknown", wish.kind.title()))
+                }
+            };
+        }
+        last = progress.map(|progress| (progress, since));
+    }
+}
+
+/// `None` while the store is silent: an old snapshot proves nothing.
+fn progress(wish: &Wish, standing: &Standing) -> Option<Progress> {
+    match standing.view.store.contact {
+        Contact::Current => standing.view.store.cluster.as_ref().map(|cluster| wish::progress(wish, cluster)),
+        Contact::Never | Contact::Silent { .. } => None,
+    }
+}
+
+fn failed(wish: &Wish) -> Answer {
+    Answer::sentence(503, format!("{} failed", wish.kind.title()))
+}
+
+async fn delete_switchover(api: &Api) -> Answer {
+    let standing = api.standing();
+    let scheduled = (standing.view.store.cluster.as_ref())
+        .and_then(|cluster| cluster.failover.as_ref())
+        .filter(|failover| failover.value.scheduled_at.is_some());
+    let Some(version) = scheduled.map(|failover| failover.version) else {
+        return Answer::sentence(404, "no switchover is scheduled");
+    };
+    match order(api, |reply| Command::ClearFailover { version, reply }).await {
+        Written::Done => Answer::sentence(200, "scheduled switchover deleted"),
+        Written::Conflict => Answer::sentence(409, "the switchover has been changed meanwhile"),
+        Written::Unanswered => {
+            Answer::sentence(503, "failed to delete the switchover: no answer from the store")
+        }
+    }
+}
+
+async fn patch_config(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
+    let patch = object(body)?;
+    let standing = api.standing();
+    let present = standing.view.store.cluster.as_ref().and_then(|cluster| cluster.config.as_ref());
+    let Some((version, config)) =
+        present.and_then(|config| Some((config.version, config.value.as_object()?)))
+    else {
+        return Err(Answer::sentence(503, "the cluster has no valid configuration to change"));
+    };
+    let Some(merged) = merge(config, &patch) else { return Ok(Answer::json(200, config)) };
+    let config = Value::Object(merged.clone());
+    match order(api, |reply| Command::WriteConfig { config, if_version: Some(version), reply }).await {
+        Written::Done => Ok(Answer::json(200, &merged)),
+        Written::Conflict => Err(Answer::sentence(409, "the configuration has been changed meanwhile")),
+        Written::Unanswered => {
+            Err(Answer::sentence(503, "failed to write the configuration: no answer from the store"))
+        }
+    }
+}
+
+async fn put_config(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
+    let config = Value::Object(object(body)?);
+    let standing = api.standing();
+    let present = standing.view.store.cluster.as_ref().and_then(|cluster| cluster.config.as_ref());
+    if present.is_some_and(|present| present.value == config) {
+        return Ok(Answer::json(200, &config));
+    }
+    let answer = Answer::json(200, &config);
+    match order(api, |reply| Command::WriteConfig { config, if_version: None, reply }).await {
+        Written::Done => Ok(answer),
+        Written::Conflict | Written::Unanswered => {
+            Err(Answer::sentence(502, "failed to write the configuration"))
+        }
+    }
+}
+
+/// Hands a command to the loop and waits for its reply, as long as the store may take.
+async fn order(api: &Api, command: impl FnOnce(oneshot::Sender<Written>) -> Command) -> Written {
+    let patience = api.standing().view.policy.retry_timeout.as_duration() + Duration::from_secs(1);
+    let (reply, written) = oneshot::channel();
+    match api.commands.try_send(command(reply)) {
+        Ok(()) => (),
+        Err(mpsc::error::TrySendError::Full(_)) => {
+            tracing::warn!("a REST request was refused: the agent's command queue is full");
+            return Written::Unanswered;
+        }
+        Err(mpsc::error::TrySendError::Closed(_)) => return Written::Unanswered,
+    }
+    match timeout(patience, written).await {
+        Ok(Ok(written)) => written,
+        Ok(Err(_)) | Err(_) => Written::Unanswered,
+    }
+}
+
+/// The object in a body that must have one.
+fn object(body: Option<&[u8]>) -> Result<Map<String, Value>, Answer> {
+    let Some(body) = body else {
+        return Err(Answer::sentence(411, "a body with a Content-Length is required"));
+    };
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(object)) if !object.is_empty() => Ok(object),
+        Ok(Value::Object(_)) => Err(Answer::sentence(400, "the body must not be an empty object")),
+        Ok(_) => Err(Answer::sentence(400, "the body must be a JSON object")),
+        Err(error) => Err(Answer::sentence(400, format!("the body is not JSON: {error}"))),
+    }
+}

@@ -1,0 +1,356 @@
+//! `/metrics`: Patroni's names in its order, then a few of our own.
+
+use std::fmt::{Display, Write};
+
+use crate::model::{Guardian, Lsn, MemberRole, MemberState, Serving};
+
+use super::look::{Look, SyncDuty};
+use super::status::{PATRONI_VERSION, is_unlocked, timeline};
+
+pub fn metrics(look: Look) -> String {
+    let mut page = Page::new(look);
+    patronis(&mut page, look);
+    ours(&mut page, look);
+    page.text
+}
+
+fn patronis(page: &mut Page, look: Look) {
+    let facts = &look.standing.facts;
+    let answering = look.answering();
+    let role = look.role();
+    let location = |of: fn(&Serving) -> Option<Lsn>| {
+        answering.and_then(|running| of(&running.serving)).unwrap_or_default().0
+    };
+    let duty = answering.and_then(|_| look.sync_duty());
+
+    page.gauge("patroni_version", "Patroni semver without periods.", version_digits());
+    page.gauge(
+        "patroni_postgres_running",
+        "Value is 1 if Postgres is running, 0 otherwise.",
+        flag(look.state() == MemberState::Running),
+    );
+    page.gauge(
+        "patroni_postmaster_start_time",
+        "Epoch seconds since Postgres started.",
+        epoch(answering.and(facts.postmaster_start_time.as_deref())),
+    );
+    page.gauge(
+        "patroni_primary",
+        "Value is 1 if this node is the leader, 0 otherwise.",
+        flag(role == MemberRole::Primary),
+    );
+    page.counter(
+        "patroni_xlog_location",
+        "Current location of the Postgres transaction log, 0 if this node is not the leader.",
+        location(written),
+    );
+    page.gauge(
+        "patroni_standby_leader",
+        "Value is 1 if this node is the standby_leader, 0 otherwise.",
+        flag(role == MemberRole::StandbyLeader),
+    );
+    page.gauge(
+        "patroni_replica",
+        "Value is 1 if this node is a replica, 0 otherwise.",
+        flag(role == MemberRole::Replica),
+    );
+    page.gauge(
+        "patroni_sync_standby",
+        "Value is 1 if this node is a sync standby, 0 otherwise.",
+        flag(duty == Some(SyncDuty::Sync)),
+    );
+    page.gauge(
+        "patroni_quorum_standby",
+        "Value is 1 if this node is a quorum standby, 0 otherwise.",
+        flag(duty == Some(SyncDuty::Quorum)),
+    );
+    page.counter(
+        "patroni_xlog_received_location",
+        "Current location of the received Postgres transaction log, 0 if this node is not a replica.",
+        location(received),
+    );
+    page.counter(
+        "patroni_xlog_replayed_location",
+        "Current location of the replayed Postgres transaction log, 0 if this node is not a replica.",
+        location(replayed),
+    );
+    page.gauge(
+        "patroni_xlog_replayed_timestamp",
+        "Epoch seconds of the last replayed transaction, 0 if unknown.",
+        epoch(answering.and(facts.replayed_timestamp.as_deref())),
+    );
+    page.gauge(
+        "patroni_xlog_paused",
+        "Value is 1 if the replay of WAL is paused, 0 otherwise.",
+        flag(answering.is_some() && facts.replay_paused),
+    );
+    if let Some(running) = answering {
+        let state = (!running.is_primary()).then_some(facts.replication_state.as_deref()).flatten();
+        page.gauge(
+            "patroni_postgres_streaming",
+            "Value is 1 if Postgres is streaming, 0 otherwise.",
+            flag(state == Some("streaming")),
+        );
+        page.gauge(
+            "patroni_postgres_in_archive_recovery",
+            "Value is 1 if Postgres is replicating from the archive, 0 otherwise.",
+            flag(state == Some("in archive recovery")),
+        );
+    }
+    page.gauge(
+        "patroni_postgres_server_version",
+        "Version of Postgres, 0 if it does not run.",
+        answering.map_or(0, |running| running.version),
+    );
+    page.gauge(
+        "patroni_cluster_unlocked",
+        "Value is 1 if the cluster has no leader, 0 if it has one.",
+        flag(is_unlocked(look)),
+    );
+    page.gauge("patroni_failsafe_mode_is_active", "Value is 1 if failsafe mode is active, 0 otherwise.", 0);
+    page.gauge(
+        "patroni_postgres_timeline",
+        "Timeline of Postgres, 0 if it does not run.",
+        answering.map_or(0, |running| timeline(&running.serving)),
+    );
+    page.gauge(
+        "patroni_dcs_last_seen",
+        "Epoch seconds at which the store last answered.",
+        facts.store_last_seen.unwrap_or_default(),
+    );
+    page.gauge(
+        "patroni_pending_restart",
+        "Value is 1 if Postgres needs a restart, 0 otherwise.",
+        flag(facts.pending_restart.is_some()),
+    );
+    page.gauge(
+        "patroni_is_paused",
+        "Value is 1 if automatic failover is disabled, 0 otherwise.",
+        flag(look.paused()),
+    );
+    page.help("patroni_postgres_state", "Current state of Postgres.");
+    page.text += STATE_COMMENT;
+    page.sample("patroni_postgres_state", "gauge", "", state_index(look.state()));
+}
+
+fn ours(page: &mut Page, look: Look) {
+    let standing = look.standing;
+    let left_ms = look.lease_left().map_or(0, crate::model::Span::as_ms);
+    page.gauge(
+        "tenure_lease_remaining_seconds",
+        "Seconds until no commit may be acknowledged without a renewal, 0 without a lease.",
+        format_args!("{}.{:03}", left_ms / 1000, left_ms % 1000),
+    );
+    page.gauge(
+        "tenure_term",
+        "Number of the right to lead that this member holds, 0 if none.",
+        look.lease().map_or(0, |lease| lease.term.0),
+    );
+    page.help("tenure_rule", "The rule of the last decision.");
+    page.sample("tenure_rule", "gauge", &format!(",rule=\"{}\"", look.rule().code()), 1);
+    page.counter("tenure_decisions_total", "Decisions since the agent started.", standing.facts.decisions);
+    page.gauge(
+        "tenure_guardian_ready",
+        "Value is 1 if the guardian answers, 0 otherwise.",
+        flag(matches!(standing.view.guardian, Guardian::Ready { .. })),
+    );
+    page.gauge(
+        "tenure_job_running",
+        "Value is 1 while long work on Postgres is under way, 0 otherwise.",
+        flag(standing.view.work.job.is_some()),
+    );
+}
+
+/// The page as it grows; every sample bears the same labels.
+struct Page {
+    text: String,
+    labels: String,
+}
+
+impl Page {
+    fn new(look: Look) -> Page {
+        let scope = escaped(&look.standing.facts.scope);
+        let name = escaped(look.view().me.as_str());
+        Page { text: String::with_capacity(8 << 10), labels: format!("scope=\"{scope}\",name=\"{name}\"") }
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.help(name, help);
+        self.sample(name, "gauge", "", value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.help(name, help);
+        self.sample(name, "counter", "", value);
+    }
+
+    fn help(&mut self, name: &str, help: &str) {
+        let _ = writeln!(self.text, "# HELP {name} {help}");
+    }
+
+    fn sample(&mut self, name: &str, kind: &str, more_labels: &str, value: impl Display) {
+        let labels = &self.labels;
+        let _ = writeln!(self.text, "# TYPE {name} {kind}\n{name}{{{labels}{more_labels}}} {value}");
+    }
+}
+
+const STATE_COMMENT: &str = "# Values: 0=initdb, 1=initdb_failed, 2=custom_bootstrap, 3=custom_bootstrap_failed, \
+    4=creating_replica, 5=running, 6=starting, 7=bootstrap_starting, 8=start_failed, 9=restarting, \
+    10=restart_failed, 11=stopping, 12=stopped, 13=stop_failed, 14=crashed\n";
+
+fn state_index(state: MemberState) -> i8 {
+    match state {
+        MemberState::Bootstrapping => 0,
+        MemberState::BootstrapFailed => 1,
+        MemberState::CustomBootstrapping => 2,
+        MemberState::CustomBootstrapFailed => 3,
+        MemberState::CreatingReplica => 4,
+        MemberState::Running => 5,
+        MemberState::Starting => 6,
+        MemberState::BootstrapStarting => 7,
+        MemberState::StartFailed => 8,
+        MemberState::Restarting => 9,
+        MemberState::RestartFailed => 10,
+        MemberState::Stopping => 11,
+        MemberState::Stopped => 12,
+        MemberState::StopFailed => 13,
+        MemberState::Crashed => 14,
+        MemberState::Unknown => -1,
+    }
+}
+
+/// 4.1.5 becomes 040105.
+fn version_digits() -> String {
+    PATRONI_VERSION.split('.').fold(String::new(), |digits, part| digits + &format!("{part:0>2}"))
+}
+
+fn flag(value: bool) -> u8 {
+    u8::from(value)
+}
+
+/// Seconds since 1970 with what there is of their fraction; 0 if the time is not known or not readable.
+fn epoch(time: Option<&str>) -> String {
+    let time: Option<jiff::Timestamp> = time.and_then(|text| text.parse().ok());
+    time.map_or_else(
+        || "0".to_owned(),
+        |time| {
+            let micros = time.as_microsecond();
+            format!("{}.{:06}", micros / 1_000_000, micros.rem_euclid(1_000_000))
+        },
+    )
+}
+
+fn escaped(label: &str) -> String {
+    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn written(serving: &Serving) -> Option<Lsn> {
+    match serving {
+        Serving::Primary { position, .. } => Some(position.lsn),
+        Serving::Standby { .. } => None,
+    }
+}
+
+fn received(serving: &Serving) -> Option<Lsn> {
+    match serving {
+        Serving::Primary { .. } => None,
+        Serving::Standby { received, replayed, .. } => received.or(*replayed),
+    }
+}
+
+fn replayed(serving: &Serving) -> Option<Lsn> {
+    match serving {
+        Serving::Primary { .. } => None,
+        Serving::Standby { replayed, .. } => *replayed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::*;
+    use super::*;
+    use crate::model::*;
+
+    fn page(standing: &Standing) -> String {
+        metrics(Look::new(standing, NOW))
+    }
+
+    fn check(standing: &Standing, samples: &[&str]) {
+        let page = page(standing);
+        for sample in samples {
+            let (name, value) = sample.split_once(' ').expect("name and value");
+            let line = format!("{name}{{scope=\"batman\",name=\"turku\"}} {value}\n");
+            assert!(page.contains(&line), "{line} in {page}");
+        }
+    }
+
+    #[test]
+    fn the_page_begins_as_patronis_does_and_ends_with_a_newline() {
+        let page = page(&primary());
+        assert!(page.starts_with(
+            "# HELP patroni_version Patroni semver without periods.\n# TYPE patroni_version gauge\n\
+             patroni_version{scope=\"batman\",name=\"turku\"} 040105\n"
+        ));
+        assert!(page.ends_with('\n'));
+    }
+
+    #[test]
+    fn a_primary_and_a_standby_are_measured() {
+        check(
+            &primary(),
+            &[
+                "patroni_postgres_running 1",
+                "patroni_postmaster_start_time 1795217498.848976",
+                "patroni_primary 1",
+                "patroni_xlog_location 67394096",
+                "patroni_replica 0",
+                "patroni_xlog_replayed_location 0",
+                "patroni_postgres_server_version 150018",
+                "patroni_cluster_unlocked 0",
+                "patroni_postgres_timeline 2",
+                "patroni_postgres_state 5",
+                "tenure_lease_remaining_seconds 9.300",
+                "tenure_term 7",
+                "tenure_decisions_total 42",
+            ],
+        );
+        check(
+            &with(standby(), be_sync),
+            &[
+                "patroni_primary 0",
+                "patroni_replica 1",
+                "patroni_sync_standby 1",
+                "patroni_xlog_received_location 67394496",
+                "patroni_postgres_streaming 1",
+                "patroni_dcs_last_seen 1795217605",
+                "tenure_lease_remaining_seconds 0.000",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_member_that_knows_nothing_is_measured_too() {
+        check(
+            &empty(),
+            &["patroni_postmaster_start_time 0", "patroni_postgres_state -1", "patroni_cluster_unlocked 1"],
+        );
+        assert!(!page(&empty()).contains("patroni_postgres_streaming"));
+    }
+
+    #[test]
+    fn every_name_has_one_help_one_type_and_one_sample() {
+        let page = page(&with(primary(), |s| s.facts.scope = "a\"b\\c\nd".into()));
+        let mut names = 0;
+        for line in page.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
+            let name = line.split(' ').next().expect("a name");
+            assert_eq!(
+                page.matches(&format!("\n{name}{{scope=\"a\\\"b\\\\c\\nd\",name=")).count(),
+                1,
+                "{name}"
+            );
+            assert_eq!(page.matches(&format!("# TYPE {name} ")).count(), 1, "{name}");
+            names += 1;
+        }
+        assert!(names > 25);
+    }
+}

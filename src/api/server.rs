@@ -1,0 +1,228 @@
+//! The server around the answers: plain HTTP/1, one request a connection, everything bounded. A client that is slow,
+//! silent or many costs only itself: when the connections run out, the oldest that still waits for its client goes.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use crate::model::{Moment, Standing};
+
+use super::act::{Command, act};
+use super::answer::Answer;
+use super::query::Target;
+use super::read;
+
+/// What the server needs of the agent.
+#[derive(Clone, Debug)]
+pub struct Api {
+    pub standings: watch::Receiver<Arc<Standing>>,
+    pub commands: mpsc::Sender<Command>,
+    pub clock: fn() -> Moment,
+    pub limits: Limits,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub connections_max: usize,
+    /// Requests that change something, at the same time. Less than the connections, so that checks are always served.
+    pub actions_max: usize,
+    /// For a client to send its request, and again to take the answer.
+    pub patience: Duration,
+    pub body_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections_max: 256,
+            actions_max: 8,
+            patience: Duration::from_secs(5),
+            body_bytes_max: 256 << 10,
+        }
+    }
+}
+
+impl Api {
+    pub fn standing(&self) -> Arc<Standing> {
+        Arc::clone(&self.standings.borrow())
+    }
+}
+
+/// Serves until `stop`, then gives the actions under way the usual patience to end.
+pub async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = ()>) {
+    let actions = Arc::new(Semaphore::new(api.limits.actions_max));
+    let mut tasks = JoinSet::new();
+    let mut open = VecDeque::new();
+    let mut complained = false;
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            Some(_) = tasks.join_next() => open.retain(|one: &Open| !one.task.is_finished()),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    complained = false;
+                    if open.len() >= api.limits.connections_max && !make_room(&mut open) {
+                        continue;
+                    }
+                    let acting = Arc::new(AtomicBool::new(false));
+                    let connection = Connection {
+                        api: api.clone(),
+                        actions: Arc::clone(&actions),
+                        acting: Arc::clone(&acting),
+                        peer,
+                    };
+                    // TLS, once it is configured, wraps the stream here.
+                    let task = tasks.spawn(async move { connection.serve(stream).await });
+                    open.push_back(Open { task, acting });
+                }
+                Err(error) => {
+                    if !complained {
+                        tracing::warn!("accept a REST connection: {error}");
+                        complained = true;
+                    }
+                    // Out of descriptors, mostly: accepting again at once would only spin.
+                    if error.kind() != io::ErrorKind::ConnectionAborted {
+                        sleep(Duration::from_millis(50)).await;
+                    }
+                }
+            },
+        }
+    }
+    drop(listener);
+    open.iter().filter(|one| !one.acting.load(Ordering::Relaxed)).for_each(|one| one.task.abort());
+    let ended = timeout(api.limits.patience, async { while tasks.join_next().await.is_some() {} }).await;
+    if ended.is_err() {
+        tasks.shutdown().await;
+    }
+}
+
+/// A connection as the accepting loop sees it.
+#[derive(Debug)]
+struct Open {
+    task: AbortHandle,
+    acting: Arc<AtomicBool>,
+}
+
+/// Lets go of the oldest connection that does not act. An honest client has its answer before it becomes that.
+fn make_room(open: &mut VecDeque<Open>) -> bool {
+    let oldest = open.iter().position(|one| !one.acting.load(Ordering::Relaxed));
+    match oldest.and_then(|place| open.remove(place)) {
+        Some(one) => {
+            one.task.abort();
+            true
+        }
+        None => false,
+    }
+}
+
+#[derive(Debug)]
+struct Connection {
+    api: Api,
+    actions: Arc<Semaphore>,
+    acting: Arc<AtomicBool>,
+    peer: SocketAddr,
+}
+
+impl Connection {
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let patience = self.api.limits.patience;
+        let service =
+            service_fn(|request| async { Ok::<_, Infallible>(response(self.answer(request).await)) });
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(patience)
+            .keep_alive(false)
+            // Simple clients close their side as soon as they have asked.
+            .half_close(true)
+            .max_headers(64)
+            .max_buf_size(16 << 10)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(serving);
+        loop {
+            tokio::select! {
+                ended = &mut serving => {
+                    if let Err(error) = ended {
+                        tracing::debug!(peer = %self.peer, "REST connection: {error}");
+                    }
+                    return;
+                }
+                // An action has deadlines of its own; everything else depends on the client only.
+                () = sleep(patience * 2) => if !self.acting.load(Ordering::Relaxed) { return },
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let target = Target::parse(request.uri().path_and_query().map_or("/", |target| target.as_str()));
+        let now = (self.api.clock)();
+        match *request.method() {
+            Method::GET => read::get(&self.api.standing(), &target, now),
+            Method::HEAD | Method::OPTIONS => read::head(&self.api.standing(), &target, now),
+            _ => self.act(request, &target).await,
+        }
+    }
+
+    async fn act(&self, request: Request<Incoming>, target: &Target) -> Answer {
+        // Allowlist, client certificate and password are checked here, before anything of the body is read.
+        let (head, body) = request.into_parts();
+        let announced =
+            head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING);
+        let body = match self.read(body).await {
+            Ok(body) => body,
+            Err(refusal) => return refusal,
+        };
+        let Ok(_permit) = self.actions.try_acquire() else {
+            return Answer::sentence(503, "too many requests are under way");
+        };
+        self.acting.store(true, Ordering::Relaxed);
+        let answer = act(&self.api, &head.method, target, announced.then_some(&*body)).await;
+        self.acting.store(false, Ordering::Relaxed);
+        answer
+    }
+
+    async fn read(&self, body: Incoming) -> Result<Bytes, Answer> {
+        let limits = self.api.limits;
+        let too_long =
+            || Answer::sentence(413, format!("the body is longer than {} bytes", limits.body_bytes_max));
+        if body.size_hint().lower() > limits.body_bytes_max as u64 {
+            return Err(too_long());
+        }
+        match timeout(limits.patience, Limited::new(body, limits.body_bytes_max).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+            Ok(Err(_)) => Err(Answer::sentence(400, "the body could not be read")),
+            Err(_) => Err(Answer::sentence(408, "the body did not arrive in time")),
+        }
+    }
+}
+
+fn response(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in answer.headers {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
