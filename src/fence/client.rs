@@ -172,7 +172,7 @@ impl Guardian {
                 return;
             }
             match self.vigil.try_read(&mut nothing) {
-                // Nothing was asked here, so nothing is said but that there is no room, and then it hangs up.
+                // Nothing was asked here, so nothing is said.
                 Ok(1..) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => return,

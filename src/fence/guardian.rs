@@ -173,6 +173,7 @@ impl Guardian {
         let now = boot_clock();
         let Some(report) = &mut self.report else { return now };
         report.processes = self.killer.found();
+        report.means = round.by;
         if round.complete {
             report.ended_at = Some(now);
             let report = *report;
@@ -199,7 +200,7 @@ impl Guardian {
 
     /// The law holds after the kill, too.
     fn look_again(&mut self, now: Moment) -> Moment {
-        if self.killer.look(&self.aim)
+        if self.killer.look(&mut self.aim)
             && let Some(why) = self.orders.seen_alive()
         {
             self.begin(why, now);
@@ -247,7 +248,9 @@ impl Guardian {
         let mut fds = [wanted(-1); 3 + CONNECTIONS_MAX];
         fds[0] = wanted(self.ears.timer.as_fd().as_raw_fd());
         fds[1] = wanted(self.ears.signals.as_fd().as_raw_fd());
-        fds[2] = wanted(self.ears.listener.as_raw_fd());
+        if self.connections.iter().any(Option::is_none) {
+            fds[2] = wanted(self.ears.listener.as_raw_fd());
+        }
         for (slot, connection) in fds[3..].iter_mut().zip(&self.connections) {
             slot.fd = connection.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         }
@@ -374,34 +377,33 @@ impl Guardian {
     fn answer(&self, fd: RawFd, refused: Option<Refusal>) -> bool {
         let data_dir = self.killer.data_dir();
         let answer = Answer { refused, standing: self.standing(), report: self.report, data_dir };
-        say(fd, &answer)
+        let mut line: Line<DATAGRAM_MAX> = Line::new();
+        answer.write(&mut line).is_ok()
+            && send(fd, line.as_bytes(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL).is_ok()
     }
 
-    /// Whoever is neither root nor our own user is shown the door.
+    /// Whoever is neither root nor our own user is shown the door; whoever finds no room waits outside.
     fn let_in(&mut self) {
-        // Few at a time: a crowd at the door must not keep us from the clock.
-        for _ in 0..CONNECTIONS_MAX {
+        for slot in 0..CONNECTIONS_MAX {
+            if self.connections[slot].is_some() {
+                continue;
+            }
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let Ok(fd) = accept4(self.ears.listener.as_raw_fd(), flags) else { return };
             // SAFETY: a descriptor that the kernel has just made for us.
             let connection = unsafe { OwnedFd::from_raw_fd(fd) };
             let own_uid = nix::unistd::geteuid().as_raw();
             match getsockopt(&connection, PeerCredentials).map(|peer| (peer.uid(), peer.pid())) {
-                Ok((uid, _)) if uid == own_uid || uid == 0 => {}
+                Ok((uid, _)) if uid == own_uid || uid == 0 => {
+                    // Answers are short, and nobody may make us keep many.
+                    let _ = setsockopt(&connection, SndBuf, &16384);
+                    self.connections[slot] = Some(connection);
+                }
                 Ok((uid, pid)) => {
                     let what = format_args!("turned away pid {pid} of user {uid}");
                     self.log.say(Level::Warning, boot_clock(), what);
-                    continue;
                 }
-                Err(_) => continue,
-            }
-            // Answers are short, and nobody may make us keep many.
-            let _ = setsockopt(&connection, SndBuf, &16384);
-            if let Some(slot) = self.connections.iter_mut().find(|slot| slot.is_none()) {
-                *slot = Some(connection);
-            } else {
-                let answer = self.standing().refused(Refusal::Busy, self.killer.data_dir());
-                say(connection.as_raw_fd(), &answer);
+                Err(_) => {}
             }
         }
     }
@@ -417,10 +419,4 @@ impl Guardian {
         unsafe { libc::unlink(self.socket_path.as_ptr()) };
         ExitCode::SUCCESS
     }
-}
-
-fn say(fd: RawFd, answer: &Answer<'_>) -> bool {
-    let mut line: Line<DATAGRAM_MAX> = Line::new();
-    answer.write(&mut line).is_ok()
-        && send(fd, line.as_bytes(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL).is_ok()
 }

@@ -43,6 +43,7 @@ pub struct Killer {
     own_pid: i32,
     /// How many processes the control group held when the kill began.
     in_cgroup: u32,
+    by: Means,
     rounds: u32,
     clean_rounds: u32,
 }
@@ -54,6 +55,8 @@ pub struct Round {
     pub alive: u32,
     /// Nothing is left, and looking twice has confirmed it.
     pub complete: bool,
+    /// How this kill was begun.
+    pub by: Means,
     /// The first thing that did not work, if one did not.
     pub trouble: Option<Errno>,
 }
@@ -140,7 +143,16 @@ impl Cgroup {
 
 impl Killer {
     pub fn new(proc: Proc, data_dir: String, own_pid: i32) -> Killer {
-        Killer { proc, members: Members::new(), data_dir, own_pid, in_cgroup: 0, rounds: 0, clean_rounds: 0 }
+        Killer {
+            proc,
+            members: Members::new(),
+            data_dir,
+            own_pid,
+            in_cgroup: 0,
+            by: Means::Tree,
+            rounds: 0,
+            clean_rounds: 0,
+        }
     }
 
     pub fn proc(&self) -> &Proc {
@@ -165,8 +177,11 @@ impl Killer {
     }
 
     /// Is anything of PostgreSQL alive? Kills nothing.
-    pub fn look(&mut self, aim: &Aim) -> bool {
+    pub fn look(&mut self, aim: &mut Aim) -> bool {
         self.begin();
+        if !aim.cgroup_is_there() {
+            aim.reopen_cgroup();
+        }
         self.gather(aim).is_ok_and(|alive| alive > 0)
             || aim.cgroup.as_ref().is_some_and(|cgroup| cgroup.populated() == Ok(true))
     }
@@ -185,10 +200,11 @@ impl Killer {
             self.in_cgroup = cgroup.count();
         }
         let in_cgroup = kill_cgroup(aim, &mut note);
-        if let Some(postmaster) = &aim.postmaster {
-            // Later rounds find the postmaster among the others.
-            let signal = if first && !in_cgroup { libc::SIGSTOP } else { libc::SIGKILL };
-            note(postmaster.signal(signal));
+        if first {
+            self.by = if in_cgroup { Means::Cgroup } else { Means::Tree };
+        }
+        if let Some(postmaster) = aim.postmaster.as_ref().filter(|_| !in_cgroup) {
+            note(postmaster.signal(libc::SIGSTOP));
         }
         let alive = match self.gather(aim) {
             Ok(alive) => alive,
@@ -197,11 +213,13 @@ impl Killer {
                 1
             }
         };
-        let spared = aim.postmaster().filter(|_| first && !in_cgroup);
-        for member in self.members.alive() {
-            if Some(member) != spared {
-                note(self.proc.signal(member, libc::SIGKILL));
-            }
+        let postmaster = aim.postmaster();
+        for member in self.members.alive().filter(|member| Some(*member) != postmaster) {
+            note(self.proc.signal(member, libc::SIGKILL));
+        }
+        // Not in the first round: by the second one, whatever it was starting when it was stopped has been found.
+        if let Some(postmaster) = aim.postmaster.as_ref().filter(|_| in_cgroup || !first) {
+            note(postmaster.signal(libc::SIGKILL));
         }
 
         // Memory knows of nothing: ask the disk, once, rather than believe that nothing runs.
@@ -210,7 +228,12 @@ impl Killer {
         let clean = alive == 0 && !populated && !asked;
         self.clean_rounds = if clean { self.clean_rounds + 1 } else { 0 };
         // Twice: while the list was read, a process at its end may have started one at its beginning.
-        Round { alive: alive.max(u32::from(populated)), complete: self.clean_rounds >= 2, trouble }
+        Round {
+            alive: alive.max(u32::from(populated)),
+            complete: self.clean_rounds >= 2,
+            by: self.by,
+            trouble,
+        }
     }
 
     /// Walks all processes and remembers those that belong to PostgreSQL. Returns how many of them are alive.

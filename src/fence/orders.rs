@@ -220,7 +220,8 @@ mod tests {
                         prop_assert!(after == before || finished);
                     }
                     (State::Armed { .. }, after) => {
-                        prop_assert!(!matches!(after, State::Fenced { .. }));
+                        let skipped_the_kill = matches!(after, State::Fenced { .. });
+                        prop_assert!(!skipped_the_kill);
                     }
                     (State::Idle | State::Fenced { .. }, after) => {
                         if let State::Armed { fence_at, .. } = after {

@@ -145,8 +145,6 @@ pub enum Refusal {
     NotArmed,
     /// The control group holds the guardian itself.
     OwnCgroup,
-    /// Too many connections.
-    Busy,
 }
 
 /// Text in a buffer that never grows. Writing past its end is an error that leaves what fits.
@@ -154,12 +152,6 @@ pub enum Refusal {
 pub struct Line<const N: usize> {
     bytes: [u8; N],
     len: usize,
-}
-
-impl Standing {
-    pub fn refused(self, refusal: Refusal, data_dir: &str) -> Answer<'_> {
-        Answer { refused: Some(refusal), standing: self, report: None, data_dir }
-    }
 }
 
 impl State {
@@ -315,7 +307,7 @@ impl Why {
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 9] = [
+    pub const ALL: [Refusal; 8] = [
         Refusal::Malformed,
         Refusal::Version,
         Refusal::OlderTerm,
@@ -324,7 +316,6 @@ impl Refusal {
         Refusal::Killing,
         Refusal::NotArmed,
         Refusal::OwnCgroup,
-        Refusal::Busy,
     ];
 
     fn word(self) -> &'static str {
@@ -337,7 +328,6 @@ impl Refusal {
             Refusal::Killing => "killing",
             Refusal::NotArmed => "not_armed",
             Refusal::OwnCgroup => "own_cgroup",
-            Refusal::Busy => "busy",
         }
     }
 
@@ -351,7 +341,6 @@ impl Refusal {
             Refusal::Killing => "PostgreSQL is being killed",
             Refusal::NotArmed => "this term is not armed",
             Refusal::OwnCgroup => "the control group holds the guardian itself",
-            Refusal::Busy => "the guardian has too many connections",
         }
     }
 }
@@ -508,7 +497,7 @@ mod tests {
 
         #[test]
         fn an_answer_survives_being_written_and_read(
-            term: u64, at: u64, which in 0usize..4, refusal in 0usize..10, postmaster in process(),
+            term: u64, at: u64, which in 0usize..4, refusal in 0usize..9, postmaster in process(),
             ended in proptest::option::of(any::<u64>()), reported: bool, data_dir in "/[a-z ./=]{0,40}",
         ) {
             let (term, fence_at) = (Term(term), Moment::from_ms(at));
