@@ -1,3 +1,8 @@
-//! The guardian. It does not exist yet.
+//! The guardian: kills PostgreSQL when the term runs out and the agent has not.
 
-fn main() {}
+#[global_allocator]
+static ALLOCATOR: tenure::fence::CountingAllocator = tenure::fence::CountingAllocator;
+
+fn main() -> std::process::ExitCode {
+    tenure::fence::main()
+}
