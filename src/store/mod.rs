@@ -1,3 +1,146 @@
 //! The store in our words: snapshots, sessions, the lease, and the few keys that are compared and set.
+//!
+//! Nothing here decides and nothing here knows the local clock: whoever renews notes the time before asking.
+//! Every call has a deadline. An answer that did not come is `Unanswered`, never a loss and never a win.
+//!
+//! `kv` is what an adapter must be able to do; `lease` and `keys` are the words, written once on top of it; `format` is
+//! the spelling; `etcd` and `memory` are the adapters. A `Store` is cheap to clone, and the clones share a connection.
+//! A thread with a runtime of its own connects for itself: nothing of a `Store` may wait for another runtime.
 
+mod error;
+pub mod etcd;
 pub mod format;
+mod keys;
+pub mod kv;
+mod lease;
+pub mod memory;
+mod watch;
+
+use std::time::Duration;
+
+pub use error::{Cause, StoreError};
+use etcd::Etcd;
+pub use etcd::EtcdSettings;
+use format::Key;
+pub use format::Place;
+pub use keys::Expect;
+use kv::{Entry, Reading, Transaction, Verdict};
+pub use lease::OpenedSession;
+pub use memory::Memory;
+pub use watch::{StoreEvent, Watch};
+
+use crate::model::{SessionId, Span};
+
+/// A cluster's place in a store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    adapter: Adapter,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    pub namespace: String,
+    pub scope: String,
+    pub adapter: AdapterSettings,
+}
+
+#[derive(Clone, Debug)]
+pub enum AdapterSettings {
+    Etcd(EtcdSettings),
+    Memory(Memory),
+}
+
+#[derive(Clone, Debug)]
+enum Adapter {
+    Etcd(Etcd),
+    Memory(Memory),
+}
+
+/// What a renewal found out.
+#[derive(Clone, Debug)]
+struct Renewal {
+    ttl: Span,
+    /// The leader key as the store knew it after the session was renewed.
+    leader: Option<Entry>,
+}
+
+impl Store {
+    /// Only reads the certificate files; what is wrong with the settings is told by every call. Connections are made when
+    /// they are needed, on the runtime that needs them.
+    pub fn connect(settings: &StoreSettings) -> Store {
+        let place = Place::new(&settings.namespace, &settings.scope);
+        let adapter = match &settings.adapter {
+            AdapterSettings::Etcd(settings) => Adapter::Etcd(Etcd::new(settings, place.path(&Key::Leader))),
+            AdapterSettings::Memory(memory) => Adapter::Memory(memory.clone()),
+        };
+        Store { adapter, place }
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Snapshots of the cluster from now on, and the news that the store has fallen silent. Must be called on a runtime;
+    /// the task behind it ends with the `Watch`.
+    pub fn watch(&self) -> Watch {
+        match &self.adapter {
+            Adapter::Etcd(etcd) => etcd.watch(&self.place),
+            Adapter::Memory(memory) => memory.watch(&self.place),
+        }
+    }
+}
+
+impl Adapter {
+    async fn read(
+        &self,
+        attempt: &'static str,
+        prefix: &str,
+        within: Duration,
+    ) -> Result<Reading, StoreError> {
+        match self {
+            Adapter::Etcd(etcd) => etcd.read(attempt, prefix, within).await,
+            Adapter::Memory(memory) => memory.read(attempt, prefix),
+        }
+    }
+
+    async fn transact(
+        &self,
+        attempt: &'static str,
+        transaction: Transaction,
+        within: Duration,
+    ) -> Result<Verdict, StoreError> {
+        match self {
+            Adapter::Etcd(etcd) => etcd.transact(attempt, transaction, within).await,
+            Adapter::Memory(memory) => memory.transact(attempt, &transaction),
+        }
+    }
+
+    async fn remove(&self, attempt: &'static str, prefix: &str, within: Duration) -> Result<(), StoreError> {
+        match self {
+            Adapter::Etcd(etcd) => etcd.remove(attempt, prefix, within).await,
+            Adapter::Memory(memory) => memory.remove(attempt, prefix),
+        }
+    }
+
+    async fn open_session(&self, ttl: Span, within: Duration) -> Result<OpenedSession, StoreError> {
+        match self {
+            Adapter::Etcd(etcd) => etcd.open_session(ttl, within).await,
+            Adapter::Memory(memory) => memory.open_session(ttl),
+        }
+    }
+
+    async fn renew(&self, session: SessionId, leader: &str, within: Duration) -> Result<Renewal, StoreError> {
+        match self {
+            Adapter::Etcd(etcd) => etcd.renew(session, leader, within).await,
+            Adapter::Memory(memory) => memory.renew(session, leader),
+        }
+    }
+
+    async fn close_session(&self, session: SessionId, within: Duration) -> Result<(), StoreError> {
+        match self {
+            Adapter::Etcd(etcd) => etcd.close_session(session, within).await,
+            Adapter::Memory(memory) => memory.close_session(session),
+        }
+    }
+}
