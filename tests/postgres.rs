@@ -469,3 +469,27 @@ async fn slots_are_made_advanced_and_dropped_on_a_standby_too() {
         assert!(oulu.look().await.slots.is_empty());
     }
 }
+
+#[tokio::test]
+async fn a_stand_in_that_came_to_nothing_keeps_no_standby_from_following() {
+    for bin_dir in bin_dirs() {
+        let turku = Instance::primary(&bin_dir, "turku").await;
+        let mut oulu = Instance::standby_of(&turku, "oulu").await;
+        let stand_in = |number: u32| oulu.data_dir().join(format!("pg_wal/{number:08X}.history"));
+        for number in [2, 3] {
+            std::fs::write(stand_in(number), "1\t0/100\ttenure: claimed and never led\n").expect("written");
+            give_to_owner_of(oulu.data_dir(), &stand_in(number));
+        }
+        let files = [stand_in(2), stand_in(3)];
+        // It looks for new timelines whenever its connection breaks.
+        turku.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication").await;
+        turku.sql("CREATE TABLE later (n int)").await;
+        oulu.until_sql("SELECT count(*) FROM pg_class WHERE relname = 'later'", "1").await;
+
+        stop_orderly(&oulu.settings, PATIENCE).await.expect("stopped");
+        let started = start_standby(&oulu.settings, Some(turku.address().clone()), PATIENCE).await;
+        assert!(started.expect("started").accepting);
+        assert_eq!(oulu.until_streaming().await.position().expect("known").timeline, Timeline(1));
+        assert!(files.iter().all(|file| !file.exists()), "nobody began a timeline after them");
+    }
+}

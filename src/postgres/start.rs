@@ -12,6 +12,7 @@ use super::config_files::{Recovery, configure};
 use super::control::{has, read_control_data};
 use super::error::{Error, Trying};
 use super::files::{remove_durably, remove_if_there, tail_of, write_durably};
+use super::history::remove_idle_placeholders;
 use super::parameters::enforced;
 use super::process::{PidFileStatus, Postmaster, family_of, running_postmaster};
 use super::programs::Programs;
@@ -56,6 +57,7 @@ pub async fn start_standby(
     let control = read_control_data(settings, &programs, patience).await?;
     let recovery = Recovery::Standby { upstream };
     let configured = configure(settings, &programs, &recovery, Some(&control.floors)).await?;
+    remove_idle_placeholders(&settings.data_dir)?;
     remove_durably(&settings.data_dir.join("recovery.signal"))?;
     write_durably(&settings.data_dir.join("standby.signal"), "", 0o600, settings.identity()?)?;
     let started = launch(settings, &programs, &enforced(&configured.parameters), patience).await?;
@@ -68,6 +70,7 @@ pub async fn follow(settings: &InstanceSettings, upstream: Address) -> Result<Ve
     if !has(&settings.data_dir, "standby.signal") {
         return Err(Error::refused(what, "it is not a standby"));
     }
+    remove_idle_placeholders(&settings.data_dir)?;
     reload(settings, &Recovery::Standby { upstream: Some(upstream) }).await
 }
 
