@@ -183,15 +183,20 @@ async fn the_end_of_a_postmaster_is_told_and_what_it_leaves_behind_is_swept_up()
         let (postmaster, _) = running_postmaster(node.data_dir()).expect("it runs");
         let watch = watch_exit(postmaster).expect("watched");
         let (client, driver) = node.connect(&node.settings.superuser).await.expect("connected");
+        let backend: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.expect("told").get(0);
         let busy = tokio::spawn(async move { client.simple_query("SELECT pg_sleep(600)").await.is_err() });
+        // Frozen, it does not notice that its postmaster has gone, and could finish a commit when it thaws.
+        signal(backend, Signal::SIGSTOP);
         signal(postmaster.pid, Signal::SIGKILL);
         watch.ended().await;
         assert!(!postmaster.lives());
+        assert!(1 <= node.look().await.orphans);
         kill_completely(&node.settings, PATIENCE).await.expect("killed");
         assert_eq!(node.processes(), Vec::<i32>::new());
         assert!(busy.await.expect("ended"), "its client is told");
         driver.abort();
-        assert!(matches!(node.look().await.postgres, Postgres::Stopped { .. }));
+        let seen = node.look().await;
+        assert!(matches!(seen.postgres, Postgres::Stopped { .. }) && seen.orphans == 0, "{seen:?}");
         start_primary(&node.settings, PATIENCE).await.expect("started again");
         assert!(node.running().await.is_primary());
     }
