@@ -95,8 +95,11 @@ async fn a_standby_is_promoted_over_a_gap_and_everybody_finds_back() {
 
         // The old primary writes what nobody else gets to see, and crashes.
         let nobody = tenure::model::Address { host: "127.0.0.1".to_owned(), port: 1 };
-        follow(&oulu.settings, nobody).await.expect("told");
+        oulu.make_slot_for(&vaasa).await;
         follow(&vaasa.settings, oulu.address().clone()).await.expect("told");
+        // Now vaasa cannot get ahead of oulu any more.
+        turku.until_sql("SELECT count(*) FROM pg_stat_replication", "1").await;
+        follow(&oulu.settings, nobody).await.expect("told");
         turku.until_sql("SELECT count(*) FROM pg_stat_replication", "0").await;
         turku.sql("INSERT INTO kept SELECT 1000 FROM generate_series(1, 5000)").await;
         stop_at_once(&turku.settings).await.expect("stopped");
@@ -113,7 +116,6 @@ async fn a_standby_is_promoted_over_a_gap_and_everybody_finds_back() {
             other => panic!("{other:?}"),
         }
         oulu.sql("INSERT INTO kept VALUES (2)").await;
-        oulu.make_slot_for(&vaasa).await;
         oulu.make_slot_for(&turku).await;
         vaasa.until_sql("SELECT count(*) FROM kept", "2").await;
         assert_eq!(vaasa.until_streaming().await.position().expect("known").timeline, Timeline(5));

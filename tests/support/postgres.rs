@@ -61,8 +61,10 @@ impl Instance {
             "host all all 127.0.0.1/32 scram-sha-256".to_owned(),
             "host replication replicator 127.0.0.1/32 scram-sha-256".to_owned(),
         ];
-        // The operating system survives these tests.
-        settings.parameters = BTreeMap::from([("fsync".to_owned(), "off".to_owned())]);
+        // The operating system survives these tests, and nobody needs to be spared a connection.
+        let parameters = [("fsync", "off"), ("wal_retrieve_retry_interval", "100ms")];
+        settings.parameters =
+            BTreeMap::from(parameters.map(|(name, value)| (name.to_owned(), value.to_owned())));
         Instance { settings, observer: Observer::default(), _directory: directory }
     }
 
