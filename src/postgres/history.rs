@@ -1,7 +1,10 @@
 //! Timeline history files: the ancestry of a timeline as PostgreSQL writes it into pg_wal.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::error::{Error, Trying};
+use super::files::{names_in, remove_durably};
 use crate::model::{Fork, Lsn, Timeline};
 
 /// `%08X.history`: each ancestor with the position at which it was left.
@@ -70,10 +73,15 @@ impl HistoryFile {
     /// A stand-in for a timeline that somebody was allowed to begin and never led.
     ///
     /// It makes PostgreSQL pass over the number when it chooses one for itself, and since it forks off before any data,
-    /// no standby ever follows it.
+    /// no running standby ever follows it. A standby that *starts*, however, takes the newest number that it finds for
+    /// its target and refuses to go there: without a real one above, stand-ins must be gone by then.
     pub fn placeholder(timeline: Timeline) -> HistoryFile {
         let reason = "tenure: claimed and never led".to_owned();
         HistoryFile { timeline, forks: vec![HistoryFork { parent: Timeline::FIRST, at: Lsn(0x100), reason }] }
+    }
+
+    fn is_placeholder(&self) -> bool {
+        *self == HistoryFile::placeholder(self.timeline)
     }
 }
 
@@ -97,10 +105,33 @@ pub(super) fn read_forks(data_dir: &Path, timeline: Timeline) -> Option<Vec<Fork
     if TIMELINES_MAX < timeline.0 {
         return None;
     }
-    let text = std::fs::read_to_string(history_path(data_dir, timeline)).ok()?;
+    let text = fs::read_to_string(history_path(data_dir, timeline)).ok()?;
     let file = HistoryFile::parse(timeline, &text).ok()?;
     // A real file always has its parent in it; a half-written one may not.
     (!file.forks.is_empty()).then(|| file.forks_without_gaps())
+}
+
+/// Removes the stand-ins that no real timeline has come of. They would keep a standby from starting, and later hide
+/// the real file of a timeline that they only stand for here.
+pub(super) fn remove_idle_placeholders(data_dir: &Path) -> Result<(), Error> {
+    let directory = data_dir.join("pg_wal");
+    let names = names_in(&directory).trying(|| format!("read {}", directory.display()))?;
+    let timelines = names.iter().filter_map(|name| {
+        let digits = name.to_str()?.strip_suffix(".history")?;
+        (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok())?.map(Timeline)
+    });
+    // The newest number first, down to the first real one.
+    let mut newest_first: Vec<Timeline> = timelines.collect();
+    newest_first.sort_by(|one, other| other.cmp(one));
+    for timeline in newest_first {
+        let path = history_path(data_dir, timeline);
+        let text = fs::read_to_string(&path).trying(|| format!("read {}", path.display()))?;
+        if !HistoryFile::parse(timeline, &text).is_ok_and(|file| file.is_placeholder()) {
+            break;
+        }
+        remove_durably(&path)?;
+    }
+    Ok(())
 }
 
 pub(super) fn history_path(data_dir: &Path, timeline: Timeline) -> PathBuf {
@@ -145,6 +176,19 @@ mod tests {
             HistoryFile::placeholder(Timeline(7)).format(),
             "1\t0/100\ttenure: claimed and never led\n"
         );
+    }
+
+    #[test]
+    fn only_stand_ins_above_the_newest_real_file_are_idle() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::create_dir(directory.path().join("pg_wal")).expect("made");
+        let path = |number| history_path(directory.path(), Timeline(number));
+        for number in [2, 4, 5, 7] {
+            fs::write(path(number), HistoryFile::placeholder(Timeline(number)).format()).expect("written");
+        }
+        fs::write(path(3), "1\t0/3000000\treal\n").expect("written");
+        remove_idle_placeholders(directory.path()).expect("removed");
+        assert_eq!([2, 3, 4, 5, 7].map(|number| path(number).exists()), [true, true, false, false, false]);
     }
 
     proptest! {

@@ -31,8 +31,8 @@ mod unfinished;
 
 pub use bootstrap::bootstrap;
 pub use clone::{clone_from, discard_unfinished_clone};
-pub use config_files::{Recovery, configure};
-pub use control::{ControlFile, StandbyFloors, parse_control_data, read_control_data};
+pub use config_files::{Configured, Recovery, configure};
+pub use control::{ControlDataError, ControlFile, StandbyFloors, parse_control_data, read_control_data};
 pub use error::Error;
 pub use history::{HistoryFile, HistoryFileError, HistoryFork};
 pub use observe::{Observation, Observer};
@@ -44,4 +44,4 @@ pub use set_aside::set_aside;
 pub use settings::{Hooks, InstanceSettings, Login, ProgramOption, RunAs, Secret};
 pub use slots::{SlotChanges, SlotRow, apply_slot_changes, slot_changes};
 pub use start::{Started, follow, reload, start_primary, start_standby};
-pub use stop::{checkpoint, kill_completely, stop_at_once, stop_orderly};
+pub use stop::{Stopped, checkpoint, kill_completely, stop_at_once, stop_orderly};

@@ -12,7 +12,7 @@ use super::control::{ControlFile, has, read_control_data};
 use super::details::{self, Details};
 use super::history::read_forks;
 use super::parameters::{effective, enforced, same_value};
-use super::process::{PidFile, PidFileStatus, Postmaster, running_postmaster};
+use super::process::{PidFile, PidFileStatus, Postmaster, family_of, running_postmaster};
 use super::programs::{Programs, data_major};
 use super::settings::InstanceSettings;
 use super::slots::SlotRow;
@@ -30,6 +30,9 @@ pub struct Observation {
     pub facts: Facts,
     pub slots: Vec<SlotRow>,
     pub postmaster: Option<Postmaster>,
+    /// How many servers a dead postmaster has left behind. Each can still acknowledge a commit: as long as there are
+    /// any, nothing here is stopped, whatever else it looks like, and `kill_completely` is what ends them.
+    pub orphans: usize,
     /// Why something is not known.
     pub complaint: Option<String>,
 }
@@ -62,6 +65,7 @@ struct Files {
     unfinished: Option<Unfinished>,
     empty: Result<bool, String>,
     postmaster: Option<(Postmaster, PidFile)>,
+    orphans: usize,
     standby_signal: bool,
     major: Option<u32>,
 }
@@ -81,7 +85,8 @@ impl Observer {
         let Some(files) = self.look_at_files(settings, patience).await else {
             return self.behind_a_hung_disk(settings, now, patience);
         };
-        let mut seen = Observation { facts: facts_of(settings), ..Observation::default() };
+        let mut seen =
+            Observation { facts: facts_of(settings), orphans: files.orphans, ..Observation::default() };
         if let Some(work) = files.unfinished {
             self.forget();
             seen.postgres = Postgres::Unfinished { work };
@@ -296,10 +301,13 @@ impl Known {
 impl Files {
     fn read(settings: &InstanceSettings) -> Files {
         let data_dir = &settings.data_dir;
+        let postmaster = running_postmaster(data_dir);
+        let orphans = if postmaster.is_none() { family_of(data_dir).len() } else { 0 };
         Files {
             unfinished: marked(settings),
             empty: is_empty(data_dir).map_err(|error| format!("read {}: {error}", data_dir.display())),
-            postmaster: running_postmaster(data_dir),
+            postmaster,
+            orphans,
             standby_signal: has(data_dir, "standby.signal"),
             major: data_major(data_dir),
         }

@@ -244,8 +244,12 @@ fn same_place(directory: &Path, data_dir: &Path) -> bool {
 
 /// An upgrade of the package leaves ` (deleted)` behind the name of the program that still runs.
 fn is_server(pid: i32) -> bool {
-    let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let name = program.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    let program = match fs::read_link(format!("/proc/{pid}/exe")) {
+        Ok(program) => program,
+        // On its way out it has no program any more, and still holds its sockets.
+        Err(error) => return error.kind() == io::ErrorKind::NotFound,
+    };
+    let name = program.file_name().and_then(|name| name.to_str());
     name.is_some_and(|name| {
         ["postgres", "postmaster", "edb-postgres"].contains(&name.trim_end_matches(" (deleted)"))
     })

@@ -8,7 +8,7 @@ use super::command::run_well;
 use super::control::has;
 use super::error::{Error, Trying};
 use super::files::write_if_changed;
-use super::history::{HistoryFile, history_path};
+use super::history::{HistoryFile, history_path, remove_idle_placeholders};
 use super::process::{running_postmaster, watch_exit};
 use super::programs::Programs;
 use super::settings::{InstanceSettings, RunAs};
@@ -35,12 +35,17 @@ pub async fn promote(settings: &InstanceSettings, claimed: Timeline, patience: S
     let own = session.row(&what, "SELECT timeline_id FROM pg_control_checkpoint()", patience).await?;
     let own: i32 = own.try_get(0).trying(|| what.clone())?;
     let own = Timeline(u32::try_from(own).trying(|| what.clone())?);
-    leave_only(&what, &settings.data_dir, own, claimed, settings.identity()?)?;
-
     let mut command = programs.plain_command(settings, "pg_ctl")?;
     // Whether it has worked is asked of the server itself, sooner and with the timeline.
     command.args(["promote", "-W", "-s", "-D"]).arg(&settings.data_dir);
-    run_well(&what, command, patience).await?;
+    leave_only(&what, &settings.data_dir, own, claimed, settings.identity()?)?;
+    if let Err(error) = run_well(&what, command, patience).await {
+        if let Error::Refused { .. } | Error::Failed { .. } = error {
+            // It stays a standby, which stand-ins would keep from starting again.
+            remove_idle_placeholders(&settings.data_dir)?;
+        }
+        return Err(error);
+    }
     let promoted = tokio::select! {
         promoted = timeout_at(deadline, until_primary(&what, &session, patience)) => promoted,
         () = died.ended() => return Err(Error::failed(what, "PostgreSQL has ended on the way")),
@@ -54,7 +59,7 @@ pub async fn promote(settings: &InstanceSettings, claimed: Timeline, patience: S
 }
 
 /// PostgreSQL takes the first number, counted upwards from its own, that no history file exists for. Stand-ins make it
-/// pass over the ones that others were granted; they are empty of consequences otherwise.
+/// pass over the ones that others were granted.
 fn leave_only(
     what: &str,
     data_dir: &Path,

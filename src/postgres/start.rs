@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
@@ -11,6 +12,7 @@ use super::config_files::{Recovery, configure};
 use super::control::{has, read_control_data};
 use super::error::{Error, Trying};
 use super::files::{remove_durably, remove_if_there, tail_of, write_durably};
+use super::history::remove_idle_placeholders;
 use super::parameters::enforced;
 use super::process::{PidFileStatus, Postmaster, family_of, running_postmaster};
 use super::programs::Programs;
@@ -55,6 +57,7 @@ pub async fn start_standby(
     let control = read_control_data(settings, &programs, patience).await?;
     let recovery = Recovery::Standby { upstream };
     let configured = configure(settings, &programs, &recovery, Some(&control.floors)).await?;
+    remove_idle_placeholders(&settings.data_dir)?;
     remove_durably(&settings.data_dir.join("recovery.signal"))?;
     write_durably(&settings.data_dir.join("standby.signal"), "", 0o600, settings.identity()?)?;
     let started = launch(settings, &programs, &enforced(&configured.parameters), patience).await?;
@@ -67,6 +70,7 @@ pub async fn follow(settings: &InstanceSettings, upstream: Address) -> Result<Ve
     if !has(&settings.data_dir, "standby.signal") {
         return Err(Error::refused(what, "it is not a standby"));
     }
+    remove_idle_placeholders(&settings.data_dir)?;
     reload(settings, &Recovery::Standby { upstream: Some(upstream) }).await
 }
 
@@ -107,14 +111,32 @@ pub(super) fn refuse_if_running(settings: &InstanceSettings, what: &str) -> Resu
     }
 }
 
-/// Ends what a dead postmaster has left behind. Its pid file can go too then: PostgreSQL would otherwise take a zombie,
-/// or whoever has got the number since, for a postmaster.
+/// Ends what a dead postmaster has left behind. Its lock files can go too then: PostgreSQL would otherwise take a
+/// zombie, or whoever has got the number since, for a postmaster.
 pub(super) async fn sweep(settings: &InstanceSettings) -> Result<(), Error> {
     if !family_of(&settings.data_dir).is_empty() {
         kill_completely(settings, SWEEP).await?;
     }
-    let stale = settings.data_dir.join("postmaster.pid");
-    remove_if_there(&stale).trying(|| format!("remove {}", stale.display())).map(drop)
+    let mut stale = vec![settings.data_dir.join("postmaster.pid")];
+    stale.extend(socket_locks(settings).into_iter().filter(|lock| locked_by(lock, &settings.data_dir)));
+    for lock in stale {
+        remove_if_there(&lock).trying(|| format!("remove {}", lock.display()))?;
+    }
+    Ok(())
+}
+
+fn socket_locks(settings: &InstanceSettings) -> Vec<PathBuf> {
+    let mut directories = vec![settings.socket_directory()];
+    let listed = settings.parameters.get("unix_socket_directories");
+    directories.extend(listed.iter().flat_map(|list| list.split(',')).map(|one| PathBuf::from(one.trim())));
+    let name = format!(".s.PGSQL.{}.lock", settings.port);
+    directories.into_iter().map(|directory| directory.join(&name)).collect()
+}
+
+/// Its second line names the data directory.
+fn locked_by(lock: &Path, data_dir: &Path) -> bool {
+    let text = fs::read_to_string(lock).unwrap_or_default();
+    text.lines().nth(1).is_some_and(|directory| Path::new(directory) == data_dir)
 }
 
 /// pg_ctl gives the postmaster a session and a parent of its own, so that it outlives us. It also tells when the
@@ -211,8 +233,6 @@ fn last_words(settings: &InstanceSettings) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     #[test]
