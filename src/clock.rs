@@ -7,7 +7,11 @@ use crate::model::{Moment, Span};
 /// This host's boot clock. It goes on while the host sleeps, and no operator can set it.
 pub fn now() -> Moment {
     let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had CLOCK_BOOTTIME since 2.6.39");
-    let ms = time.tv_sec().unsigned_abs().saturating_mul(1000).saturating_add(time.tv_nsec().unsigned_abs() / 1_000_000);
+    let ms = time
+        .tv_sec()
+        .unsigned_abs()
+        .saturating_mul(1000)
+        .saturating_add(time.tv_nsec().unsigned_abs() / 1_000_000);
     Moment::from_ms(ms)
 }
 

@@ -95,7 +95,8 @@ async fn request_failover(api: &Api, asked: Kind, body: Option<&[u8]>) -> Result
 }
 
 async fn somebody_can_take_over(candidates: Vec<(MemberName, String)>) -> bool {
-    peers::ask(candidates, POLL_PATIENCE).await.values().any(can_take_over)
+    let target = |(member, api_url)| peers::Target { member, api_url, patience: POLL_PATIENCE };
+    peers::ask(candidates.into_iter().map(target).collect()).await.values().any(can_take_over)
 }
 
 /// Follows the standings until somebody else leads, the request is gone, or time is up.

@@ -278,6 +278,10 @@ pub const LOCAL: &[&[Setting]] = &[
         row("ctl.authentication.username", TEXT, "", "tenurectl: user for the REST API"),
         row("ctl.authentication.password", SECRET, "", "tenurectl: its password"),
     ],
+    &[
+        row("tenure.state_dir", TEXT, "/var/lib/tenure/SCOPE-NAME", "where the agent keeps what it must find again after a crash"),
+        row("tenure.guardian", TEXT, "", "the program of the guardian, if it is not beside the agent's"),
+    ],
 ];
 
 /// What stands in `/config`, and under `bootstrap.dcs` for a new cluster.

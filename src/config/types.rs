@@ -33,6 +33,20 @@ pub struct Config {
     pub log: Log,
     #[serde(default)]
     pub ctl: Ctl,
+    #[serde(default)]
+    pub tenure: Own,
+}
+
+/// What Patroni has no word for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Own {
+    /// Where the agent keeps what it must find again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<PathBuf>,
+    /// The guardian's program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guardian: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -44,6 +44,10 @@ fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, che
     if !shows_our_term(view, cluster, lease) {
         return Choice::wait(Rule::LeaderAwaitsSnapshot);
     }
+    // PostgreSQL that crashed in the middle of its promotion may come back on the timeline before.
+    if running.position().is_some_and(|position| position.timeline < cluster.highest_timeline()) {
+        return Choice::run(Rule::LeaderOnOldTimeline, Job::StopAtOnce);
+    }
     if let Some(choice) = handover::requested(view, cluster, running) {
         return choice;
     }

@@ -1,7 +1,5 @@
 //! What a member tells the others of itself through the store: its record, and as leader the status and the history.
 
-use serde_json::json;
-
 use crate::model::{
     Cluster, ControlState, Fork, HistoryLine, Job, Lsn, MemberRecord, MemberRole, MemberState, Postgres,
     Serving, Status, Timeline, View,
@@ -78,7 +76,6 @@ pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<H
     if position.timeline == Timeline::FIRST {
         return (!cluster.history.is_empty()).then(Vec::new);
     }
-    let forks = without_gaps(forks, position.timeline);
     let told = cluster.history.last().is_some_and(|last| {
         forks.last().is_some_and(|fork| fork.parent == last.timeline && fork.at == last.switch)
     });
@@ -108,28 +105,6 @@ pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<H
         }
     };
     Some(forks.iter().enumerate().map(line).collect())
-}
-
-/// A timeline that was claimed and never led stands in no history file. It gets a line of no length, so that whoever did
-/// begin it is seen to have diverged, and so that a reader who takes the last line plus one as the present timeline is
-/// right.
-fn without_gaps(forks: &[Fork], timeline: Timeline) -> Vec<Fork> {
-    let mut filled: Vec<Fork> = Vec::with_capacity(forks.len());
-    for (index, fork) in forks.iter().enumerate() {
-        filled.push(*fork);
-        let child = forks.get(index + 1).map_or(timeline, |next| next.parent);
-        let mut skipped = fork.parent.next();
-        while skipped < child {
-            filled.push(Fork { parent: skipped, at: fork.at });
-            skipped = skipped.next();
-        }
-    }
-    filled
-}
-
-/// The value that `initialize`'s maker publishes where nobody has configured anything.
-pub fn empty_config() -> serde_json::Value {
-    json!({})
 }
 
 fn member_state(view: &View) -> MemberState {
@@ -179,24 +154,5 @@ fn member_role(view: &View) -> MemberRole {
         Postgres::Unobserved | Postgres::Empty | Postgres::Unfinished { .. } | Postgres::Unusable { .. } => {
             MemberRole::Uninitialized
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fork(parent: u32, at: u64) -> Fork {
-        Fork { parent: Timeline(parent), at: Lsn(at) }
-    }
-
-    #[test]
-    fn a_timeline_that_was_only_claimed_gets_a_line_of_no_length() {
-        assert_eq!(without_gaps(&[fork(1, 80)], Timeline(3)), [fork(1, 80), fork(2, 80)]);
-        assert_eq!(
-            without_gaps(&[fork(1, 80), fork(3, 90)], Timeline(4)),
-            [fork(1, 80), fork(2, 80), fork(3, 90)]
-        );
-        assert_eq!(without_gaps(&[fork(1, 80), fork(2, 90)], Timeline(3)), [fork(1, 80), fork(2, 90)]);
     }
 }

@@ -60,6 +60,7 @@ rules! {
     LeaderStartsStandby = "leader_starts_standby": "holds the lease; starting PostgreSQL as a standby in order to promote it",
     LeaderStarting = "leader_starting": "holds the lease; PostgreSQL is starting",
     LeaderCheckpoints = "leader_checkpoints": "leading; writing the first checkpoint after the promotion",
+    LeaderOnOldTimeline = "leader_on_old_timeline": "PostgreSQL came up on another timeline than the claimed one; stopping it",
     LeaderGivesUp = "leader_gives_up": "PostgreSQL cannot be brought up here; giving the lease back",
     LeaderHasNoData = "leader_has_no_data": "holds the lease without usable data; giving it back",
     LeaderHasNoClaim = "leader_has_no_claim": "holds the lease without the right to begin a timeline; giving it back",

@@ -17,9 +17,17 @@ pub use status::{StatusError, read_status};
 /// A status document has a line for each WAL sender; this is room for hundreds.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
-/// Asks everybody at the same time. Whoever has not answered in full within `patience` is silent.
-pub async fn ask(targets: Vec<(MemberName, String)>, patience: Duration) -> BTreeMap<MemberName, PeerAnswer> {
-    let questions = targets.into_iter().map(|(name, url)| async move {
+/// Whom to ask, and how long to wait for the whole answer.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub member: MemberName,
+    pub api_url: String,
+    pub patience: Duration,
+}
+
+/// Asks everybody at the same time. Whoever has not answered in full within its patience is silent.
+pub async fn ask(targets: Vec<Target>) -> BTreeMap<MemberName, PeerAnswer> {
+    let questions = targets.into_iter().map(|Target { member: name, api_url: url, patience }| async move {
         let answer = match ask_one(&url, patience).await {
             Ok(status) => PeerAnswer::Stands(status),
             Err(error) => {

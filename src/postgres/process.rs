@@ -106,6 +106,11 @@ impl Postmaster {
         read_stat(self.pid).is_some_and(|stat| !stat.ended() && stat.start_ticks == self.start_ticks)
     }
 
+    /// Ticks of the boot clock: with the pid, they name one process only.
+    pub fn start_ticks(&self) -> u64 {
+        self.start_ticks
+    }
+
     /// Since when, in milliseconds of the boot clock.
     pub fn started_at_ms(&self) -> u64 {
         self.start_ticks.saturating_mul(1000) / ticks_per_second()

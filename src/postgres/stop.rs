@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use super::error::{Error, Trying};
 use super::process::{PidFileStatus, Postmaster, family_of, running_postmaster, watch_exit};
 use super::settings::InstanceSettings;
 use super::sql::{Target, connect};
+
+use crate::clock;
 use crate::model::Span;
 
 /// How an instance came to its end.
@@ -26,19 +28,24 @@ const KILL: Span = Span::from_secs(10);
 /// Writes everything dirty first, so that the shutdown itself is short; then stops. What still lives after `patience`
 /// is stopped at once.
 pub async fn stop_orderly(settings: &InstanceSettings, patience: Span) -> Result<Stopped, Error> {
+    let deadline = clock::now() + patience;
+    if running_postmaster(&settings.data_dir).is_some_and(|(_, file)| file.status == PidFileStatus::Ready) {
+        // A shutdown without it takes longer but is as good: that it failed is of no consequence.
+        let _ = timeout(patience.scaled(1, 2).as_duration(), checkpoint(settings, patience)).await;
+    }
+    stop_fast(settings, clock::now().until(deadline)).await
+}
+
+/// Stops without ado. What still lives after `patience` is stopped at once.
+pub async fn stop_fast(settings: &InstanceSettings, patience: Span) -> Result<Stopped, Error> {
     let what = "stop PostgreSQL";
-    let deadline = Instant::now() + patience.as_duration();
-    let Some((postmaster, file)) = running_postmaster(&settings.data_dir) else {
+    let Some((postmaster, _)) = running_postmaster(&settings.data_dir) else {
         kill_completely(settings, KILL).await?;
         return Ok(Stopped::AtOnce);
     };
     let watch = watch_exit(postmaster).trying(|| what.to_owned())?;
-    if file.status == PidFileStatus::Ready {
-        // A shutdown without it takes longer but is as good: that it failed is of no consequence.
-        let _ = timeout(patience.scaled(1, 2).as_duration(), checkpoint(settings, patience)).await;
-    }
     postmaster.signal(Signal::SIGINT).trying(|| what.to_owned())?;
-    if timeout_at(deadline, watch.ended()).await.is_err() {
+    if timeout(patience.as_duration(), watch.ended()).await.is_err() {
         stop_at_once(settings).await?;
         return Ok(Stopped::AtOnce);
     }

@@ -1,0 +1,51 @@
+//! Writes to the store that a decision asked for. Each has a deadline and one of five outcomes.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::decide::mind::ErrandOutcome;
+use crate::model::{Errand, MemberName, SessionId, Status};
+use crate::store::{Store, StoreError};
+
+/// What an errand needs besides itself.
+#[derive(Clone, Debug)]
+pub struct ErrandContext {
+    pub me: MemberName,
+    pub session: Option<SessionId>,
+    /// What a leader that gives the lease back last knew of its position.
+    pub status: Option<Status>,
+    /// The first dynamic configuration of a new cluster.
+    pub first_config: Value,
+    pub deadline: Duration,
+}
+
+pub async fn carry_out(store: &Store, errand: Errand, context: ErrandContext) -> ErrandOutcome {
+    let ErrandContext { me, session, status, first_config, deadline } = context;
+    let done = |result: Result<(), StoreError>| result.map(|()| ErrandOutcome::Done);
+    let result = match (&errand, session) {
+        (Errand::TakeLease { claim }, Some(session)) => {
+            (store.take_lease(session, &me, Some(*claim), deadline).await)
+                .map(|term| ErrandOutcome::Taken { term })
+        }
+        (Errand::TakeInitialize, Some(session)) => done(store.take_initialize(session, deadline).await),
+        // Without a session there is nothing that the key could hang on; the keeper is opening one.
+        (Errand::TakeLease { .. } | Errand::TakeInitialize, None) => return ErrandOutcome::Refused,
+        (Errand::FinishInitialize { system }, _) => {
+            done(store.finish_initialize(*system, &first_config, deadline).await)
+        }
+        (Errand::AbandonInitialize, _) => done(store.abandon_initialize(deadline).await),
+        (Errand::ReleaseLease { term }, _) => {
+            done(store.release_lease(&me, *term, status.as_ref(), deadline).await)
+        }
+        (Errand::ClearFailover { version }, _) => done(store.clear_failover(*version, deadline).await),
+    };
+    result.unwrap_or_else(|error| {
+        tracing::warn!(?errand, %error, "write to the store");
+        match error {
+            StoreError::Conflict { .. } => ErrandOutcome::Conflict,
+            StoreError::Unanswered { .. } => ErrandOutcome::Unanswered,
+            StoreError::Refused { .. } | StoreError::SessionGone { .. } => ErrandOutcome::Refused,
+        }
+    })
+}

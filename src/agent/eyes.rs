@@ -1,0 +1,125 @@
+//! Looks at PostgreSQL: every second, when its postmaster ends, and when a job is done. One task, one look at a time, so
+//! that what it reports is in order: a job's end is only told together with a look that began after it.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::workshop::Finished;
+use crate::clock;
+use crate::decide::mind::Event;
+use crate::model::{Facts, Postgres, Span};
+use crate::postgres::{
+    ExitWatch, InstanceSettings, Observation, Observer, Postmaster, SlotRow, kill_completely, watch_exit,
+};
+
+const LOOK_EVERY: Span = Span::from_secs(1);
+/// Between two looks at a PostgreSQL that is on its way up or down.
+const LOOK_SOON: Span = Span::from_ms(100);
+const ORPHANS: Span = Span::from_secs(5);
+/// How long PostgreSQL may take to answer one question.
+const PATIENCE: Span = Span::from_secs(2);
+
+/// What others than the loop want to know of the last look.
+#[derive(Clone, Debug, Default)]
+pub struct Sight {
+    pub facts: Facts,
+    pub slots: Vec<SlotRow>,
+    pub postmaster: Option<Postmaster>,
+}
+
+pub struct Eyes {
+    pub settings: watch::Receiver<Arc<InstanceSettings>>,
+    pub events: mpsc::Sender<Event>,
+    pub finished: mpsc::Receiver<Finished>,
+    pub sight: watch::Sender<Sight>,
+}
+
+impl Eyes {
+    /// Looks until nobody wants to know any more.
+    pub async fn look(mut self) {
+        let mut observer = Observer::default();
+        let mut exit: Option<(Postmaster, ExitWatch)> = None;
+        let mut finished = None;
+        let mut complaint = None;
+        loop {
+            let settings = self.settings.borrow().clone();
+            let seen = observer.look(&settings, clock::now(), PATIENCE).await;
+            if complaint != seen.complaint {
+                if let Some(why) = &seen.complaint {
+                    tracing::warn!("{why}");
+                }
+                complaint.clone_from(&seen.complaint);
+            }
+            if seen.orphans > 0 && seen.postmaster.is_none() {
+                // Backends that outlive their postmaster can still acknowledge commits: until they are gone, nothing is
+                // stopped, whatever the files say.
+                if let Err(error) = kill_completely(&settings, ORPHANS).await {
+                    tracing::error!("{error}");
+                    clock::pause(LOOK_SOON).await;
+                }
+                continue;
+            }
+            watch_over(&mut exit, seen.postmaster);
+            let wait = if in_motion(&seen.postgres) { LOOK_SOON } else { LOOK_EVERY };
+            if self.report(seen, finished.take()).await.is_err() {
+                return;
+            }
+            let ended = async {
+                match &exit {
+                    Some((_, watch)) => watch.ended().await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                done = self.finished.recv() => match done {
+                    Some(done) => finished = Some(done),
+                    None => return,
+                },
+                () = ended => exit = None,
+                () = clock::pause(wait) => {}
+            }
+        }
+    }
+
+    async fn report(
+        &self,
+        seen: Observation,
+        finished: Option<Finished>,
+    ) -> Result<(), mpsc::error::SendError<Event>> {
+        let Observation { postgres, facts, slots, postmaster, .. } = seen;
+        self.sight.send_replace(Sight { facts, slots, postmaster });
+        let event = match finished {
+            Some(Finished { id, outcome }) => Event::JobEnded { id, outcome, postgres },
+            None => Event::Postgres(postgres),
+        };
+        self.events.send(event).await
+    }
+}
+
+fn in_motion(postgres: &Postgres) -> bool {
+    match postgres {
+        Postgres::Starting { .. } => true,
+        Postgres::Running(running) => running.silent_since.is_some(),
+        Postgres::Unobserved
+        | Postgres::Empty
+        | Postgres::Unfinished { .. }
+        | Postgres::Unusable { .. }
+        | Postgres::Stopped { .. } => false,
+    }
+}
+
+/// Keeps watching the same postmaster, and turns to a new one.
+fn watch_over(exit: &mut Option<(Postmaster, ExitWatch)>, postmaster: Option<Postmaster>) {
+    if exit.as_ref().map(|(watched, _)| *watched) == postmaster {
+        return;
+    }
+    *exit = postmaster.and_then(|postmaster| match watch_exit(postmaster) {
+        Ok(watch) => Some((postmaster, watch)),
+        Err(error) => {
+            tracing::warn!(%error, "watch the postmaster; its end will be seen a little later");
+            None
+        }
+    });
+}

@@ -1,0 +1,67 @@
+//! The agent's own directory: what it must find again after a crash, and the socket of its guardian.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::config::Config;
+use crate::model::SessionId;
+
+/// Nobody else's agent works here as long as this lives.
+#[derive(Clone, Debug)]
+pub struct Home {
+    dir: PathBuf,
+    _lock: Arc<Flock<File>>,
+}
+
+impl Home {
+    pub fn open(config: &Config) -> Result<Home> {
+        let usual = || PathBuf::from("/var/lib/tenure").join(format!("{}-{}", config.scope, config.name));
+        let dir = config.tenure.state_dir.clone().unwrap_or_else(usual);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .with_context(|| format!("make {} (tenure.state_dir)", dir.display()))?;
+        let path = dir.join("lock");
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = file.with_context(|| format!("write {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Home { dir, _lock: Arc::new(lock) }),
+            Err(_) => bail!("another agent works in {}", dir.display()),
+        }
+    }
+
+    pub fn guardian_socket(&self) -> PathBuf {
+        self.dir.join("guardian.sock")
+    }
+
+    /// The session of this member's last life. That there was one also says that this member has been run before.
+    pub fn session(&self) -> Option<SessionId> {
+        let text = fs::read_to_string(self.session_file()).ok()?;
+        text.trim().parse().ok().map(SessionId)
+    }
+
+    /// Written whole and replaced at once: half a number would be another session's.
+    pub fn remember_session(&self, id: SessionId) -> Result<()> {
+        let fresh = self.dir.join("session.new");
+        let write = || -> std::io::Result<()> {
+            let mut file =
+                File::options().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+            writeln!(file, "{}", id.0)?;
+            file.sync_all()?;
+            fs::rename(&fresh, self.session_file())?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().with_context(|| format!("write {}", self.session_file().display()))
+    }
+
+    fn session_file(&self) -> PathBuf {
+        self.dir.join("session")
+    }
+}

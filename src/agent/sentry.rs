@@ -1,0 +1,133 @@
+//! Stands between the loop and the guardian: carries out the loop's latest order, tells which PostgreSQL to aim at, and
+//! reports what the guardian has confirmed, or that there is none. A guardian that dies is replaced at once.
+
+use tokio::sync::{mpsc, watch};
+
+use super::eyes::Sight;
+use crate::clock;
+use crate::decide::mind::Event;
+use crate::fence::{self, Error, Guardian, Process, Status, Target};
+use crate::model::{self, FenceOrder, Span};
+
+/// Between two attempts to find or start a guardian, or to be heard by one.
+const RETRY: Span = Span::from_ms(500);
+const IDLE: Span = Span::from_secs(60);
+
+pub struct Sentry {
+    pub settings: fence::Settings,
+    pub orders: watch::Receiver<FenceOrder>,
+    pub sight: watch::Receiver<Sight>,
+    pub events: mpsc::Sender<Event>,
+}
+
+impl Sentry {
+    /// Stands until the agent ends. `first` is the guardian that was found when it started.
+    pub async fn stand(mut self, first: Option<Guardian>) {
+        let mut found = first;
+        let mut complained = false;
+        loop {
+            if let Some(guardian) = found.take() {
+                complained = false;
+                if self.serve(&guardian).await.is_err() {
+                    return;
+                }
+                tracing::warn!("the guardian is gone");
+            }
+            if self.report(model::Guardian::Absent).await.is_err() {
+                return;
+            }
+            match Guardian::ensure(&self.settings).await {
+                Ok(guardian) => found = Some(guardian),
+                Err(error) => {
+                    if !std::mem::replace(&mut complained, true) {
+                        tracing::error!("{}", chain(&error));
+                    }
+                    clock::pause(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Serves one guardian until it is gone. An error means that the agent is.
+    async fn serve(&mut self, guardian: &Guardian) -> Result<(), AgentGone> {
+        let mut aimed = None;
+        let mut done = None;
+        match guardian.status().await {
+            Ok(status) => self.learn(guardian, &status).await?,
+            Err(error) => {
+                tracing::warn!("{}", chain(&error));
+                return Ok(());
+            }
+        }
+        loop {
+            let order = *self.orders.borrow_and_update();
+            let target = target(&self.sight.borrow_and_update());
+            let mut wait = IDLE;
+            if done != Some(order) || aimed != Some(target.clone()) {
+                match carry_out(guardian, order, &target).await {
+                    Ok(status) | Err(Error::Refused { status, .. }) => {
+                        (done, aimed) = (Some(order), Some(target));
+                        self.learn(guardian, &status).await?;
+                    }
+                    Err(error) => {
+                        tracing::warn!("{}", chain(&error));
+                        wait = RETRY;
+                    }
+                }
+            }
+            tokio::select! {
+                () = guardian.gone() => return Ok(()),
+                changed = self.orders.changed() => changed.map_err(|_| AgentGone)?,
+                changed = self.sight.changed() => changed.map_err(|_| AgentGone)?,
+                () = clock::pause(wait) => {}
+            }
+        }
+    }
+
+    /// A report of a kill is read once, told, and may then be forgotten.
+    async fn learn(&self, guardian: &Guardian, status: &Status) -> Result<(), AgentGone> {
+        if let Some(report) = &status.report
+            && report.ended_at.is_some()
+        {
+            tracing::warn!(
+                term = report.term.0,
+                processes = report.processes,
+                "the guardian has killed PostgreSQL"
+            );
+            if let Err(error) = guardian.acknowledge(report).await {
+                tracing::debug!("{}", chain(&error));
+            }
+        }
+        self.report(status.guardian()).await
+    }
+
+    async fn report(&self, guardian: model::Guardian) -> Result<(), AgentGone> {
+        self.events.send(Event::Guardian(guardian)).await.map_err(|_| AgentGone)
+    }
+}
+
+/// Nobody is there any more to stand for.
+struct AgentGone;
+
+async fn carry_out(guardian: &Guardian, order: FenceOrder, target: &Target) -> Result<Status, Error> {
+    if target.postmaster.is_some() {
+        guardian.aim(target).await?;
+    }
+    guardian.order(order, None).await
+}
+
+fn target(sight: &Sight) -> Target {
+    let postmaster =
+        sight.postmaster.map(|postmaster| Process { pid: postmaster.pid, start: postmaster.start_ticks() });
+    Target { postmaster, cgroup: None }
+}
+
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,165 @@
+//! What operators want, put together from this member's files and the dynamic configuration in the store, in the words of
+//! those who act on it: a policy for the rules, settings for PostgreSQL and the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+
+use crate::config::{self, Config};
+use crate::decide::publish::Identity;
+use crate::model::Policy;
+use crate::postgres::{InstanceSettings, Login, ProgramOption, Secret};
+use crate::store::{AdapterSettings, EtcdSettings, StoreSettings};
+
+/// Patroni's members look at this to know what another one understands.
+const COMPATIBLE_VERSION: &str = crate::api::PATRONI_VERSION;
+
+pub struct Wishes {
+    config: Config,
+    dynamic: Value,
+    instance: watch::Sender<Arc<InstanceSettings>>,
+}
+
+impl Wishes {
+    pub fn new(config: Config) -> (Wishes, watch::Receiver<Arc<InstanceSettings>>) {
+        let dynamic = first_dynamic(&config);
+        let (instance, receiver) = watch::channel(Arc::new(instance(&config, &dynamic)));
+        (Wishes { config, dynamic, instance }, receiver)
+    }
+
+    /// What the rules go by until the store has been heard.
+    pub fn policy(&self) -> Policy {
+        config::policy_from(&self.dynamic, &self.config).0
+    }
+
+    /// The dynamic configuration has changed.
+    pub fn learn(&mut self, dynamic: &Value) -> Policy {
+        self.dynamic = dynamic.clone();
+        self.apply()
+    }
+
+    /// This member's files have changed.
+    pub fn relearn(&mut self, config: Config) -> Policy {
+        self.config = config;
+        self.apply()
+    }
+
+    fn apply(&mut self) -> Policy {
+        let (policy, warnings) = config::policy_from(&self.dynamic, &self.config);
+        for warning in warnings {
+            tracing::warn!("{}", warning.render("dynamic configuration").trim_end());
+        }
+        let wanted = Arc::new(instance(&self.config, &self.dynamic));
+        self.instance.send_if_modified(|known| {
+            let news = *known != wanted;
+            *known = wanted;
+            news
+        });
+        policy
+    }
+
+    /// What a new cluster is configured with.
+    pub fn first_dynamic(&self) -> Value {
+        first_dynamic(&self.config)
+    }
+}
+
+fn first_dynamic(config: &Config) -> Value {
+    let dcs = config.bootstrap.iter().flat_map(|bootstrap| bootstrap.dcs.clone());
+    Value::Object(dcs.collect::<Map<String, Value>>())
+}
+
+pub fn identity(config: &Config) -> Identity {
+    let shown = |address: &crate::model::Address| {
+        if address.host.contains(':') {
+            format!("[{}]:{}", address.host, address.port)
+        } else {
+            format!("{}:{}", address.host, address.port)
+        }
+    };
+    Identity {
+        conn_url: format!(
+            "postgres://{}/{}",
+            shown(&config.postgresql.connect_address),
+            config.postgresql.database
+        ),
+        api_url: format!("http://{}/patroni", shown(&config.restapi.connect_address)),
+        version: COMPATIBLE_VERSION.to_owned(),
+    }
+}
+
+pub fn store(config: &Config) -> StoreSettings {
+    let etcd = &config.etcd3;
+    StoreSettings {
+        namespace: config.namespace.clone(),
+        scope: config.scope.clone(),
+        adapter: AdapterSettings::Etcd(EtcdSettings {
+            endpoints: etcd.endpoints(),
+            username: etcd.username.clone(),
+            password: etcd.password.as_ref().map(|secret| secret.expose().to_owned()),
+            cacert: etcd.cacert.clone(),
+            cert: etcd.cert.clone(),
+            key: etcd.key.clone(),
+        }),
+    }
+}
+
+fn instance(config: &Config, dynamic: &Value) -> InstanceSettings {
+    let own = &config.postgresql;
+    let wishes = config::wishes_from(dynamic, config);
+    let bootstrap = config.bootstrap.as_ref();
+    let usual = InstanceSettings::new(
+        config.name.clone(),
+        &config.scope,
+        own.data_dir.clone(),
+        own.connect_address.clone(),
+    );
+    InstanceSettings {
+        config_dir: own.config_dir.clone().unwrap_or_else(|| own.data_dir.clone()),
+        bin_dir: own.bin_dir.clone(),
+        listen: own.listen.hosts.join(","),
+        port: own.listen.port,
+        database: own.database.clone(),
+        superuser: login(&own.authentication.superuser),
+        replication: login(&own.authentication.replication),
+        rewind: own.authentication.rewind.as_ref().map(login),
+        pgpass: own.pgpass.clone().unwrap_or(usual.pgpass.clone()),
+        use_unix_socket: own.use_unix_socket,
+        parameters: with_defaults(wishes.parameters),
+        pg_hba: wishes.pg_hba.unwrap_or_default(),
+        pg_ident: wishes.pg_ident.unwrap_or_default(),
+        initdb: bootstrap.iter().flat_map(|bootstrap| &bootstrap.initdb).map(|text| option(text)).collect(),
+        bootstrap_pg_hba: bootstrap.map(|bootstrap| bootstrap.pg_hba.clone()).unwrap_or_default(),
+        use_slots: wishes.use_slots,
+        ..usual
+    }
+}
+
+/// Where PostgreSQL's own default is made for another world.
+fn with_defaults(mut parameters: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    // Five seconds, by default, in which a standby that has lost its primary does not look for the next one.
+    parameters.entry("wal_retrieve_retry_interval".to_owned()).or_insert_with(|| "500ms".to_owned());
+    parameters
+}
+
+fn login(login: &config::Login) -> Login {
+    let mut options = login.options.clone();
+    if let Some(password) = &login.sslpassword {
+        options.insert("sslpassword".to_owned(), password.expose().to_owned());
+    }
+    Login {
+        username: login.username.clone(),
+        password: login.password.as_ref().map(|secret| Secret::new(secret.expose())),
+        options,
+    }
+}
+
+/// `data-checksums` or `encoding=UTF8`.
+fn option(text: &str) -> ProgramOption {
+    match text.split_once('=') {
+        Some((name, value)) => ProgramOption::value(name, value),
+        None => ProgramOption::flag(text),
+    }
+}
