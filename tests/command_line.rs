@@ -1,5 +1,6 @@
 //! The agent's command line from outside: what goes to which stream, and with which end.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -29,7 +30,10 @@ fn text(bytes: &[u8]) -> String {
 
 fn directory_with(file: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a directory");
-    std::fs::write(directory.path().join("node1.yml"), file).expect("written");
+    let path = directory.path().join("node1.yml");
+    std::fs::write(&path, file).expect("written");
+    // Whatever mask the tests run under.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("ours");
     directory
 }
 
