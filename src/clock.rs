@@ -22,7 +22,6 @@ pub fn wall() -> jiff::Timestamp {
 }
 
 /// A named pause between two looks or two attempts. Never a substitute for a condition.
-#[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub async fn pause(span: Span) {
     tokio::time::sleep(span.as_duration()).await;
 }

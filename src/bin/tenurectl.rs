@@ -1,3 +1,5 @@
-//! The operator's command. It does not exist yet.
+//! The operator's command. What it does is `tenure::ctl`'s business.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tenure::ctl::main()
+}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tenure::agent;
 use tenure::config::{self, Loaded, Sources};
 
 /// Keep one PostgreSQL instance in or out of office.
@@ -29,7 +30,8 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let Loaded { config, warnings } = match config::load(&Sources::of_process(arguments.config.clone())) {
+    let sources = Sources::of_process(arguments.config.clone());
+    let Loaded { config, warnings } = match config::load(&sources) {
         Ok(loaded) => loaded,
         Err(problems) => {
             eprint!("{problems}");
@@ -50,6 +52,20 @@ fn main() -> ExitCode {
     if arguments.validate_config {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: this build has no agent yet: it can check and print a configuration");
-    ExitCode::FAILURE
+    let logging = match tenure::log::start(&config.log, config.name.as_str()) {
+        Ok(logging) => logging,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = agent::run(config, sources);
+    drop(logging);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

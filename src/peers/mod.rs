@@ -59,14 +59,15 @@ mod tests {
 
     const STATUS: &str = r#"{"state": "running", "role": "replica", "timeline": 3, "xlog": {"received_location": 9, "replayed_location": 7}}"#;
 
-    fn name(text: &str) -> MemberName {
-        text.parse().expect("a good name")
+    fn target(member: &str, api_url: String) -> Target {
+        let member = member.parse().expect("a good name");
+        Target { member, api_url, patience: Duration::from_millis(1_500) }
     }
 
     /// Peers that answer every connection with some bytes, and then hang or close.
     #[derive(Default)]
     struct Peers {
-        targets: Vec<(MemberName, String)>,
+        targets: Vec<Target>,
         tasks: JoinSet<()>,
     }
 
@@ -74,7 +75,7 @@ mod tests {
         async fn add(&mut self, member: &str, answer: String, hangs: bool) {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
             let address = listener.local_addr().expect("an address");
-            self.targets.push((name(member), format!("http://{address}/patroni")));
+            self.targets.push(target(member, format!("http://{address}/patroni")));
             self.tasks.spawn(async move {
                 let mut kept = Vec::new();
                 while let Ok((mut stream, _)) = listener.accept().await {
@@ -101,9 +102,9 @@ mod tests {
         peers.add("failing", format!("HTTP/1.0 503 No\r\n\r\n{STATUS}"), false).await;
         let endless = format!("HTTP/1.0 200 OK\r\n\r\n{}", " ".repeat(BODY_BYTES_MAX + 1));
         peers.add("endless", endless, false).await;
-        peers.targets.push((name("nonsense"), "nonsense".to_owned()));
+        peers.targets.push(target("nonsense", "nonsense".to_owned()));
 
-        let answers = ask(peers.targets, Duration::from_millis(1_500)).await;
+        let answers = ask(peers.targets).await;
 
         assert_eq!(answers.len(), 8);
         for (member, answer) in &answers {

@@ -1,0 +1,132 @@
+//! `tenurectl play`: a whole cluster of real processes on loopback, in one foreground command. Keys break it, the table
+//! shows how it mends. Everything lies in one directory, which the next start picks up again.
+
+mod files;
+mod ports;
+mod screen;
+mod world;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use screen::{Screen, Table};
+use world::World;
+
+/// How often the table is drawn again.
+const REDRAW: Duration = Duration::from_millis(500);
+/// Keys wait here; nobody presses more of them between two drawings.
+const KEYS: usize = 16;
+
+#[derive(Debug, clap::Args)]
+pub struct PlayArguments {
+    /// Where everything lies [default: tenure-play-UID in /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Add N to every port, if the usual ones are taken
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    shift: u16,
+    /// The directory with PostgreSQL's programs [default: the newest installed]
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// Lease time in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    ttl: u32,
+    /// Stop by itself after this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    stop_after: Option<u64>,
+}
+
+/// What a key asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    KillPostgres,
+    FreezeOrThaw,
+    SwitchOver,
+    Stop,
+}
+
+pub fn play(arguments: &PlayArguments) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.context("start the runtime")?.block_on(run(arguments))
+}
+
+async fn run(arguments: &PlayArguments) -> Result<()> {
+    let mut world = World::prepare(arguments)?;
+    let outcome = match world.start().await {
+        Ok(()) => watch(&mut world, arguments.stop_after).await,
+        Err(error) => Err(error),
+    };
+    eprintln!("stopping; the data stays in {}", world.dir().display());
+    world.stop().await;
+    outcome
+}
+
+/// Draws and obeys until somebody has had enough.
+async fn watch(world: &mut World, stop_after: Option<u64>) -> Result<()> {
+    let mut screen = Screen::open(std::io::stdout().is_terminal() && std::io::stdin().is_terminal())?;
+    let (wishes, mut keys) = mpsc::channel(KEYS);
+    let keyboard = screen.is_interactive().then(|| tokio::task::spawn_blocking(move || read_keys(&wishes)));
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut redraw = tokio::time::interval(REDRAW);
+    let enough = tokio::time::sleep(Duration::from_secs(stop_after.unwrap_or(u64::from(u32::MAX))));
+    tokio::pin!(enough);
+    let mut message = String::new();
+    loop {
+        let wish = tokio::select! {
+            _ = redraw.tick() => None,
+            wish = keys.recv(), if keyboard.is_some() => wish,
+            _ = interrupt.recv() => Some(Wish::Stop),
+            _ = terminate.recv() => Some(Wish::Stop),
+            () = &mut enough => Some(Wish::Stop),
+        };
+        match wish {
+            Some(Wish::Stop) => break,
+            Some(Wish::KillPostgres) => message = world.kill_primary_postgres(),
+            Some(Wish::FreezeOrThaw) => message = world.freeze_or_thaw(),
+            Some(Wish::SwitchOver) => message = world.begin_switchover(),
+            None => {}
+        }
+        world.check_children()?;
+        let rows = world.members().await;
+        if let Some(news) = world.news() {
+            message = news;
+        }
+        screen.draw(&Table { rows, connections: world.connections(), message: message.clone() })?;
+    }
+    drop(keys);
+    screen.close();
+    Ok(())
+}
+
+/// Runs on a thread of its own, which ends with the terminal or with the first key after the receiver has gone.
+fn read_keys(wishes: &mpsc::Sender<Wish>) {
+    while !wishes.is_closed() {
+        match crossterm::event::poll(Duration::from_millis(200)) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(_) => return,
+        }
+        let Ok(Event::Key(key)) = crossterm::event::read() else { continue };
+        if key.kind == KeyEventKind::Release {
+            continue;
+        }
+        let wish = match key.code {
+            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Wish::Stop,
+            KeyCode::Char('k') => Wish::KillPostgres,
+            KeyCode::Char('f') => Wish::FreezeOrThaw,
+            KeyCode::Char('s') => Wish::SwitchOver,
+            KeyCode::Char('q') => Wish::Stop,
+            _ => continue,
+        };
+        if wishes.blocking_send(wish).is_err() {
+            return;
+        }
+    }
+}
