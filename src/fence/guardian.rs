@@ -25,10 +25,11 @@ use crate::model::{Moment, Span};
 
 use super::allocations;
 use super::kill::{Aim, Killer};
+use super::line::Line;
 use super::log::{Level, Log};
 use super::orders::Orders;
 use super::wire::{
-    Answer, DATAGRAM_MAX, Line, Means, Process, Refusal, Report, Request, Standing, State, Target, Why,
+    Answer, DATAGRAM_MAX, Means, Process, Refusal, Report, Request, Standing, State, Target, Why,
 };
 
 /// An agent has two or three connections; what is left is for its successor and for people who look.
