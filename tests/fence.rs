@@ -1,174 +1,25 @@
 //! The guardian with real processes: stand-ins for a postmaster and its children, and a real PostgreSQL.
 
+#[path = "fence/database.rs"]
+mod database;
+#[path = "fence/stage.rs"]
+mod stage;
+
 use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use database::Database;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, recv, send, socket};
-use nix::unistd::{Pid, User};
-use tempfile::TempDir;
-use tenure::fence::{
-    Error, Guardian, LeaseLink, Means, Process, Refusal, Refused, Report, Settings, State, Target, Why,
-};
+use nix::unistd::Pid;
+use stage::{Cgroup, FAR, GUARDIAN, Instance, SOON, killed, lives, now, process, standing_in, state, until};
+use tenure::fence::{Error, Guardian, LeaseLink, Means, Refusal, Refused, Settings, State, Target, Why};
 use tenure::model::{Moment, Span, Term};
-
-const GUARDIAN: &str = env!("CARGO_BIN_EXE_tenure-fence");
-const FAR: Span = Span::from_secs(600);
-const SOON: Span = Span::from_ms(300);
-
-fn now() -> Moment {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("a clock");
-    Moment::from_ms(time.tv_sec().cast_unsigned() * 1000 + time.tv_nsec().cast_unsigned() / 1_000_000)
-}
-
-/// A test waits for a condition, with a deadline.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(30), "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// What the kernel says of a process: its state and when it began.
-fn stat(pid: i32) -> Option<(char, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = text.rsplit_once(") ")?.1.split(' ');
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(22 - 4)?.parse().ok()?))
-}
-
-fn lives(pid: i32) -> bool {
-    stat(pid).is_some_and(|(state, _)| !"ZX".contains(state))
-}
-
-fn process(pid: i32) -> Process {
-    Process { pid, start: stat(pid).expect("it runs").1 }
-}
-
-fn standing_in(directory: &Path) -> Vec<i32> {
-    let entries = std::fs::read_dir("/proc").expect("processes").flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == directory))
-        .filter(|pid| lives(*pid))
-        .collect()
-}
-
-/// A place for one instance. Whatever was started for it ends with it.
-struct Instance {
-    dir: TempDir,
-    settings: Settings,
-    children: Vec<Child>,
-    started: Vec<i32>,
-}
-
-impl Instance {
-    fn new() -> Instance {
-        let dir = tempfile::tempdir().expect("a directory");
-        let root = std::fs::canonicalize(dir.path()).expect("it exists");
-        let data_dir = root.join("data");
-        std::fs::create_dir(&data_dir).expect("made");
-        let settings = Settings { socket: root.join("fence.sock"), data_dir, binary: Some(GUARDIAN.into()) };
-        Instance { dir, settings, children: Vec::new(), started: Vec::new() }
-    }
-
-    async fn guardian(&mut self) -> Guardian {
-        let guardian = Guardian::ensure(&self.settings).await.expect("a guardian");
-        self.started.extend(guardian.pid());
-        guardian
-    }
-
-    fn spawn(&mut self, command: &mut Command) -> i32 {
-        let child = command.stdin(Stdio::null()).spawn().expect("started");
-        let pid = i32::try_from(child.id()).expect("a pid is positive");
-        self.children.push(child);
-        pid
-    }
-
-    /// Like a postmaster: children with sessions of their own, a grandchild, and one that ignores what it can.
-    async fn tree(&mut self) -> Tree {
-        let list = self.dir.path().join("pids");
-        let script = r#"
-            say() { echo "$1" >> "$LIST"; }
-            say $$
-            setsid sh -c 'trap "" TERM INT HUP; echo $$ >> "$LIST"; sleep 601 & echo $! >> "$LIST"; wait' &
-            setsid sleep 602 & say $!
-            sleep 603 & say $!
-            wait
-        "#;
-        let mut command = Command::new("sh");
-        command.args(["-c", script]).env("LIST", &list).process_group(0);
-        let postmaster = self.spawn(&mut command);
-        let mut pids = Vec::new();
-        until("the tree stands", async || {
-            let text = std::fs::read_to_string(&list).unwrap_or_default();
-            pids = text.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect();
-            pids.len() == 5
-        })
-        .await;
-        self.started.extend(&pids);
-        Tree { postmaster, pids }
-    }
-
-    /// A process that looks like one of PostgreSQL's and belongs to nobody that anybody knows.
-    fn stray(&mut self, name: &str, directory: &Path) -> i32 {
-        let program = self.dir.path().join(name);
-        if !program.exists() {
-            symlink("/bin/sleep", &program).expect("linked");
-        }
-        self.spawn(Command::new(program).arg("604").current_dir(directory))
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        for pid in &self.started {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-        }
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-struct Tree {
-    postmaster: i32,
-    pids: Vec<i32>,
-}
-
-impl Tree {
-    fn target(&self) -> Target {
-        Target { postmaster: Some(process(self.postmaster)), cgroup: None }
-    }
-
-    fn all_live(&self) -> bool {
-        self.pids.iter().all(|pid| lives(*pid))
-    }
-
-    fn none_lives(&self) -> bool {
-        !self.pids.iter().any(|pid| lives(*pid))
-    }
-}
-
-async fn state(guardian: &Guardian) -> State {
-    guardian.status().await.expect("it answers").standing.state
-}
-
-async fn killed(guardian: &Guardian) -> Report {
-    let mut report = None;
-    until("the kill is complete", async || {
-        report = guardian.status().await.expect("it answers").report;
-        report.is_some_and(|report: Report| report.ended_at.is_some())
-    })
-    .await;
-    report.expect("waited for")
-}
 
 #[tokio::test]
 async fn when_the_deadline_passes_everything_dies_and_nobody_else() {
@@ -202,7 +53,7 @@ async fn a_deadline_that_is_moved_forward_in_time_harms_nobody() {
     let mut instance = Instance::new();
     let guardian = instance.guardian().await;
     let tree = instance.tree().await;
-    let first = now() + SOON;
+    let first = now() + SOON.times(3);
     guardian.arm(Term(7), first, Some(&tree.target())).await.expect("armed");
     let mut link = LeaseLink::new(instance.settings.socket.clone(), Span::from_secs(1));
     let later = first + FAR;
@@ -234,7 +85,7 @@ async fn an_agent_for_another_test() {
 async fn the_guardian_outlives_its_agent_and_still_kills() {
     let mut instance = Instance::new();
     let tree = instance.tree().await;
-    let fence_at = now() + Span::from_secs(2);
+    let fence_at = now() + Span::from_secs(4);
     let mut command = Command::new(std::env::current_exe().expect("ourselves"));
     command
         .args(["--exact", "an_agent_for_another_test", "--nocapture"])
@@ -486,37 +337,6 @@ async fn strangers_are_turned_away() {
     assert_eq!(state(&guardian).await, State::Idle);
 }
 
-/// The directory of a fresh control group, where this machine lets us make one that can be killed.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn make() -> Option<Cgroup> {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?.split(' ').nth(4)?;
-        let name = format!("tenure-test-{}-{}", std::process::id(), now().as_ms());
-        let cgroup = Cgroup(Path::new(mount).join(name));
-        std::fs::create_dir(&cgroup.0).ok()?;
-        cgroup.0.join("cgroup.kill").exists().then_some(cgroup)
-    }
-
-    fn path(&self) -> String {
-        self.0.to_str().expect("UTF-8").to_owned()
-    }
-
-    fn add(&self, pid: i32) {
-        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("moved");
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let begun = Instant::now();
-        while std::fs::remove_dir(&self.0).is_err() && begun.elapsed() < Duration::from_secs(5) {
-            std::thread::yield_now();
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_control_group_dies_as_a_whole() {
     let Some(cgroup) = Cgroup::make() else {
@@ -565,122 +385,6 @@ async fn a_control_group_that_holds_the_guardian_is_refused() {
         let refused = guardian.arm(Term(7), now() + FAR, Some(&target)).await;
         assert!(matches!(refused, Err(Error::Refused { because: Refusal::OwnCgroup, .. })), "{refused:?}");
     }
-}
-
-/// A PostgreSQL of our own, run by an ordinary user.
-struct Database {
-    data: PathBuf,
-    bin: PathBuf,
-    port: u16,
-    user: Option<User>,
-}
-
-impl Database {
-    fn make(instance: &Instance) -> Database {
-        let user = nix::unistd::geteuid().is_root().then(|| {
-            let named = |name| User::from_name(name).expect("the list of users");
-            named("postgres").or_else(|| named("nobody")).expect("an ordinary user")
-        });
-        if let Some(user) = &user {
-            for path in [instance.dir.path(), &instance.settings.data_dir] {
-                nix::unistd::chown(path, Some(user.uid), Some(user.gid)).expect("given away");
-            }
-        }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = port.local_addr().expect("an address").port();
-        let database = Database { data: instance.settings.data_dir.clone(), bin: find_bin(), port, user };
-        database.run("initdb", &["-U", "postgres", "-A", "trust", "-N", "-E", "UTF8", "--no-locale"]);
-        database
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let mut command = Command::new(self.bin.join(program));
-        command.arg("-D").arg(&self.data).args(arguments).current_dir("/").stdin(Stdio::null());
-        if let Some(user) = &self.user {
-            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-        }
-        let log = self.data.with_file_name("commands.log");
-        let file = || std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a file");
-        let status = command.stdout(file()).stderr(file()).status().expect("run");
-        let logs = [log, self.data.with_file_name("postgres.log")];
-        let said = logs.map(|log| std::fs::read_to_string(log).unwrap_or_default());
-        assert!(status.success(), "{program}: {}\n{}", said[0], said[1]);
-    }
-
-    /// Returns the postmaster, whose end we have to take note of: `gone`.
-    fn start(&self) -> i32 {
-        nix::sys::prctl::set_child_subreaper(true).expect("made its parent");
-        let log = self.data.with_file_name("postgres.log");
-        let options =
-            format!("-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories=", self.port);
-        self.run("pg_ctl", &["-w", "-o", &options, "-l", log.to_str().expect("UTF-8"), "start"]);
-        let text = std::fs::read_to_string(self.data.join("postmaster.pid")).expect("a pid file");
-        text.lines().next().and_then(|line| line.parse().ok()).expect("a pid")
-    }
-
-    /// PostgreSQL does not start again while its last postmaster is still in the list, be it as a zombie.
-    async fn gone(&self, postmaster: i32) {
-        let flags = Some(nix::sys::wait::WaitPidFlag::WNOHANG);
-        until("the postmaster is gone", async || {
-            let _ = nix::sys::wait::waitpid(Pid::from_raw(postmaster), flags);
-            stat(postmaster).is_none()
-        })
-        .await;
-    }
-
-    async fn connect(&self) -> tokio_postgres::Client {
-        let parameters = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port);
-        let (client, connection) =
-            tokio_postgres::connect(&parameters, tokio_postgres::NoTls).await.expect("connected");
-        tokio::spawn(connection);
-        client
-    }
-
-    /// Begins a transaction that commits as soon as the file `gate` is there. Returns when it waits for that; the task
-    /// says whether the commit was acknowledged.
-    async fn commit_at_the_gate(&self) -> tokio::task::JoinHandle<bool> {
-        let watcher = self.connect().await;
-        watcher.batch_execute("CREATE TABLE work (id int)").await.expect("a table");
-        let client = self.connect().await;
-        let commit = tokio::spawn(async move {
-            let script = "BEGIN; INSERT INTO work VALUES (1); \
-                DO $$ BEGIN WHILE (SELECT size FROM pg_stat_file('gate', true)) IS NULL LOOP END LOOP; END $$; \
-                COMMIT";
-            client.batch_execute(script).await.is_ok()
-        });
-        until("the transaction is at work", async || {
-            let at_work = "SELECT count(*) FROM pg_stat_activity \
-                WHERE state = 'active' AND query LIKE 'BEGIN; INSERT%' AND backend_xid IS NOT NULL";
-            watcher.query_one(at_work, &[]).await.expect("an answer").get::<_, i64>(0) == 1
-        })
-        .await;
-        commit
-    }
-
-    fn open_the_gate(&self) {
-        std::fs::write(self.data.join("gate"), "open").expect("written");
-    }
-
-    fn processes(&self) -> Vec<i32> {
-        standing_in(&self.data)
-    }
-}
-
-/// However a test ends, nothing is left running.
-impl Drop for Database {
-    fn drop(&mut self) {
-        for pid in self.processes() {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
-}
-
-fn find_bin() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let debian = versions.map(|entry| entry.path().join("bin"));
-    let red_hat = (13..=18).map(|version| PathBuf::from(format!("/usr/pgsql-{version}/bin")));
-    let found = debian.chain(red_hat).filter(|bin| bin.join("postgres").exists()).max();
-    found.expect("these tests need the programs of a PostgreSQL server")
 }
 
 #[tokio::test]

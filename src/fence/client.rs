@@ -16,10 +16,9 @@ use tokio::time::timeout;
 
 use crate::model::{self, FenceOrder, Moment, Term};
 
+use super::line::Line;
 use super::start::EXIT_HELD;
-use super::wire::{
-    self, Answer, DATAGRAM_MAX, Line, PATH_MAX, Process, Refusal, Report, Request, Standing, State,
-};
+use super::wire::{self, Answer, DATAGRAM_MAX, PATH_MAX, Process, Refusal, Report, Request, Standing, State};
 
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 const START_WITHIN: Duration = Duration::from_secs(5);

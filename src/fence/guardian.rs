@@ -25,10 +25,11 @@ use crate::model::{Moment, Span};
 
 use super::allocations;
 use super::kill::{Aim, Killer};
+use super::line::Line;
 use super::log::{Level, Log};
 use super::orders::Orders;
 use super::wire::{
-    Answer, DATAGRAM_MAX, Line, Means, Process, Refusal, Report, Request, Standing, State, Target, Why,
+    Answer, DATAGRAM_MAX, Means, Process, Refusal, Report, Request, Standing, State, Target, Why,
 };
 
 /// An agent has two or three connections; what is left is for its successor and for people who look.
@@ -188,7 +189,7 @@ impl Guardian {
             self.pace.said_at = now;
             let took = now.since(report.began_at);
             let trouble = round.trouble.map_or("each has been sent SIGKILL", Errno::desc);
-            let what = format_args!("{} processes still live after {took}: {trouble}", round.alive);
+            let what = format_args!("{} of PostgreSQL still alive after {took}: {trouble}", round.alive);
             self.log.say(Level::Error, now, what);
         }
         if round.alive > 0 {
@@ -227,8 +228,8 @@ impl Guardian {
             Level::Error,
             now,
             format_args!(
-                "killed PostgreSQL, term {term}: {why}; {processes} processes {by}, begun {late} after the \
-                 deadline, nothing left after {took}"
+                "killed PostgreSQL, term {term}: {why}; {by}, {processes} in all, begun {late} after \
+                 the deadline, nothing left after {took}"
             ),
         );
     }

@@ -13,8 +13,9 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
 
+use super::line::Line;
 use super::processes::{Held, Proc, Stat};
-use super::wire::{Line, Means, PATH_MAX, Process, Target};
+use super::wire::{Means, PATH_MAX, Process, Target};
 
 /// So many processes are remembered in one kill; whatever comes beyond is found anew in every round.
 const MEMBERS_MAX: usize = 16 * 1024;

@@ -13,7 +13,8 @@ use nix::sys::time::TimeVal;
 
 use crate::model::{Moment, Span, Term};
 
-use super::wire::{Answer, DATAGRAM_MAX, Line, Refusal, Request, Standing};
+use super::line::Line;
+use super::wire::{Answer, DATAGRAM_MAX, Refusal, Request, Standing};
 
 #[derive(Debug)]
 pub struct LeaseLink {

@@ -9,7 +9,7 @@ use nix::sys::stat::{SFlag, fstat};
 
 use crate::model::{Moment, Span};
 
-use super::wire::Line;
+use super::line::Line;
 
 /// So many lines may be said at once, and so many more after each `REFILL`: nobody fills a disk through us.
 const BURST: u32 = 40;

@@ -8,6 +8,7 @@ mod client;
 mod guardian;
 mod kill;
 mod lease_link;
+mod line;
 mod log;
 mod orders;
 mod processes;

@@ -11,7 +11,8 @@ use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
 
-use super::wire::{Line, Process};
+use super::line::Line;
+use super::wire::Process;
 
 /// The process file system, opened once.
 #[derive(Debug)]
