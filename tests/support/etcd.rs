@@ -17,6 +17,7 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Servers that make up one etcd cluster.
 pub struct Etcd {
+    /// Dropped, and with them the processes ended, before their directory is.
     pub servers: Vec<Server>,
     home: TempDir,
 }
@@ -54,8 +55,9 @@ impl Etcd {
     async fn start(count: usize, certificates: Option<&Certificates>) -> Etcd {
         let home = TempDir::with_prefix("tenure-etcd-").expect("a temporary directory");
         let ports: Vec<(u16, u16)> = (0..count).map(|_| (free_port(), free_port())).collect();
-        let members: Vec<String> =
-            (ports.iter().enumerate()).map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}")).collect();
+        let members: Vec<String> = (ports.iter().enumerate())
+            .map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}"))
+            .collect();
         let mut servers: Vec<Server> = (ports.iter().enumerate())
             .map(|(n, ports)| Server::new(home.path(), n, *ports, &members.join(","), certificates))
             .collect();
@@ -128,7 +130,11 @@ impl Server {
         .collect();
         if let Some(files) = certificates {
             let path = |path: &Path| path.display().to_string();
-            arguments.extend(["--client-cert-auth".to_owned(), "--trusted-ca-file".to_owned(), path(&files.ca)]);
+            arguments.extend([
+                "--client-cert-auth".to_owned(),
+                "--trusted-ca-file".to_owned(),
+                path(&files.ca),
+            ]);
             arguments.extend(["--cert-file".to_owned(), path(&files.cert)]);
             arguments.extend(["--key-file".to_owned(), path(&files.key)]);
         }
@@ -169,9 +175,15 @@ impl Server {
         }
     }
 
-    /// SIGSTOP: connections stay, and nothing answers.
+    /// SIGSTOP: connections stay, and nothing answers. The signal reaches one thread after the other, so what comes right
+    /// after it might still be answered; this returns when nothing can be.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
+        let until = std::time::Instant::now() + START_PATIENCE;
+        while !all_threads_stopped(self.pid()) {
+            assert!(std::time::Instant::now() < until, "etcd at {} does not stop", self.endpoint);
+            std::thread::yield_now();
+        }
     }
 
     pub fn thaw(&self) {
@@ -179,8 +191,12 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("it is ours to signal");
+    }
+
+    fn pid(&self) -> Pid {
         let child = self.child.as_ref().expect("the server runs");
-        kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), signal).expect("it is ours to signal");
+        Pid::from_raw(i32::try_from(child.id()).expect("a pid"))
     }
 }
 
@@ -197,7 +213,8 @@ impl Certificates {
 
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
+        let ca =
+            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
         let key = KeyPair::generate().expect("a key");
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
         let cert = (CertificateParams::new(names).expect("good names"))
@@ -214,6 +231,15 @@ impl Certificates {
             key: write("key", key.serialize_pem()),
         }
     }
+}
+
+fn all_threads_stopped(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The name in parentheses may itself contain anything.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 fn free_port() -> u16 {

@@ -75,7 +75,8 @@ impl Endpoints {
                     return Err(told(servers, &failures, within));
                 }
                 let asked =
-                    timeout(share(left, servers.len() - turn), self.ask_one(endpoint, &question)).await;
+                    timeout(share(left, servers.len() - turn), Box::pin(self.ask_one(endpoint, &question)))
+                        .await;
                 let fault = match asked {
                     Ok(Ok(answer)) => {
                         self.current.store(at, Ordering::Relaxed);

@@ -45,6 +45,10 @@ impl Fault {
         Fault::Unanswered { text: text.into(), connection_broken: true }
     }
 
+    pub(super) fn from_the_past() -> Fault {
+        Fault::broken("the server answers from the past")
+    }
+
     pub(super) fn headless() -> Fault {
         Fault::unanswered("an answer without a header")
     }

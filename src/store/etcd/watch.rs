@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const ROUND: Duration = Duration::from_secs(2);
 /// A stream that ends as soon as it begins must not be begun again without end.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Nothing but an operator will change that, and a wrong password is dear to check.
+const PAUSE_REFUSED: Duration = Duration::from_secs(2);
 
 pub(super) fn start(endpoints: Arc<Endpoints>, place: &Place) -> Watch {
     let base = place.base().to_owned();
@@ -35,21 +37,27 @@ async fn watch(endpoints: Arc<Endpoints>, base: String, mut publisher: Publisher
             let base = base.clone();
             async move { Ok((read(client.clone(), base).await?, client, endpoint)) }
         };
+        let mut pause = PAUSE;
         match endpoints.ask(ATTEMPT, ROUND, ask).await {
             Ok((reading, client, endpoint)) if publisher.admits(reading.store, reading.revision) => {
                 let mut mirror = Mirror::of(reading);
                 mirror.publish(&mut publisher);
-                let fault = follow(client, &base, &mut mirror, &mut publisher).await;
+                let fault = Box::pin(follow(client, &base, &mut mirror, &mut publisher)).await;
                 tracing::debug!(server = endpoint.url(), ?fault, "the watch has ended");
                 leave(&endpoints, &endpoint, &fault);
             }
-            Ok((reading, _, endpoint)) => {
-                tracing::warn!(server = endpoint.url(), reading.revision, "the server answers from the past");
+            Ok((_, _, endpoint)) => {
+                publisher.silent(Fault::from_the_past().named(ATTEMPT, None));
                 endpoints.avoid(&endpoint);
             }
-            Err(fault) => publisher.silent(fault.named(ATTEMPT, None)),
+            Err(fault) => {
+                if let Fault::Refused(_) | Fault::Denied(_) = fault {
+                    pause = PAUSE_REFUSED;
+                }
+                publisher.silent(fault.named(ATTEMPT, None));
+            }
         }
-        sleep(PAUSE).await;
+        sleep(pause).await;
     }
 }
 
@@ -102,10 +110,11 @@ async fn one_read(
         return Err(Fault::broken("no answer to a read"));
     };
     let reading = reading?;
-    if !publisher.admits(reading.store, reading.revision.max(mirror.revision)) {
-        return Err(Fault::broken("the server answers from the past"));
+    // The majority that confirms a read knows every event that the stream has told before.
+    if !publisher.admits(reading.store, reading.revision) {
+        return Err(Fault::from_the_past());
     }
-    mirror.replace(reading);
+    *mirror = Mirror::of(reading);
     Ok(())
 }
 
@@ -140,14 +149,7 @@ impl Mirror {
         }
     }
 
-    /// A read that the stream has overtaken tells nothing new.
-    fn replace(&mut self, reading: Reading) {
-        if self.revision <= reading.revision {
-            *self = Mirror::of(reading);
-        }
-    }
-
-    /// An event that a read has overtaken tells nothing new either.
+    /// An event that a read has overtaken tells nothing new.
     fn apply(&mut self, kv: &KeyValue) {
         if kv.mod_revision() <= self.read_at {
             return;

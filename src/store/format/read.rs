@@ -126,7 +126,7 @@ fn leader(entry: &Entry, problems: &mut Problems) -> Option<Leader> {
 /// Field by field: a field that makes no sense is left out, the rest of the record still counts.
 fn member(value: &[u8], problems: &mut Problems) -> Option<MemberRecord> {
     if value.starts_with(b"postgres") {
-        return legacy_member(&String::from_utf8_lossy(value));
+        return Some(legacy_member(&String::from_utf8_lossy(value)));
     }
     let mut document = object(value, problems)?;
     document.retain(|field, value| {
@@ -137,14 +137,14 @@ fn member(value: &[u8], problems: &mut Problems) -> Option<MemberRecord> {
 }
 
 /// The form of Patroni before 1.0: a URL whose `application_name` is the address of the REST API.
-fn legacy_member(text: &str) -> Option<MemberRecord> {
+fn legacy_member(text: &str) -> MemberRecord {
     let (conn_url, query) = text.split_once('?').unwrap_or((text, ""));
     let api_url = query.split('&').find_map(|pair| pair.strip_prefix("application_name="));
-    Some(MemberRecord {
+    MemberRecord {
         conn_url: conn_url.to_owned(),
         api_url: api_url.map(percent_decoded).unwrap_or_default(),
         ..MemberRecord::default()
-    })
+    }
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -213,18 +213,13 @@ fn failover(value: &[u8], problems: &mut Problems) -> Option<FailoverRequest> {
         }
         Err(_) => return legacy_failover(value, problems),
     };
-    let mut field = |field: &str| match document.get(field) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.is_empty() => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(problems.add(format!("{field}: this is not text"))),
-    };
-    let (leader, candidate) = (field("leader").ok()?, field("member").ok()?);
-    let scheduled_at = field("scheduled_at").ok()?;
+    let scheduled_at = optional_text(&document, "scheduled_at", problems)?;
+    let leader = optional_text(&document, "leader", problems)?;
+    let candidate = optional_text(&document, "member", problems)?;
     Some(FailoverRequest {
-        leader: optional_name("leader", leader.as_deref(), problems)?,
-        candidate: optional_name("member", candidate.as_deref(), problems)?,
-        scheduled_at,
+        leader: optional_name("leader", leader, problems)?,
+        candidate: optional_name("member", candidate, problems)?,
+        scheduled_at: scheduled_at.map(str::to_owned),
     })
 }
 
@@ -237,6 +232,22 @@ fn legacy_failover(value: &[u8], problems: &mut Problems) -> Option<FailoverRequ
         candidate: optional_name("candidate", parts.next().flatten(), problems)?,
         scheduled_at: None,
     })
+}
+
+#[expect(clippy::option_option, reason = "outside: is it understood; inside: is there a text")]
+fn optional_text<'document>(
+    document: &'document Map<String, Value>,
+    field: &str,
+    problems: &mut Problems,
+) -> Option<Option<&'document str>> {
+    match document.get(field) {
+        None | Some(Value::Null) => Some(None),
+        Some(Value::String(text)) => Some((!text.is_empty()).then_some(text)),
+        Some(_) => {
+            problems.add(format!("{field}: this is not text"));
+            None
+        }
+    }
 }
 
 #[expect(clippy::option_option, reason = "outside: is it understood; inside: is there a name")]
