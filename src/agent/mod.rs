@@ -225,9 +225,9 @@ async fn follow_signals(
 fn reread(sources: &Sources) -> Option<Config> {
     match crate::config::load(sources) {
         Ok(Loaded { config, warnings }) => {
-            warnings
-                .iter()
-                .for_each(|warning| tracing::warn!("{}", warning.render("configuration").trim_end()));
+            for warning in &warnings {
+                tracing::warn!("{}", warning.render("configuration").trim_end());
+            }
             tracing::info!("the configuration was read again");
             Some(config)
         }

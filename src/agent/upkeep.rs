@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::eyes::Sight;
+use super::workshop::complain;
 use crate::clock;
 use crate::model::{Lsn, Postgres, Serving, Span, Standing, View};
 use crate::postgres::{self, InstanceSettings, Recovery};
@@ -65,7 +66,7 @@ impl Upkeep {
         let present = self.sight.borrow().slots.clone();
         let changes = postgres::slot_changes(&present, &wanted, &BTreeSet::new());
         match postgres::apply_slot_changes(settings, &changes, PATIENCE).await {
-            Ok(complaints) => complaints.iter().for_each(|complaint| tracing::warn!("{complaint}")),
+            Ok(complaints) => complain(&complaints),
             Err(error) => tracing::warn!("{error}"),
         }
     }
@@ -73,7 +74,7 @@ impl Upkeep {
 
 async fn apply(settings: &InstanceSettings, recovery: &Recovery) {
     match postgres::reload(settings, recovery).await {
-        Ok(complaints) => complaints.iter().for_each(|complaint| tracing::warn!("{complaint}")),
+        Ok(complaints) => complain(&complaints),
         Err(error) => tracing::warn!("{error}"),
     }
 }
@@ -91,5 +92,9 @@ fn at_rest(view: &View) -> Option<Recovery> {
 }
 
 fn others(view: &View) -> BTreeSet<String> {
-    view.cluster().into_iter().flat_map(|cluster| cluster.members.keys()).map(|name| name.slot()).collect()
+    view.cluster()
+        .into_iter()
+        .flat_map(|cluster| cluster.members.keys())
+        .map(crate::model::MemberName::slot)
+        .collect()
 }

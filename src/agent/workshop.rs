@@ -75,7 +75,9 @@ impl Workshop {
                         clear(&mut bench).await;
                         let settings = self.settings.borrow().clone();
                         let work = perform(settings, job.clone(), source, start_patience);
-                        bench = Some(Bench { id, job, task: tokio::spawn(work) });
+                        #[expect(clippy::disallowed_methods, reason = "the bench holds it, and clears it before it goes")]
+                        let task = tokio::spawn(work);
+                        bench = Some(Bench { id, job, task });
                     }
                     Some(Assignment::Cancel { id }) => {
                         if bench.as_ref().is_some_and(|bench| bench.id == id) {
@@ -129,14 +131,14 @@ async fn perform(
     let done = |result: Result<(), postgres::Error>| result.map(|()| JobOutcome::Done);
     let told = |result: Result<Vec<String>, postgres::Error>| {
         result.map(|complaints| {
-            complaints.iter().for_each(|complaint| tracing::warn!("{complaint}"));
+            complain(&complaints);
             JobOutcome::Done
         })
     };
     let result = match job {
         Job::Bootstrap => match postgres::bootstrap(settings, BOOTSTRAP).await {
             Ok(complaints) => {
-                complaints.iter().for_each(|complaint| tracing::warn!("{complaint}"));
+                complain(&complaints);
                 return made(settings).await;
             }
             Err(error) => Err(error),
@@ -175,6 +177,13 @@ async fn perform(
         Job::Checkpoint => done(postgres::checkpoint(settings, CHECKPOINT).await),
     };
     result.map_err(|error| error.to_string())
+}
+
+/// Settings that are not used as they stand.
+pub fn complain(complaints: &[String]) {
+    for complaint in complaints {
+        tracing::warn!("{complaint}");
+    }
 }
 
 /// The identity of what a bootstrap has made.

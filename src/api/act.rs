@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
-use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -67,7 +66,7 @@ pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]
 async fn request_failover(api: &Api, asked: Kind, body: Option<&[u8]>) -> Result<Answer, Answer> {
     let body = object(body)?;
     let standing = api.standing();
-    let wish = wish::check(asked, &body, Look::new(&standing, (api.clock)()), Timestamp::now())?;
+    let wish = wish::check(asked, &body, Look::new(&standing, (api.clock)()), crate::clock::wall())?;
     if wish.request.scheduled_at.is_none() && !somebody_can_take_over(wish.candidates.clone()).await {
         let sentence = format!("{} is not possible: no good candidates have been found", wish.kind.word());
         return Err(Answer::sentence(412, sentence));

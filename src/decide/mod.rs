@@ -27,10 +27,11 @@ const PERMIT: Span = Span::from_secs(3);
 const IMMEDIATE_STOP: Span = Span::from_ms(300);
 
 pub fn decide(view: &View) -> Plan {
-    let choice = choose(view);
+    let fence = fence_order(view);
+    let choice = after_disarming(view, fence, choose(view));
     Plan {
         renew_until: if may_renew(view) { view.now + PERMIT } else { view.now },
-        fence: fence_order(view),
+        fence,
         look_again: view.now + choice.again,
         reason: choice.reason,
         step: choice.step,
@@ -108,6 +109,19 @@ fn choose(view: &View) -> Choice {
         (None, Initialize::Absent | Initialize::Running | Initialize::Unrecognized) => {
             bootstrap::choose(view, cluster)
         }
+    }
+}
+
+/// A guardian that still stands by an old order would kill whatever is started.
+fn after_disarming(view: &View, fence: FenceOrder, choice: Choice) -> Choice {
+    let armed = matches!(view.guardian, Guardian::Ready { confirmed: FenceOrder::Arm { .. } });
+    match &choice.step {
+        Step::Run(Job::StartStandby { .. } | Job::Rewind { .. } | Job::Bootstrap)
+            if armed && fence == FenceOrder::Disarm =>
+        {
+            Choice::wait(Rule::AwaitsDisarm)
+        }
+        _ => choice,
     }
 }
 

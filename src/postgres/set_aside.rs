@@ -22,7 +22,7 @@ pub async fn set_aside(settings: &InstanceSettings) -> Result<PathBuf, Error> {
     let what = format!("set {} aside", settings.data_dir.display());
     refuse_if_running(settings, &what)?;
     sweep(settings).await?;
-    let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let stamp = crate::clock::wall().strftime("%Y%m%dT%H%M%SZ").to_string();
     let (data_dir, owner) = (settings.data_dir.clone(), settings.identity()?);
     let keep = settings.set_aside_max.max(1);
     let moved = tokio::task::spawn_blocking(move || {

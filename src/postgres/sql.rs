@@ -71,6 +71,7 @@ pub(super) async fn greet(target: &Target, patience: Span) -> Greeting {
     match timeout(patience.as_duration(), config.connect(NoTls)).await {
         Ok(Ok((client, connection))) => {
             // A broken connection is told by the statement that meets it.
+            #[expect(clippy::disallowed_methods, reason = "it ends with the session that holds its handle")]
             let driver = tokio::spawn(async move {
                 let _ = connection.await;
             });

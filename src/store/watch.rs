@@ -63,6 +63,7 @@ impl Watch {
             last: None,
             backwards: 0,
         };
+        #[expect(clippy::disallowed_methods, reason = "it ends with the watch that holds its handle")]
         let task = tokio::spawn(watching(publisher));
         Watch { news: receiver, delivered: 0, silence_told: false, task }
     }

@@ -2,36 +2,38 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-use std::time::{Duration, Instant};
+use tenure::clock;
+use tenure::model::Span;
 
 pub mod lab;
 pub mod netns;
 pub mod writer;
 
 /// A condition that takes longer than this will never come.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(20);
+pub const PATIENCE: Span = Span::from_secs(60);
+const POLL: Span = Span::from_ms(20);
 
 /// Waits until `condition` gives something.
 pub async fn wait_for<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let started = Instant::now();
+    let give_up = clock::now() + PATIENCE;
     loop {
         if let Some(result) = condition().await {
             return result;
         }
-        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
-        tokio::time::sleep(POLL).await;
+        assert!(clock::now() < give_up, "waited {PATIENCE} for {what}");
+        clock::pause(POLL).await;
     }
 }
 
 /// The same where nothing is asynchronous.
 pub fn wait_blocking<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let started = Instant::now();
+    let give_up = clock::now() + PATIENCE;
     loop {
         if let Some(result) = condition() {
             return result;
         }
-        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
-        std::thread::sleep(POLL);
+        assert!(clock::now() < give_up, "waited {PATIENCE} for {what}");
+        #[expect(clippy::disallowed_methods, reason = "between two looks at the condition")]
+        std::thread::sleep(POLL.as_duration());
     }
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tenure::clock;
+use tenure::model::{Moment, Span};
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::netns::{Namespace, enter};
@@ -16,8 +18,8 @@ pub struct Acknowledged {
     pub writer: String,
     pub row: i64,
     pub timeline: u32,
-    pub sent: Instant,
-    pub answered: Instant,
+    pub sent: Moment,
+    pub answered: Moment,
 }
 
 /// Everything that any writer was told.
@@ -55,10 +57,10 @@ impl Ledger {
     }
 
     /// The longest time without an acknowledged row.
-    pub fn longest_gap(&self) -> Duration {
-        let mut times: Vec<Instant> = self.rows().iter().map(|row| row.answered).collect();
+    pub fn longest_gap(&self) -> Span {
+        let mut times: Vec<Moment> = self.rows().iter().map(|row| row.answered).collect();
         times.sort();
-        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        times.windows(2).map(|pair| pair[1].since(pair[0])).max().unwrap_or_default()
     }
 
     /// The acknowledged rows that are not there.
@@ -119,7 +121,7 @@ async fn write_until_failure(name: &str, client: &Client, row: &mut i64, ledger:
                   returning ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int";
     while !stop.load(Ordering::Relaxed) {
         *row += 1;
-        let sent = Instant::now();
+        let sent = clock::now();
         let answer =
             tokio::time::timeout(Duration::from_secs(2), client.query_one(insert, &[&name, &*row])).await;
         let Ok(Ok(answer)) = answer else { return };
@@ -129,7 +131,7 @@ async fn write_until_failure(name: &str, client: &Client, row: &mut i64, ledger:
             row: *row,
             timeline: timeline.unsigned_abs(),
             sent,
-            answered: Instant::now(),
+            answered: clock::now(),
         };
         ledger.0.lock().expect("no writer panics while it holds the ledger").push(acknowledged);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -143,6 +145,7 @@ pub async fn connect(host: &str, password: &str) -> Option<Client> {
     config.connect_timeout(Duration::from_secs(1));
     let (client, connection) =
         tokio::time::timeout(Duration::from_secs(2), config.connect(NoTls)).await.ok()?.ok()?;
+    #[expect(clippy::disallowed_methods, reason = "it ends with its client")]
     tokio::spawn(connection);
     Some(client)
 }

@@ -407,7 +407,7 @@ fn password(dir: &Path) -> Result<String> {
     let mut bytes = [0u8; 12];
     let mut random = fs::File::open("/dev/urandom").context("open /dev/urandom")?;
     std::io::Read::read_exact(&mut random, &mut bytes).context("read /dev/urandom")?;
-    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text: String = bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     write_private(&path, &text, None)?;
     Ok(text)
 }
