@@ -112,6 +112,19 @@ async fn a_server_that_was_killed_and_started_again_is_found_with_all_it_knew() 
 }
 
 #[tokio::test]
+async fn whoever_watches_before_etcd_is_there_is_told_so_and_sees_it_come() {
+    let mut etcd = Etcd::single().await;
+    etcd.servers[0].kill();
+    let mut watch = at(etcd.endpoints()).watch();
+    match watch.next().await {
+        StoreEvent::Silent { error } => unanswered(Err::<(), _>(error)),
+        StoreEvent::Snapshot { cluster, .. } => panic!("{cluster:?}"),
+    }
+    etcd.servers[0].start();
+    until(&mut watch, |_| true).await;
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_asked_for_again_elsewhere() {
     let etcd = Etcd::three().await;
     let wire = Proxy::to(&etcd.servers[0].endpoint).await;

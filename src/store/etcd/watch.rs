@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, KeyValue, WatchOptions, WatchStream};
+use etcd_client::{Client, WatchOptions, WatchStream};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::endpoint::{Endpoint, Endpoints};
@@ -95,7 +95,9 @@ async fn one_message(stream: &mut WatchStream, mirror: &mut Mirror) -> Result<()
         return Err(Fault::TokenStale(message.cancel_reason().to_owned()));
     }
     for kv in message.events().iter().filter_map(etcd_client::Event::kv) {
-        mirror.apply(kv);
+        let Some(entry) = entry(kv) else { continue };
+        // What is left of a deleted key has no versions.
+        mirror.apply(entry, kv.version() == 0);
     }
     Ok(())
 }
@@ -150,20 +152,46 @@ impl Mirror {
     }
 
     /// An event that a read has overtaken tells nothing new.
-    fn apply(&mut self, kv: &KeyValue) {
-        if kv.mod_revision() <= self.read_at {
+    fn apply(&mut self, entry: Entry, deleted: bool) {
+        if entry.version <= self.read_at {
             return;
         }
-        self.revision = self.revision.max(kv.mod_revision());
-        let deleted = kv.version() == 0;
-        match (entry(kv), deleted) {
-            (Some(entry), true) => drop(self.entries.remove(&entry.path)),
-            (Some(entry), false) => drop(self.entries.insert(entry.path.clone(), entry)),
-            (None, _) => {}
+        self.revision = self.revision.max(entry.version);
+        if deleted {
+            self.entries.remove(&entry.path);
+        } else {
+            self.entries.insert(entry.path.clone(), entry);
         }
     }
 
     fn publish(&self, publisher: &mut Publisher) {
         publisher.publish(self.store, self.revision, self.entries.values());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str, version: i64) -> Entry {
+        Entry { path: path.to_owned(), value: Vec::new(), created: 1, version, session: None }
+    }
+
+    fn paths(mirror: &Mirror) -> Vec<&str> {
+        mirror.entries.keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn events_change_what_was_read_before_them_and_nothing_that_was_read_after() {
+        let entries = vec![entry("a", 3), entry("b", 5)];
+        let mut mirror = Mirror::of(Reading { store: StoreId(1), revision: 5, entries });
+        mirror.apply(entry("a", 5), true);
+        mirror.apply(entry("c", 4), false);
+        assert_eq!((paths(&mirror), mirror.revision), (vec!["a", "b"], 5));
+        // One transaction may write several keys at one revision.
+        mirror.apply(entry("a", 7), true);
+        mirror.apply(entry("c", 7), false);
+        mirror.apply(entry("d", 7), false);
+        assert_eq!((paths(&mirror), mirror.revision), (vec!["b", "c", "d"], 7));
     }
 }
