@@ -9,8 +9,7 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
         Initialize::Running if view.memory.bootstrapping => ours(view),
         Initialize::Running => Choice::wait(Rule::BootstrapWaits),
         Initialize::Unrecognized => Choice::wait(Rule::BootstrapBlocked),
-        // `choose` in the parent sends this to the race.
-        Initialize::Done(_) => Choice::wait(Rule::JobUnderWay),
+        Initialize::Done(_) => super::race::choose(view, cluster),
     }
 }
 
@@ -46,7 +45,7 @@ fn adopt(control: &Control) -> Choice {
 /// This member has claimed the making.
 fn ours(view: &View) -> Choice {
     match (&view.postgres, view.memory.bootstrapped) {
-        (Postgres::Empty, _) if view.memory.failures.starts == 0 => {
+        (Postgres::Empty, _) if may_try_again(view, view.memory.failures.starts) => {
             Choice::run(Rule::BootstrapMakes, Job::Bootstrap)
         }
         (Postgres::Unfinished { .. }, _) => Choice::run(Rule::ClearsUnfinished, Job::SetAside),

@@ -42,8 +42,7 @@ fn running_standby(
     running: &Running,
 ) -> Choice {
     let Serving::Standby { upstream, .. } = &running.serving else {
-        // `choose` never comes here with a primary.
-        return Choice::wait(Rule::JobUnderWay);
+        return Choice::run(Reason::about(Rule::OtherLeads, &leader.name), Job::StopAtOnce);
     };
     if let (Some(lineage), Some(position)) = (cluster.lineage(), running.position())
         && lineage.descent_of(position) == Descent::Diverged

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::decide;
 use crate::model::{
     Cluster, Contact, Errand, Failures, FenceOrder, Guardian, Handover, Initialize, Job, Lease, MemberName,
-    Memory, Moment, PeerAnswer, PeerRound, Plan, Policy, Postgres, RunningJob, Serving, Session, SessionId,
-    Span, Step, StoreView, SystemId, Tags, Term, Timing, View, Work,
+    Memory, Moment, PeerAnswer, PeerRound, Plan, Policy, Postgres, Reason, RunningJob, Serving, Session,
+    SessionId, Span, Step, StoreView, SystemId, Tags, Term, Timing, View, Work,
 };
 
 /// Everything that a member can learn.
@@ -187,7 +187,7 @@ impl Mind {
         match plan.step.clone() {
             Step::Wait | Step::AskPeers(_) => {}
             Step::Store(errand) => self.send_errand(errand, &mut commands),
-            Step::Run(job) => self.start_job(job, &mut commands),
+            Step::Run(job) => self.start_job(job, &plan.reason, &mut commands),
             Step::Cancel => self.cancel_job(&mut commands),
             Step::Exit => commands.push(Command::Exit),
         }
@@ -439,7 +439,7 @@ impl Mind {
         }
     }
 
-    fn start_job(&mut self, job: Job, commands: &mut Vec<Command>) {
+    fn start_job(&mut self, job: Job, reason: &Reason, commands: &mut Vec<Command>) {
         if let Some(running) = &self.view.work.job {
             let goes_first =
                 job.is_stop() && running.job != job && !(running.job.is_stop() && job != Job::StopAtOnce);
@@ -465,7 +465,12 @@ impl Mind {
             | Job::Checkpoint => {}
         }
         self.job_id += 1;
-        self.view.work.job = Some(RunningJob { job: job.clone(), since: self.view.now, cancelled: false });
+        self.view.work.job = Some(RunningJob {
+            job: job.clone(),
+            reason: reason.clone(),
+            since: self.view.now,
+            cancelled: false,
+        });
         commands.push(Command::StartJob { id: self.job_id, job });
     }
 

@@ -132,9 +132,9 @@ fn under_way(view: &View, running: &RunningJob) -> Choice {
     let lease_in_force = view.lease_in_force().is_some() || view.policy.pause;
     if may_write && !lease_in_force {
         return match &running.job {
-            Job::StopAtOnce => Choice::wait(Rule::JobUnderWay),
+            Job::StopAtOnce => Choice::wait(running.reason.clone()),
             Job::StopOrderly { .. } | Job::StopFast { .. } if view.now < last_moment_for_order(view) => {
-                Choice::wait(Rule::JobUnderWay).again_in(view.now.until(last_moment_for_order(view)))
+                Choice::wait(running.reason.clone()).again_in(view.now.until(last_moment_for_order(view)))
             }
             _ => dethroned::choose(view),
         };
@@ -142,7 +142,7 @@ fn under_way(view: &View, running: &RunningJob) -> Choice {
     if view.ending && running.job.can_be_cancelled() && !running.cancelled {
         return Choice::step(Rule::JobLostItsReason, Step::Cancel);
     }
-    Choice::wait(Rule::JobUnderWay).again_in(until_demotion(view))
+    Choice::wait(running.reason.clone()).again_in(until_demotion(view))
 }
 
 /// The leader key bears our name, but the store has not confirmed the lease to us.

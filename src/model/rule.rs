@@ -46,7 +46,6 @@ rules! {
     ForeignData = "foreign_data": "the data directory belongs to another cluster than the store's; nothing is done with it",
     UnusableData = "unusable_data": "the data directory cannot be read as PostgreSQL's; nothing is done with it",
     AwaitsDisarm = "awaits_disarm": "PostgreSQL is stopped; waiting until the guardian has been told",
-    JobUnderWay = "job_under_way": "waiting for the work under way to end",
     JobLostItsReason = "job_lost_its_reason": "stopping work that has lost its reason",
 
     // Leading.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Cluster, FenceOrder, Job, MemberName, MemberRole, MemberState, Moment, Policy, Position, Postgres,
-    SessionId, Span, SystemId, Tags, Term, Timing,
+    Reason, SessionId, Span, SystemId, Tags, Term, Timing,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,6 +102,8 @@ pub struct Work {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunningJob {
     pub job: Job,
+    /// Why it was begun; why the member does what it does, as long as it runs.
+    pub reason: Reason,
     pub since: Moment,
     pub cancelled: bool,
 }

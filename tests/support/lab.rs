@@ -385,7 +385,6 @@ bootstrap:
   initdb:
     - encoding: UTF8
     - data-checksums
-    - no-sync
 postgresql:
   listen: {address}:5432
   connect_address: {address}:5432

@@ -62,7 +62,9 @@ impl Namespace {
         let output = Command::new("ip").args(["netns", "pids", &self.name]).output().expect("ip is there");
         String::from_utf8_lossy(&output.stdout)
             .split_whitespace()
-            .filter_map(|pid| pid.parse().ok().map(Pid::from_raw))
+            .filter_map(|pid| pid.parse().ok())
+            .filter(|&pid| !is_zombie(pid))
+            .map(Pid::from_raw)
             .collect()
     }
 
@@ -83,6 +85,12 @@ impl Namespace {
         command.args(["netns", "exec", &self.name, program]);
         command
     }
+}
+
+/// Whoever is dead and only waits for its parent to notice runs no more.
+fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('Z'))
 }
 
 /// Moves the calling thread into a namespace.
