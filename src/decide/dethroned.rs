@@ -75,10 +75,7 @@ fn found_running(view: &View, cluster: &Cluster) -> Choice {
 
 /// Nobody can tell who leads.
 fn unknown(view: &View) -> Choice {
-    let guarded = match view.guardian {
-        Guardian::Ready { confirmed: crate::model::FenceOrder::Arm { fence_at, .. } } => view.now < fence_at,
-        Guardian::Ready { .. } | Guardian::Absent => false,
-    };
+    let guarded = view.guardian.is_armed(view.now);
     if !view.memory.has_led && guarded {
         return Choice::wait(Rule::ReturnsToLease);
     }

@@ -35,6 +35,8 @@ fn release_and_exit(view: &View) -> Choice {
     match view.lease.filter(|lease| view.now < lease.deadline()).map(|lease| lease.term).or(unanswered) {
         // Where the store is gone the lease ends by itself, and nobody waits for that here.
         Some(term) if !view.cut_off() => Choice::store(Rule::EndingReleases, Errand::ReleaseLease { term }),
+        // A guardian that is left armed would stay on watch over nothing.
+        Some(_) | None if view.guardian.is_armed(view.now) => Choice::wait(Rule::AwaitsDisarm),
         Some(_) | None => Choice::step(Rule::Ended, Step::Exit),
     }
 }

@@ -194,6 +194,14 @@ impl Lease {
 }
 
 impl Guardian {
+    /// Would it still kill, at a moment that lies ahead?
+    pub fn is_armed(&self, now: Moment) -> bool {
+        match self {
+            Guardian::Ready { confirmed: FenceOrder::Arm { fence_at, .. } } => now < *fence_at,
+            Guardian::Ready { confirmed: FenceOrder::Disarm | FenceOrder::Keep } | Guardian::Absent => false,
+        }
+    }
+
     /// Has it confirmed to kill PostgreSQL for this term, at a moment that lies ahead?
     pub fn watches(&self, term: Term, now: Moment) -> bool {
         match self {
