@@ -1,5 +1,10 @@
 //! The guardian with real processes: stand-ins for a postmaster and its children, and a real PostgreSQL.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test owns its tasks for as long as it runs, and gives up after a while"
+)]
+
 #[path = "fence/database.rs"]
 mod database;
 #[path = "fence/stage.rs"]

@@ -1,5 +1,10 @@
 //! The PostgreSQL adapter against real servers.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test owns its tasks for as long as it runs, and gives up after a while"
+)]
+
 #[path = "support/postgres.rs"]
 mod support;
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::config::{self, Config};
 use crate::decide::publish::Identity;
 use crate::model::Policy;
-use crate::postgres::{InstanceSettings, Login, ProgramOption, Secret};
+use crate::postgres::{InstanceSettings, Login, ProgramOption};
 use crate::store::{AdapterSettings, EtcdSettings, StoreSettings};
 
 /// Patroni's members look at this to know what another one understands.
@@ -98,7 +98,7 @@ pub fn store(config: &Config) -> StoreSettings {
         adapter: AdapterSettings::Etcd(EtcdSettings {
             endpoints: etcd.endpoints(),
             username: etcd.username.clone(),
-            password: etcd.password.as_ref().map(|secret| secret.expose().to_owned()),
+            password: etcd.password.as_ref().map(|secret| secret.reveal().to_owned()),
             cacert: etcd.cacert.clone(),
             cert: etcd.cert.clone(),
             key: etcd.key.clone(),
@@ -147,13 +147,9 @@ fn with_defaults(mut parameters: BTreeMap<String, String>) -> BTreeMap<String, S
 fn login(login: &config::Login) -> Login {
     let mut options = login.options.clone();
     if let Some(password) = &login.sslpassword {
-        options.insert("sslpassword".to_owned(), password.expose().to_owned());
+        options.insert("sslpassword".to_owned(), password.reveal().to_owned());
     }
-    Login {
-        username: login.username.clone(),
-        password: login.password.as_ref().map(|secret| Secret::new(secret.expose())),
-        options,
-    }
+    Login { username: login.username.clone(), password: login.password.clone(), options }
 }
 
 /// `data-checksums` or `encoding=UTF8`.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::values;
-use crate::model::{Address, MemberName, Tags};
+use crate::model::{Address, MemberName, Secret, Tags};
 
 /// Everything that one agent's files and environment say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -249,43 +249,9 @@ pub struct Listen {
     pub port: u16,
 }
 
-/// A password: in memory, in what is sent, and nowhere that anybody reads.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("host:port is wanted, such as 127.0.0.1:5432")]
 pub struct ListenError;
-
-impl Secret {
-    pub fn new(text: impl Into<String>) -> Secret {
-        Secret(text.into())
-    }
-
-    /// For sending it to whom it is meant for.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
 
 impl Etcd {
     /// Every server as a URL: `http://host:port`.
@@ -417,7 +383,7 @@ mod tests {
         let secret = Secret::new("hunter2");
         let shown = format!("{secret} {secret:?} {}", serde_json::to_string(&secret).expect("text"));
         assert!(!shown.contains("hunter2"), "{shown}");
-        assert_eq!(secret.expose(), "hunter2");
+        assert_eq!(secret.reveal(), "hunter2");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub use programs::{Programs, installed_majors};
 pub use promote::promote;
 pub use rewind::rewind_from;
 pub use set_aside::set_aside;
-pub use settings::{Hooks, InstanceSettings, Login, ProgramOption, RunAs, Secret};
+pub use settings::{Hooks, InstanceSettings, Login, ProgramOption, RunAs};
 pub use slots::{SlotChanges, SlotRow, apply_slot_changes, slot_changes};
 pub use start::{Started, follow, reload, start_primary, start_standby};
 pub use stop::{Stopped, checkpoint, kill_completely, stop_at_once, stop_fast, stop_orderly};

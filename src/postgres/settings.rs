@@ -2,14 +2,13 @@
 //! Reading it from the configuration is `config`'s business.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid};
 
 use super::error::Error;
-use crate::model::{Address, MemberName};
+use crate::model::{Address, MemberName, Secret};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceSettings {
@@ -69,10 +68,6 @@ pub struct Login {
     /// Further libpq keys: `sslmode`, `sslcert`, `gssencmode` …
     pub options: BTreeMap<String, String>,
 }
-
-/// A password. It has no way into a log.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
 
 /// `--name` or `--name=value` of initdb or pg_basebackup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,23 +196,6 @@ impl Login {
     pub fn with_password(mut self, password: &str) -> Login {
         self.password = Some(Secret::new(password));
         self
-    }
-}
-
-impl Secret {
-    pub fn new(text: &str) -> Secret {
-        Secret(text.to_owned())
-    }
-
-    /// For the one place that must speak it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
     }
 }
 

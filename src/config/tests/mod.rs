@@ -2,6 +2,7 @@
 
 mod dynamic;
 
+use crate::model::Secret;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -277,7 +278,7 @@ fn files_directories_and_secrets_in_files_are_read() {
         load(&sources(&[directory.path()], &[("TENURE_SUPERUSER_PASSWORD_FILE", &secret)])).expect("good");
     assert_eq!(loaded.config.name.as_str(), "oulu");
     let password = loaded.config.postgresql.authentication.superuser.password.expect("read");
-    assert_eq!(password.expose(), "s3cret ");
+    assert_eq!(password.reveal(), "s3cret ");
 
     let absent = path("absent.yml");
     let problems = load(&sources(&[&absent], &[])).expect_err("there is no such file");
@@ -293,7 +294,7 @@ fn passwords_leave_no_trace_in_what_is_printed() {
         + "  authentication: {superuser: {password: hunter2}, rewind: {username: r, password: hunter2, sslpassword: hunter2}}\n\
            ctl: {authentication: {username: u, password: hunter2}}\n";
     let config = good(&text).config;
-    assert_eq!(config.etcd3.password.as_ref().map(Secret::expose), Some("hunter2"));
+    assert_eq!(config.etcd3.password.as_ref().map(Secret::reveal), Some("hunter2"));
     assert_eq!(config.etcd3.endpoints(), ["https://10.0.0.1:2379"]);
     let shown = format!("{}{config:?}", config.to_yaml());
     assert!(!shown.contains("hunter"), "{shown}");
@@ -383,7 +384,8 @@ fn every_setting_of_the_table_reaches_its_type_or_says_why_not() {
         "{GOOD}  authentication: {{rewind: {{username: r}}}}\n  config_dir: /c\n  bin_dir: /b\n  pgpass: /p\n  \
          proxy_address: a:1\n  pg_hba: [x]\n  pg_ident: [x]\n  use_pg_rewind: true\n  pg_ctl_timeout: 1\n  \
          remove_data_directory_on_rewind_failure: true\n  remove_data_directory_on_diverged_timelines: true\n\
-         ctl: {{cacert: a, certfile: a, keyfile: a, keyfile_password: a, authentication: {{username: a, password: b}}}}\n"
+         ctl: {{cacert: a, certfile: a, keyfile: a, keyfile_password: a, authentication: {{username: a, password: b}}}}\n\
+         tenure: {{state_dir: /s, guardian: /g}}\n"
     );
     let config = good(&text.replace(
         "{hosts: [127.0.0.1:2379]}",
