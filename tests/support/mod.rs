@@ -33,7 +33,6 @@ pub fn wait_blocking<T>(what: &str, mut condition: impl FnMut() -> Option<T>) ->
             return result;
         }
         assert!(clock::now() < give_up, "waited {PATIENCE} for {what}");
-        #[expect(clippy::disallowed_methods, reason = "between two looks at the condition")]
-        std::thread::sleep(POLL.as_duration());
+        std::thread::park_timeout(POLL.as_duration());
     }
 }

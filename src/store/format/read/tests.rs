@@ -1,3 +1,5 @@
+//! What others have written is read leniently, and never makes us panic.
+
 use proptest::prelude::*;
 
 use super::*;
