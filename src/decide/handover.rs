@@ -13,8 +13,9 @@ const STOP_BUDGET: Span = Span::from_secs(30);
 const CONFIRM_BUDGET: Span = Span::from_secs(10);
 const ENDING_BUDGET: Span = Span::from_secs(3);
 const PATIENCE: Span = Span::from_secs(1);
-/// How old answers may be when a candidate is chosen, and when it is only waited for.
-const ANSWERS_KEEP: Span = Span::from_secs(1);
+/// How old answers may be when a candidate is chosen, and when it is only waited for. The first is longer than the
+/// patience: a round that had to wait for somebody silent must still count when it ends.
+const ANSWERS_KEEP: Span = Span::from_secs(2);
 const CONFIRM_EVERY: Span = Span::from_ms(50);
 
 /// A primary leads and looks whether somebody wants it to hand over.

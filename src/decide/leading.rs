@@ -59,8 +59,13 @@ fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) ->
     if view.cut_off() || !shows_our_term(view, cluster, lease) {
         return Choice::wait(Rule::LeaderAwaitsSnapshot);
     }
-    if PROMOTIONS_MAX <= view.memory.failures.promotions {
-        return Choice::store(Rule::LeaderGivesUp, Errand::ReleaseLease { term: lease.term });
+    let failures = view.memory.failures.promotions;
+    if !may_try_again(view, failures) {
+        return if PROMOTIONS_MAX <= failures {
+            Choice::store(Rule::LeaderGivesUp, Errand::ReleaseLease { term: lease.term })
+        } else {
+            Choice::wait(Rule::LeaderPromotes)
+        };
     }
     match &cluster.claim {
         Some(claim) if claim.value.by == view.me && timeline < claim.value.timeline => {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use super::decide;
 use crate::model::{
-    Cluster, Contact, Errand, Failures, FenceOrder, Guardian, Handover, Initialize, Job, Lease, MemberName,
-    Memory, Moment, PeerAnswer, PeerRound, Plan, Policy, Postgres, RunningJob, Serving, Session, SessionId,
-    Span, Step, StoreView, SystemId, Tags, Term, Timing, View, Work,
+    Cluster, Contact, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
+    Moment, PeerAnswer, PeerRound, Plan, Policy, Postgres, RunningJob, Serving, Session, SessionId, Span,
+    Step, StoreView, SystemId, Tags, Term, Timing, View, Work,
 };
 
 /// Everything that a member can learn.
@@ -115,7 +115,7 @@ pub struct Turn {
     pub lease: LeaseOrders,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Mind {
     view: View,
     errand: Option<Errand>,
@@ -204,15 +204,12 @@ impl Mind {
                     .collect();
                 if leader.name != self.view.me {
                     memory.handover = None;
-                    memory.bootstrapped = None;
                 }
+                memory.bootstrapped = memory.bootstrapped.filter(|made| Some(*made) != cluster.system_id());
             }
             None => {
                 memory.no_leader_since.get_or_insert(self.view.now);
             }
-        }
-        if cluster.initialize != Initialize::Running {
-            memory.bootstrapping = false;
         }
         self.view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
     }
@@ -268,7 +265,12 @@ impl Mind {
         let failures = &mut self.view.memory.failures;
         match postgres.running().map(|running| &running.serving) {
             Some(Serving::Primary { .. }) => failures.promotions = 0,
-            Some(Serving::Standby { streaming: true, .. }) => *failures = Failures::default(),
+            // It comes back well, which says nothing of whether it can be promoted.
+            Some(Serving::Standby { streaming: true, .. }) => {
+                let promotions = failures.promotions;
+                let last_at = failures.last_at.filter(|_| 0 < promotions);
+                *failures = Failures { promotions, last_at, ..Failures::default() };
+            }
             Some(Serving::Standby { .. }) | None => {}
         }
         self.view.postgres = postgres;
@@ -283,8 +285,15 @@ impl Mind {
     }
 
     fn learn_guardian(&mut self, guardian: Guardian) {
-        if guardian == Guardian::Absent {
-            self.fence_sent = FenceOrder::Keep;
+        match guardian {
+            Guardian::Absent => self.fence_sent = FenceOrder::Keep,
+            // The keeper of the lease arms it, too, and its word may have arrived after ours.
+            Guardian::Ready { confirmed: FenceOrder::Arm { .. } }
+                if self.fence_sent == FenceOrder::Disarm =>
+            {
+                self.fence_sent = FenceOrder::Keep;
+            }
+            Guardian::Ready { .. } => {}
         }
         self.view.guardian = guardian;
     }
@@ -297,16 +306,10 @@ impl Mind {
         let memory = &mut self.view.memory;
         match (errand, outcome) {
             (Errand::TakeLease { .. }, ErrandOutcome::Taken { term }) => {
-                memory.failures.promotions = 0;
                 memory.failures.starts = 0;
                 if let Some(session) = self.view.session {
                     self.confirm_lease(term, session);
                 }
-            }
-            // It may have happened; whoever makes a cluster twice does harm, whoever waits for a snapshot does not.
-            (Errand::TakeInitialize, ErrandOutcome::Done) => memory.bootstrapping = true,
-            (Errand::FinishInitialize { .. } | Errand::AbandonInitialize, ErrandOutcome::Done) => {
-                memory.bootstrapping = false;
             }
             (Errand::ReleaseLease { .. }, ErrandOutcome::Done | ErrandOutcome::Conflict) => {
                 memory.handover = None;

@@ -5,6 +5,7 @@ mod bootstrap;
 mod cut_off;
 mod dethroned;
 mod ending;
+pub(crate) mod fault;
 mod following;
 mod handover;
 mod leading;
@@ -92,11 +93,11 @@ fn choose(view: &View) -> Choice {
     if view.postgres.may_accept_writes() {
         return dethroned::choose(view);
     }
+    if belongs_elsewhere(view, cluster) {
+        return foreign(view);
+    }
     if view.cut_off() {
         return cut_off::choose(view);
-    }
-    if belongs_elsewhere(view, cluster) {
-        return Choice::wait(Rule::ForeignData);
     }
     if let Postgres::Unusable { .. } = view.postgres {
         return Choice::wait(Rule::UnusableData);
@@ -144,6 +145,16 @@ fn own_key(view: &View, leader: &Leader) -> Choice {
             Choice::run(Rule::RaceStartsStandby, Job::StartStandby { upstream: None })
         }
         _ => Choice::wait(Rule::OwnOldLease),
+    }
+}
+
+/// Somebody else made the cluster while this member made data for it, which nobody has ever led.
+fn foreign(view: &View) -> Choice {
+    match &view.postgres {
+        Postgres::Stopped { control } if view.memory.bootstrapped == Some(control.system) => {
+            Choice::run(Rule::ClearsUnfinished, Job::SetAside)
+        }
+        _ => Choice::wait(Rule::ForeignData),
     }
 }
 

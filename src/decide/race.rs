@@ -62,6 +62,10 @@ fn candidate(view: &View, cluster: &Cluster, position: Position) -> Choice {
     if view.guardian == Guardian::Absent {
         return Choice::wait(Rule::CandidateWithoutGuardian);
     }
+    // Every attempt uses a timeline up.
+    if !may_try_again(view, view.memory.failures.promotions) {
+        return Choice::wait(Rule::CandidateBacksOff);
+    }
     if !answers_are_fresh(view) {
         return Choice::step(Rule::RaceAsks, Step::AskPeers(questions(view, cluster)));
     }
