@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     SilenceIsNoLeader,
     /// Goes on leading although the key is not its own.
     KeepsLostKey,
+    /// Decides a race by answers that are older than the leader's end.
+    UsesOldAnswers,
     /// Clones into a directory that holds data.
     ClonesOverData,
     /// Yields to nobody in a race.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::decide;
+use super::fault::{self, Fault};
 use crate::model::{
     Cluster, Contact, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
     Moment, PeerAnswer, PeerRound, Plan, Policy, Postgres, RunningJob, Serving, Session, SessionId, Span,
@@ -31,6 +32,7 @@ pub enum Event {
         round: u64,
         answers: BTreeMap<MemberName, PeerAnswer>,
     },
+    /// Said once in the beginning even if none answers: nothing is decided before.
     Guardian(Guardian),
     Policy(Box<Policy>),
     Tags(Tags),
@@ -122,6 +124,10 @@ pub struct Mind {
     round: u64,
     job_id: u64,
     fence_sent: FenceOrder,
+    /// What was seen of PostgreSQL before anything was heard of the guardian: without its word a new agent would take a
+    /// primary under a lease that still runs for one that has lost it.
+    seen_too_early: Option<Postgres>,
+    guardian_heard: bool,
 }
 
 impl Mind {
@@ -141,7 +147,15 @@ impl Mind {
             memory: Memory { managed, ..Memory::default() },
             ending: false,
         };
-        Mind { view, errand: None, round: 0, job_id: 0, fence_sent: FenceOrder::Keep }
+        Mind {
+            view,
+            errand: None,
+            round: 0,
+            job_id: 0,
+            fence_sent: FenceOrder::Keep,
+            seen_too_early: None,
+            guardian_heard: false,
+        }
     }
 
     pub fn view(&self) -> &View {
@@ -234,6 +248,7 @@ impl Mind {
                     self.confirm_lease(term, session);
                 }
             }
+            LeaseEvent::KeyNotOurs { .. } if fault::active(Fault::KeepsLostKey) => {}
             LeaseEvent::KeyNotOurs { term } => {
                 if self.view.lease.is_some_and(|lease| lease.term == term) {
                     self.view.lease = None;
@@ -255,13 +270,19 @@ impl Mind {
         if newer {
             let timing =
                 Timing { ttl: session.ttl.min(self.view.policy.timing.ttl), ..self.view.policy.timing };
-            self.view.lease = Some(Lease { term, asked_at: session.asked_at, timing });
+            let asked_at =
+                if fault::active(Fault::CountsFromTheAnswer) { self.view.now } else { session.asked_at };
+            self.view.lease = Some(Lease { term, asked_at, timing });
             self.view.memory.has_led = true;
             self.view.memory.managed = true;
         }
     }
 
     fn learn_postgres(&mut self, postgres: Postgres) {
+        if !self.guardian_heard {
+            self.seen_too_early = Some(postgres);
+            return;
+        }
         let failures = &mut self.view.memory.failures;
         match postgres.running().map(|running| &running.serving) {
             Some(Serving::Primary { .. }) => failures.promotions = 0,
@@ -296,6 +317,10 @@ impl Mind {
             Guardian::Ready { .. } => {}
         }
         self.view.guardian = guardian;
+        self.guardian_heard = true;
+        if let Some(postgres) = self.seen_too_early.take() {
+            self.learn_postgres(postgres);
+        }
     }
 
     // What ends.
@@ -307,6 +332,14 @@ impl Mind {
         match (errand, outcome) {
             (Errand::TakeLease { .. }, ErrandOutcome::Taken { term }) => {
                 memory.failures.starts = 0;
+                if let Some(session) = self.view.session {
+                    self.confirm_lease(term, session);
+                }
+            }
+            (Errand::TakeLease { .. }, ErrandOutcome::Unanswered)
+                if fault::active(Fault::BelievesTheUnanswered) =>
+            {
+                let term = self.view.cluster().and_then(|c| c.leader.as_ref()).map_or(Term(1), |l| l.term);
                 if let Some(session) = self.view.session {
                     self.confirm_lease(term, session);
                 }

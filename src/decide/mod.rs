@@ -13,6 +13,8 @@ pub mod mind;
 pub mod publish;
 mod race;
 
+use fault::Fault;
+
 use crate::model::{
     Cluster, Errand, FenceOrder, Guardian, Initialize, Job, Leader, Lease, Moment, NewClaim, Plan, Postgres,
     Reason, Rule, Running, RunningJob, Span, Step, Timeline, View,
@@ -87,7 +89,7 @@ fn choose(view: &View) -> Choice {
     if view.policy.pause {
         return Choice::wait(Rule::Paused);
     }
-    if let Some(lease) = view.lease_in_force() {
+    if let Some(lease) = in_force(view) {
         return leading::choose(view, cluster, lease);
     }
     if view.postgres.may_accept_writes() {
@@ -97,6 +99,9 @@ fn choose(view: &View) -> Choice {
         return foreign(view);
     }
     if view.cut_off() {
+        if fault::active(Fault::SilenceIsNoLeader) && matches!(view.postgres, Postgres::Running(_)) {
+            return race::choose(view, cluster);
+        }
         return cut_off::choose(view);
     }
     if let Postgres::Unusable { .. } = view.postgres {
@@ -116,7 +121,7 @@ fn choose(view: &View) -> Choice {
 fn under_way(view: &View, running: &RunningJob) -> Choice {
     let may_write = view.postgres.may_accept_writes()
         || matches!(running.job, Job::Promote { .. } | Job::StartPrimary { .. });
-    let lease_in_force = view.lease_in_force().is_some() || view.policy.pause;
+    let lease_in_force = in_force(view).is_some() || view.policy.pause;
     if may_write && !lease_in_force {
         return match &running.job {
             Job::StopAtOnce => Choice::wait(Rule::JobUnderWay),
@@ -158,6 +163,10 @@ fn foreign(view: &View) -> Choice {
     }
 }
 
+fn in_force(view: &View) -> Option<&Lease> {
+    if fault::active(Fault::IgnoresDeadline) { view.lease.as_ref() } else { view.lease_in_force() }
+}
+
 fn belongs_elsewhere(view: &View, cluster: &Cluster) -> bool {
     match (view.postgres.system_id(), cluster.system_id()) {
         (Some(here), Some(there)) => here != there,
@@ -168,6 +177,9 @@ fn belongs_elsewhere(view: &View, cluster: &Cluster) -> bool {
 /// A session is renewed unless that would keep a leader in office that cannot do its work.
 fn may_renew(view: &View) -> bool {
     if view.lease.is_none() || view.policy.pause {
+        return true;
+    }
+    if fault::active(Fault::RenewsUnfit) {
         return true;
     }
     let unguarded = view.postgres.may_accept_writes() && view.guardian == Guardian::Absent;
@@ -186,7 +198,8 @@ fn fence_order(view: &View) -> FenceOrder {
     }
     let becoming_primary = (view.work.job.as_ref())
         .is_some_and(|running| matches!(running.job, Job::Promote { .. } | Job::StartPrimary { .. }));
-    let writable = view.postgres.may_accept_writes() || becoming_primary;
+    let writable = (view.postgres.may_accept_writes() || becoming_primary)
+        && !fault::active(Fault::DisarmsWhileWritable);
     match &view.lease {
         Some(lease) if writable || view.now < lease.demote_at() => {
             FenceOrder::Arm { term: lease.term, fence_at: lease.fence_at() }

@@ -229,7 +229,7 @@ impl Cluster {
         }
         let lines = self.history.iter().filter(|line| line.timeline < timeline);
         let told = timeline == Timeline::FIRST
-            || lines.clone().last().is_some_and(|l| l.timeline.next() == timeline);
+            || lines.clone().next_back().is_some_and(|l| l.timeline.next() == timeline);
         // A line of no length is of a timeline that this lineage never had. Somebody may have led on it all the same.
         let mut ancestors: Vec<Fork> = Vec::new();
         for line in lines {
