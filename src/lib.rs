@@ -16,3 +16,6 @@ pub mod store;
 pub mod agent;
 pub mod api;
 pub mod ctl;
+
+#[cfg(test)]
+mod sim;

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["decide"],
     &["clock"],
     &["config", "fence", "log", "peers", "postgres", "store"],
-    &["agent", "api", "ctl"],
+    &["agent", "api", "ctl", "sim"],
 ];
 
 /// Within a layer modules stand alone, but for the shells, which are one another's parts, and for these.

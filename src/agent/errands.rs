@@ -32,9 +32,11 @@ pub async fn carry_out(store: &Store, errand: Errand, context: ErrandContext) ->
         // Without a session there is nothing that the key could hang on; the keeper is opening one.
         (Errand::TakeLease { .. } | Errand::TakeInitialize, None) => return ErrandOutcome::Refused,
         (Errand::FinishInitialize { system }, _) => {
-            done(store.finish_initialize(*system, &first_config, deadline).await)
+            done(store.finish_initialize(session, *system, &first_config, deadline).await)
         }
-        (Errand::AbandonInitialize, _) => done(store.abandon_initialize(deadline).await),
+        (Errand::AbandonInitialize, Some(session)) => done(store.abandon_initialize(session, deadline).await),
+        // The claim has ended with its session.
+        (Errand::AbandonInitialize, None) => Ok(ErrandOutcome::Done),
         (Errand::ReleaseLease { term }, _) => {
             done(store.release_lease(&me, *term, status.as_ref(), deadline).await)
         }

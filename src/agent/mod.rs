@@ -71,11 +71,13 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     let former = home.session();
     let (wishes, instance) = Wishes::new(config.clone());
     let mut mind = Mind::new(config.name.clone(), config.tags.clone(), wishes.policy(), former.is_some());
-    if let Some(guardian) = &guardian
-        && let Ok(status) = guardian.status().await
-    {
-        mind.apply(clock::now(), Event::Guardian(status.guardian()));
-    }
+    let confirmed = match &guardian {
+        Some(guardian) => {
+            guardian.status().await.map_or(crate::model::Guardian::Absent, |status| status.guardian())
+        }
+        None => crate::model::Guardian::Absent,
+    };
+    mind.apply(clock::now(), Event::Guardian(confirmed));
 
     let store = Store::connect(&wishes::store(&config));
     let (events, event_receiver) = mpsc::channel(EVENTS);

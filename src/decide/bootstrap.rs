@@ -1,12 +1,12 @@
 //! The store knows of no data for this cluster: who may make it, and what everybody else does meanwhile.
 
 use super::{Choice, may_try_again};
-use crate::model::{Cluster, Control, Errand, Guardian, Initialize, Job, Postgres, Rule, SystemId, View};
+use crate::model::{Cluster, Control, Errand, Guardian, Initialize, Job, Postgres, Rule, View};
 
 pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     match cluster.initialize {
         Initialize::Absent => nobody(view),
-        Initialize::Running if view.memory.bootstrapping => ours(view),
+        Initialize::Running if is_ours(view, cluster) => ours(view),
         Initialize::Running => Choice::wait(Rule::BootstrapWaits),
         Initialize::Unrecognized => Choice::wait(Rule::BootstrapBlocked),
         Initialize::Done(_) => super::race::choose(view, cluster),
@@ -42,24 +42,27 @@ fn adopt(control: &Control) -> Choice {
     Choice::store(Rule::AdoptsData, Errand::FinishInitialize { system: control.system })
 }
 
+/// Seen in the store, not remembered from an answer: an answer may be lost, and a snapshot may be older than it.
+fn is_ours(view: &View, cluster: &Cluster) -> bool {
+    cluster.maker.is_some() && cluster.maker == view.session.map(|session| session.id)
+}
+
 /// This member has claimed the making.
 fn ours(view: &View) -> Choice {
-    match (&view.postgres, view.memory.bootstrapped) {
-        (Postgres::Empty, _) if may_try_again(view, view.memory.failures.starts) => {
+    match &view.postgres {
+        Postgres::Empty if may_try_again(view, view.memory.failures.starts) => {
             Choice::run(Rule::BootstrapMakes, Job::Bootstrap)
         }
-        (Postgres::Unfinished { .. }, _) => Choice::run(Rule::ClearsUnfinished, Job::SetAside),
-        (Postgres::Stopped { control }, Some(SystemId(made))) if control.system.0 == made => {
+        Postgres::Unfinished { .. } => Choice::run(Rule::ClearsUnfinished, Job::SetAside),
+        // The claim was made with nothing here, so this was made since, be it by an agent that has died meanwhile.
+        Postgres::Stopped { control } if control.was_primary() => {
             Choice::store(Rule::BootstrapFinishes, Errand::FinishInitialize { system: control.system })
         }
-        (
-            Postgres::Empty
-            | Postgres::Stopped { .. }
-            | Postgres::Running(_)
-            | Postgres::Starting { .. }
-            | Postgres::Unusable { .. },
-            _,
-        ) => Choice::store(Rule::BootstrapAbandons, Errand::AbandonInitialize),
-        (Postgres::Unobserved, _) => Choice::wait(Rule::LooksAtPostgres),
+        Postgres::Empty
+        | Postgres::Stopped { .. }
+        | Postgres::Running(_)
+        | Postgres::Starting { .. }
+        | Postgres::Unusable { .. } => Choice::store(Rule::BootstrapAbandons, Errand::AbandonInitialize),
+        Postgres::Unobserved => Choice::wait(Rule::LooksAtPostgres),
     }
 }

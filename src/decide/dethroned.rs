@@ -1,7 +1,7 @@
 //! PostgreSQL here accepts writes, or is about to, and this member may not act on a lease.
 
 use super::{Choice, last_moment_for_order, take_lease};
-use crate::model::{Cluster, Contact, Errand, Guardian, Initialize, Job, Postgres, Reason, Rule, View};
+use crate::model::{Cluster, Contact, Errand, Guardian, Initialize, Job, Reason, Rule, View};
 
 pub(super) fn choose(view: &View) -> Choice {
     let by = last_moment_for_order(view);
@@ -80,9 +80,10 @@ fn unknown(view: &View) -> Choice {
         return Choice::wait(Rule::ReturnsToLease);
     }
     let fresh_start = !view.memory.has_led && !view.memory.managed && view.work.job.is_none();
-    match &view.postgres {
+    if fresh_start {
         // Nothing of ours ever made this a primary: it is not ours to stop before the store has been heard.
-        Postgres::Running(_) | Postgres::Starting { .. } if fresh_start => Choice::wait(Rule::WaitsForStore),
-        _ => Choice::run(Rule::LeaseLost, Job::StopAtOnce),
+        Choice::wait(Rule::WaitsForStore)
+    } else {
+        Choice::run(Rule::LeaseLost, Job::StopAtOnce)
     }
 }

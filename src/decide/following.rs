@@ -1,5 +1,6 @@
 //! Somebody else leads: follow, and come back onto the leader's lineage if need be.
 
+use super::fault::{self, Fault};
 use super::{Choice, may_try_again};
 use crate::model::{
     Cluster, Control, Descent, Job, Leader, MemberRecord, MemberRole, MemberState, Postgres, Reason, Rejoin,
@@ -24,6 +25,9 @@ pub(super) fn choose(view: &View, cluster: &Cluster, leader: &Leader) -> Choice 
             Choice::run(about(Rule::Clones), Job::Clone { from: leader.name.clone() })
         }
         Postgres::Empty => Choice::wait(Rule::RejoinBacksOff),
+        Postgres::Unfinished { .. } if fault::active(Fault::StartsUnfinished) => {
+            Choice::run(Rule::FollowerStarts, Job::StartStandby { upstream: None })
+        }
         Postgres::Unfinished { .. } => Choice::run(Rule::ClearsUnfinished, Job::SetAside),
         Postgres::Unusable { .. } => Choice::wait(Rule::UnusableData),
         Postgres::Unobserved => Choice::wait(Rule::LooksAtPostgres),
@@ -46,6 +50,7 @@ fn running_standby(
     };
     if let (Some(lineage), Some(position)) = (cluster.lineage(), running.position())
         && lineage.descent_of(position) == Descent::Diverged
+        && !fault::active(Fault::SkipsDivergence)
     {
         let by = view.now + STOP_BUDGET;
         return Choice::run(Reason::about(Rule::FollowerDiverged, &leader.name), Job::StopFast { by });
@@ -72,13 +77,16 @@ fn stopped(
     };
     let failures = &view.memory.failures;
     let reclone = |allowed: bool| {
-        if allowed {
+        if allowed && fault::active(Fault::ClonesOverData) {
+            Choice::run(about(Rule::RejoinSetsAside), Job::Clone { from: leader.name.clone() })
+        } else if allowed {
             Choice::run(about(Rule::RejoinSetsAside), Job::SetAside)
         } else {
             Choice::wait(about(Rule::RejoinBlocked))
         }
     };
-    match control.rejoin(&lineage) {
+    let rejoin = if fault::active(Fault::SkipsDivergence) { Rejoin::Start } else { control.rejoin(&lineage) };
+    match rejoin {
         Rejoin::Start if !may_try_again(view, failures.starts) => Choice::wait(Rule::RejoinBacksOff),
         Rejoin::Start => match record.address() {
             Some(upstream) => {

@@ -1,6 +1,7 @@
 //! A leader gives the lease to somebody who has every record: because it was asked to, or because it ends.
 
 use super::Choice;
+use super::fault::{self, Fault};
 use super::race::{eligible, standing};
 use crate::model::{
     Cluster, Control, ControlState, Errand, FailoverRequest, Job, Lease, MemberName, MemberRole, Position,
@@ -13,8 +14,9 @@ const STOP_BUDGET: Span = Span::from_secs(30);
 const CONFIRM_BUDGET: Span = Span::from_secs(10);
 const ENDING_BUDGET: Span = Span::from_secs(3);
 const PATIENCE: Span = Span::from_secs(1);
-/// How old answers may be when a candidate is chosen, and when it is only waited for.
-const ANSWERS_KEEP: Span = Span::from_secs(1);
+/// How old answers may be when a candidate is chosen, and when it is only waited for. The first is longer than the
+/// patience: a round that had to wait for somebody silent must still count when it ends.
+const ANSWERS_KEEP: Span = Span::from_secs(2);
 const CONFIRM_EVERY: Span = Span::from_ms(50);
 
 /// A primary leads and looks whether somebody wants it to hand over.
@@ -38,6 +40,10 @@ pub(super) fn requested(view: &View, cluster: &Cluster, running: &Running) -> Op
         return Some(Choice::wait(Rule::SwitchoverAsks));
     }
     match best_candidate(view, Some(request), running.position()?) {
+        Some(_) if fault::active(Fault::ReleasesBeforeStop) => {
+            let term = view.lease?.term;
+            Some(Choice::store(Rule::SwitchoverReleases, Errand::ReleaseLease { term }))
+        }
         Some(to) => Some(stop_for(view, Rule::SwitchoverStops, Some(to))),
         None => clear(Rule::SwitchoverImpossible),
     }
@@ -141,7 +147,8 @@ fn holder_of_last_record<'a>(
     let handover = view.memory.handover.as_ref()?;
     let asked_since = view.peers.asked_at.is_some_and(|asked| handover.begun_at <= asked);
     let complete = |position: Position| {
-        position.timeline == control.checkpoint.timeline && control.checkpoint.lsn < position.lsn
+        position.timeline == control.checkpoint.timeline
+            && (control.checkpoint.lsn < position.lsn || fault::active(Fault::HandsOverTooEarly))
     };
     standing(view)
         .filter(|_| asked_since)

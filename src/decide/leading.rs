@@ -1,5 +1,6 @@
 //! This member holds the lease and may act on it.
 
+use super::fault::{self, Fault};
 use super::{Choice, handover, may_try_again, shows_our_term, unfit, until_demotion};
 use crate::model::{
     Cluster, Control, Errand, Guardian, Job, Lease, Postgres, Rule, Running, Serving, Span, Timeline, View,
@@ -63,12 +64,17 @@ fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) ->
     if view.cut_off() || !shows_our_term(view, cluster, lease) {
         return Choice::wait(Rule::LeaderAwaitsSnapshot);
     }
-    if PROMOTIONS_MAX <= view.memory.failures.promotions {
-        return Choice::store(Rule::LeaderGivesUp, Errand::ReleaseLease { term: lease.term });
+    let failures = view.memory.failures.promotions;
+    if !may_try_again(view, failures) {
+        return if PROMOTIONS_MAX <= failures {
+            Choice::store(Rule::LeaderGivesUp, Errand::ReleaseLease { term: lease.term })
+        } else {
+            Choice::wait(Rule::LeaderPromotes)
+        };
     }
     match &cluster.claim {
         Some(claim) if claim.value.by == view.me && timeline < claim.value.timeline => {
-            if view.guardian.watches(lease.term, view.now) {
+            if view.guardian.watches(lease.term, view.now) || fault::active(Fault::LeadsUnguarded) {
                 Choice::run(
                     Rule::LeaderPromotes,
                     Job::Promote { term: lease.term, timeline: claim.value.timeline },
@@ -94,10 +100,12 @@ fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> 
     if !may_try_again(view, view.memory.failures.starts) {
         return Choice::wait(Rule::LeaderStarting);
     }
-    if !control.was_primary() || control.position().timeline != cluster.highest_timeline() {
+    let newest = control.position().timeline == cluster.highest_timeline()
+        || fault::active(Fault::RestartsOnOldTimeline);
+    if !control.was_primary() || !newest {
         return Choice::run(Rule::LeaderStartsStandby, Job::StartStandby { upstream: None });
     }
-    if !view.guardian.watches(lease.term, view.now) {
+    if !view.guardian.watches(lease.term, view.now) && !fault::active(Fault::LeadsUnguarded) {
         return Choice::wait(Rule::LeaderAwaitsGuardian);
     }
     Choice::run(Rule::LeaderRestarts, Job::StartPrimary { term: lease.term })

@@ -4,121 +4,18 @@
 use std::collections::BTreeMap;
 
 use super::decide;
+pub use super::events::*;
+use super::fault::{self, Fault};
 use crate::model::{
-    Cluster, Contact, Errand, Failures, FenceOrder, Guardian, Handover, Initialize, Job, Lease, MemberName,
-    Memory, Moment, PeerAnswer, PeerRound, Plan, Policy, Postgres, Reason, RunningJob, Serving, Session,
-    SessionId, Span, Step, StoreView, SystemId, Tags, Term, Timing, View, Work,
+    Cluster, Contact, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
+    Moment, PeerAnswer, PeerRound, Policy, Postgres, Reason, RunningJob, Serving, Session, Span, Step,
+    StoreView, Tags, Term, Timing, View, Work,
 };
-
-/// Everything that a member can learn.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// Time has passed.
-    Tick,
-    Snapshot(Box<Cluster>),
-    /// The store may have changed without our hearing of it.
-    StoreSilent,
-    Lease(LeaseEvent),
-    ErrandEnded(ErrandOutcome),
-    /// PostgreSQL was looked at.
-    Postgres(Postgres),
-    JobEnded {
-        id: u64,
-        outcome: JobOutcome,
-        postgres: Postgres,
-    },
-    PeersAnswered {
-        round: u64,
-        answers: BTreeMap<MemberName, PeerAnswer>,
-    },
-    Guardian(Guardian),
-    Policy(Box<Policy>),
-    Tags(Tags),
-    /// An orderly end is asked for.
-    End,
-}
-
-/// What the keeper of the lease reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeaseEvent {
-    Opened(Session),
-    /// The session lives, and with a term: the leader key was seen to be ours, after `session.asked_at`.
-    Renewed {
-        session: Session,
-        term: Option<Term>,
-    },
-    /// The session lives, but the leader key of that term is not ours.
-    KeyNotOurs {
-        term: Term,
-    },
-    SessionGone {
-        session: SessionId,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrandOutcome {
-    Done,
-    Taken {
-        term: Term,
-    },
-    /// Somebody else was first.
-    Conflict,
-    /// It may or may not have happened.
-    Unanswered,
-    Refused,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobOutcome {
-    Done,
-    /// A bootstrap has made this.
-    Made(SystemId),
-    Failed,
-    Cancelled,
-}
-
-/// Everything that a member can do.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Command {
-    Errand(Errand),
-    AskPeers { round: u64, questions: Vec<PeerQuestion> },
-    StartJob { id: u64, job: Job },
-    CancelJob { id: u64 },
-    Fence(FenceOrder),
-    Exit,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerQuestion {
-    pub member: MemberName,
-    pub api_url: String,
-    pub patience: Span,
-}
-
-/// What the keeper of the lease may do without asking again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeaseOrders {
-    /// Renew nothing after this.
-    pub until: Moment,
-    /// See that the leader key of this term is ours, too.
-    pub hold: Option<Term>,
-    pub ttl: Span,
-    pub renew_every: Span,
-}
-
-/// The result of one turn of the loop.
-#[derive(Clone, Debug)]
-pub struct Turn {
-    pub plan: Plan,
-    pub commands: Vec<Command>,
-    pub lease: LeaseOrders,
-}
 
 /// An errand that failed is not repeated at once.
 const ERRAND_PAUSE: Span = Span::from_ms(200);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Mind {
     view: View,
     errand: Option<Errand>,
@@ -127,6 +24,10 @@ pub struct Mind {
     round: u64,
     job_id: u64,
     fence_sent: FenceOrder,
+    /// What was seen of PostgreSQL before anything was heard of the guardian: without its word a new agent would take a
+    /// primary under a lease that still runs for one that has lost it.
+    seen_too_early: Option<Postgres>,
+    guardian_heard: bool,
 }
 
 impl Mind {
@@ -146,7 +47,16 @@ impl Mind {
             memory: Memory { managed, ..Memory::default() },
             ending: false,
         };
-        Mind { view, errand: None, errand_lost_at: None, round: 0, job_id: 0, fence_sent: FenceOrder::Keep }
+        Mind {
+            view,
+            errand: None,
+            errand_lost_at: None,
+            round: 0,
+            job_id: 0,
+            fence_sent: FenceOrder::Keep,
+            seen_too_early: None,
+            guardian_heard: false,
+        }
     }
 
     pub fn view(&self) -> &View {
@@ -215,16 +125,12 @@ impl Mind {
                     .collect();
                 if leader.name != self.view.me {
                     memory.handover = None;
-                    memory.bootstrapped = None;
                 }
+                memory.bootstrapped = memory.bootstrapped.filter(|made| Some(*made) != cluster.system_id());
             }
             None => {
                 memory.no_leader_since.get_or_insert(self.view.now);
             }
-        }
-        // An older snapshot may still show the key absent; what ends the making is that it is done, or our session's end.
-        if matches!(cluster.initialize, Initialize::Done(_)) {
-            memory.bootstrapping = false;
         }
         self.view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
     }
@@ -249,6 +155,7 @@ impl Mind {
                     self.confirm_lease(term, session);
                 }
             }
+            LeaseEvent::KeyNotOurs { .. } if fault::active(Fault::KeepsLostKey) => {}
             LeaseEvent::KeyNotOurs { term } => {
                 if self.view.lease.is_some_and(|lease| lease.term == term) {
                     self.view.lease = None;
@@ -265,7 +172,6 @@ impl Mind {
 
     fn lose_what_hung_on_the_session(&mut self) {
         self.view.lease = None;
-        self.view.memory.bootstrapping = false;
     }
 
     /// The deadline counts from the last renewal of the session: the key hangs on it, and lives at least as long.
@@ -275,17 +181,28 @@ impl Mind {
         if newer {
             let timing =
                 Timing { ttl: session.ttl.min(self.view.policy.timing.ttl), ..self.view.policy.timing };
-            self.view.lease = Some(Lease { term, asked_at: session.asked_at, timing });
+            let asked_at =
+                if fault::active(Fault::CountsFromTheAnswer) { self.view.now } else { session.asked_at };
+            self.view.lease = Some(Lease { term, asked_at, timing });
             self.view.memory.has_led = true;
             self.view.memory.managed = true;
         }
     }
 
     fn learn_postgres(&mut self, postgres: Postgres) {
+        if !self.guardian_heard {
+            self.seen_too_early = Some(postgres);
+            return;
+        }
         let failures = &mut self.view.memory.failures;
         match postgres.running().map(|running| &running.serving) {
             Some(Serving::Primary { .. }) => failures.promotions = 0,
-            Some(Serving::Standby { streaming: true, .. }) => *failures = Failures::default(),
+            // It comes back well, which says nothing of whether it can be promoted.
+            Some(Serving::Standby { streaming: true, .. }) => {
+                let promotions = failures.promotions;
+                let last_at = failures.last_at.filter(|_| 0 < promotions);
+                *failures = Failures { promotions, last_at, ..Failures::default() };
+            }
             Some(Serving::Standby { .. }) | None => {}
         }
         self.view.postgres = postgres;
@@ -300,10 +217,21 @@ impl Mind {
     }
 
     fn learn_guardian(&mut self, guardian: Guardian) {
-        if guardian == Guardian::Absent {
-            self.fence_sent = FenceOrder::Keep;
+        match guardian {
+            Guardian::Absent => self.fence_sent = FenceOrder::Keep,
+            // The keeper of the lease arms it, too, and its word may have arrived after ours.
+            Guardian::Ready { confirmed: FenceOrder::Arm { .. } }
+                if self.fence_sent == FenceOrder::Disarm =>
+            {
+                self.fence_sent = FenceOrder::Keep;
+            }
+            Guardian::Ready { .. } => {}
         }
         self.view.guardian = guardian;
+        self.guardian_heard = true;
+        if let Some(postgres) = self.seen_too_early.take() {
+            self.learn_postgres(postgres);
+        }
     }
 
     // What ends.
@@ -320,16 +248,18 @@ impl Mind {
         let memory = &mut self.view.memory;
         match (errand, outcome) {
             (Errand::TakeLease { .. }, ErrandOutcome::Taken { term }) => {
-                memory.failures.promotions = 0;
                 memory.failures.starts = 0;
                 if let Some(session) = self.view.session {
                     self.confirm_lease(term, session);
                 }
             }
-            // It may have happened; whoever makes a cluster twice does harm, whoever waits for a snapshot does not.
-            (Errand::TakeInitialize, ErrandOutcome::Done) => memory.bootstrapping = true,
-            (Errand::FinishInitialize { .. } | Errand::AbandonInitialize, ErrandOutcome::Done) => {
-                memory.bootstrapping = false;
+            (Errand::TakeLease { .. }, ErrandOutcome::Unanswered)
+                if fault::active(Fault::BelievesTheUnanswered) =>
+            {
+                let term = self.view.cluster().and_then(|c| c.leader.as_ref()).map_or(Term(1), |l| l.term);
+                if let Some(session) = self.view.session {
+                    self.confirm_lease(term, session);
+                }
             }
             (Errand::ReleaseLease { .. }, ErrandOutcome::Done | ErrandOutcome::Conflict) => {
                 memory.handover = None;

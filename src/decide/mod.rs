@@ -5,12 +5,16 @@ mod bootstrap;
 mod cut_off;
 mod dethroned;
 mod ending;
+mod events;
+pub(crate) mod fault;
 mod following;
 mod handover;
 mod leading;
 pub mod mind;
 pub mod publish;
 mod race;
+
+use fault::Fault;
 
 use crate::model::{
     Cluster, Errand, FenceOrder, Guardian, Initialize, Job, Leader, Lease, Moment, NewClaim, Plan, Postgres,
@@ -87,17 +91,20 @@ fn choose(view: &View) -> Choice {
     if view.policy.pause {
         return Choice::wait(Rule::Paused);
     }
-    if let Some(lease) = view.lease_in_force() {
+    if let Some(lease) = in_force(view) {
         return leading::choose(view, cluster, lease);
     }
     if view.postgres.may_accept_writes() {
         return dethroned::choose(view);
     }
-    if view.cut_off() {
-        return cut_off::choose(view);
-    }
     if belongs_elsewhere(view, cluster) {
-        return Choice::wait(Rule::ForeignData);
+        return foreign(view);
+    }
+    if view.cut_off() {
+        if fault::active(Fault::SilenceIsNoLeader) && matches!(view.postgres, Postgres::Running(_)) {
+            return race::choose(view, cluster);
+        }
+        return cut_off::choose(view);
     }
     if let Postgres::Unusable { .. } = view.postgres {
         return Choice::wait(Rule::UnusableData);
@@ -115,28 +122,25 @@ fn choose(view: &View) -> Choice {
 /// A guardian that still stands by an old order would kill whatever is started.
 fn after_disarming(view: &View, fence: FenceOrder, choice: Choice) -> Choice {
     let armed = matches!(view.guardian, Guardian::Ready { confirmed: FenceOrder::Arm { .. } });
-    match &choice.step {
-        Step::Run(Job::StartStandby { .. } | Job::Rewind { .. } | Job::Bootstrap)
-            if armed && fence == FenceOrder::Disarm =>
-        {
-            Choice::wait(Rule::AwaitsDisarm)
-        }
-        _ => choice,
-    }
+    let starts =
+        matches!(choice.step, Step::Run(Job::StartStandby { .. } | Job::Rewind { .. } | Job::Bootstrap));
+    if starts && armed && fence == FenceOrder::Disarm { Choice::wait(Rule::AwaitsDisarm) } else { choice }
 }
 
 /// A job runs. It is left alone unless it has become dangerous or pointless.
 fn under_way(view: &View, running: &RunningJob) -> Choice {
     let may_write = view.postgres.may_accept_writes()
         || matches!(running.job, Job::Promote { .. } | Job::StartPrimary { .. });
-    let lease_in_force = view.lease_in_force().is_some() || view.policy.pause;
+    let lease_in_force = in_force(view).is_some() || view.policy.pause;
     if may_write && !lease_in_force {
-        return match &running.job {
-            Job::StopAtOnce => Choice::wait(running.reason.clone()),
-            Job::StopOrderly { .. } | Job::StopFast { .. } if view.now < last_moment_for_order(view) => {
-                Choice::wait(running.reason.clone()).again_in(view.now.until(last_moment_for_order(view)))
-            }
-            _ => dethroned::choose(view),
+        let last = last_moment_for_order(view);
+        let in_order = running.job.is_stop() && view.now < last;
+        return if running.job == Job::StopAtOnce {
+            Choice::wait(running.reason.clone())
+        } else if in_order {
+            Choice::wait(running.reason.clone()).again_in(view.now.until(last))
+        } else {
+            dethroned::choose(view)
         };
     }
     if view.ending && running.job.can_be_cancelled() && !running.cancelled {
@@ -153,12 +157,27 @@ fn own_key(view: &View, leader: &Leader) -> Choice {
     if leader.session.is_some() && leader.session == view.session.map(|session| session.id) {
         return Choice::wait(Rule::AwaitsRenewal);
     }
-    match view.postgres {
-        Postgres::Stopped { .. } if may_try_again(view, view.memory.failures.starts) => {
-            Choice::run(Rule::RaceStartsStandby, Job::StartStandby { upstream: None })
-        }
-        _ => Choice::wait(Rule::OwnOldLease),
+    if matches!(view.postgres, Postgres::Stopped { .. }) && may_try_again(view, view.memory.failures.starts) {
+        Choice::run(Rule::RaceStartsStandby, Job::StartStandby { upstream: None })
+    } else {
+        Choice::wait(Rule::OwnOldLease)
     }
+}
+
+/// Somebody else made the cluster while this member made data for it, which nobody has ever led.
+fn foreign(view: &View) -> Choice {
+    if matches!(view.postgres, Postgres::Stopped { .. })
+        && view.memory.bootstrapped.is_some()
+        && view.memory.bootstrapped == view.postgres.system_id()
+    {
+        Choice::run(Rule::ClearsUnfinished, Job::SetAside)
+    } else {
+        Choice::wait(Rule::ForeignData)
+    }
+}
+
+fn in_force(view: &View) -> Option<&Lease> {
+    if fault::active(Fault::IgnoresDeadline) { view.lease.as_ref() } else { view.lease_in_force() }
 }
 
 fn belongs_elsewhere(view: &View, cluster: &Cluster) -> bool {
@@ -171,6 +190,9 @@ fn belongs_elsewhere(view: &View, cluster: &Cluster) -> bool {
 /// A session is renewed unless that would keep a leader in office that cannot do its work.
 fn may_renew(view: &View) -> bool {
     if view.lease.is_none() || view.policy.pause {
+        return true;
+    }
+    if fault::active(Fault::RenewsUnfit) {
         return true;
     }
     let unguarded = view.postgres.may_accept_writes() && view.guardian == Guardian::Absent;
@@ -189,7 +211,8 @@ fn fence_order(view: &View) -> FenceOrder {
     }
     let becoming_primary = (view.work.job.as_ref())
         .is_some_and(|running| matches!(running.job, Job::Promote { .. } | Job::StartPrimary { .. }));
-    let writable = view.postgres.may_accept_writes() || becoming_primary;
+    let writable = (view.postgres.may_accept_writes() || becoming_primary)
+        && !fault::active(Fault::DisarmsWhileWritable);
     match &view.lease {
         Some(lease) if writable || view.now < lease.demote_at() => {
             FenceOrder::Arm { term: lease.term, fence_at: lease.fence_at() }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::fault::{self, Fault};
 use super::{Choice, may_try_again, take_lease};
 use crate::model::{
     Cluster, FailoverRequest, Guardian, Job, Lsn, MemberName, MemberRole, MemberState, Moment, PeerAnswer,
@@ -62,6 +63,10 @@ fn candidate(view: &View, cluster: &Cluster, position: Position) -> Choice {
     if view.guardian == Guardian::Absent {
         return Choice::wait(Rule::CandidateWithoutGuardian);
     }
+    // Every attempt uses a timeline up.
+    if !may_try_again(view, view.memory.failures.promotions) {
+        return Choice::wait(Rule::CandidateBacksOff);
+    }
     if !answers_are_fresh(view) {
         return Choice::step(Rule::RaceAsks, Step::AskPeers(questions(view, cluster)));
     }
@@ -90,7 +95,7 @@ fn candidate(view: &View, cluster: &Cluster, position: Position) -> Choice {
     let mine = Rank { position, priority: view.tags.failover_priority() };
     let ahead = standing(view)
         .filter(|(_, peer)| eligible(peer))
-        .find(|(_, peer)| rank(peer).is_some_and(|r| mine < r));
+        .find(|(_, peer)| rank(peer).is_some_and(|r| mine < r) && !fault::active(Fault::YieldsToNobody));
     match ahead {
         Some((peer, _)) => Choice::wait(Reason::about(Rule::CandidateYields, peer)).again_in(YIELD),
         None => Choice::store(Rule::CandidateTakes, claim_next(view, cluster, position.timeline)),
@@ -99,6 +104,9 @@ fn candidate(view: &View, cluster: &Cluster, position: Position) -> Choice {
 
 /// The next timeline is above every one that anybody has led, claimed or reached.
 fn claim_next(view: &View, cluster: &Cluster, mine: Timeline) -> crate::model::Errand {
+    if fault::active(Fault::IgnoresClaims) {
+        return take_lease(cluster, mine.next());
+    }
     let reached =
         standing(view).filter_map(|(_, peer)| peer.position).map(|position| position.timeline).max();
     let highest = cluster.highest_timeline().max(mine).max(reached.unwrap_or(mine));
@@ -111,6 +119,9 @@ fn led_timeline(cluster: &Cluster) -> Timeline {
 
 /// Answers count if they were asked for after the last leader had gone: only then are positions final.
 fn answers_are_fresh(view: &View) -> bool {
+    if fault::active(Fault::UsesOldAnswers) {
+        return view.peers.asked_at.is_some();
+    }
     let after_the_leader = |asked: Moment| view.memory.no_leader_since.is_some_and(|since| since <= asked);
     view.peers.asked_at.is_some_and(|asked| after_the_leader(asked) && view.now.since(asked) < ANSWERS_KEEP)
 }

@@ -12,6 +12,8 @@ use super::{Fork, Lineage, Lsn, MemberName, Position, SessionId, SystemId, Term,
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
     pub initialize: Initialize,
+    /// While the data is being made: the session that the right to do so hangs on.
+    pub maker: Option<SessionId>,
     pub leader: Option<Leader>,
     pub members: BTreeMap<MemberName, MemberRecord>,
     pub config: Option<Versioned<Value>>,
@@ -220,12 +222,21 @@ impl Cluster {
     /// The lineage that the present leader writes on, once both it and the history have told enough to know.
     pub fn lineage(&self) -> Option<Lineage> {
         let timeline = self.leader_record()?.timeline?;
-        let ancestors: Vec<Fork> = (self.history.iter())
-            .filter(|line| line.timeline < timeline)
-            .map(|line| Fork { parent: line.timeline, at: line.switch })
-            .collect();
+        // What the record of a new leader says is older than its term until it has reached the timeline it has claimed.
+        let claim = self.claim.as_ref().map(|claim| &claim.value);
+        if claim.is_some_and(|claim| Some(&claim.by) == self.leader_name() && claim.timeline != timeline) {
+            return None;
+        }
+        let lines = self.history.iter().filter(|line| line.timeline < timeline);
         let told = timeline == Timeline::FIRST
-            || ancestors.last().is_some_and(|fork| fork.parent.next() == timeline);
+            || lines.clone().next_back().is_some_and(|l| l.timeline.next() == timeline);
+        // A line of no length is of a timeline that this lineage never had. Somebody may have led on it all the same.
+        let mut ancestors: Vec<Fork> = Vec::new();
+        for line in lines {
+            if ancestors.last().is_none_or(|before| before.at < line.switch) {
+                ancestors.push(Fork { parent: line.timeline, at: line.switch });
+            }
+        }
         told.then_some(Lineage { timeline, ancestors })
     }
 
@@ -328,6 +339,7 @@ impl FailoverRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Descent;
 
     fn record(url: &str) -> MemberRecord {
         MemberRecord { conn_url: url.to_owned(), ..MemberRecord::default() }
@@ -351,6 +363,28 @@ mod tests {
         let text = r#"{"conn_url":"postgres://127.0.0.1:5551/postgres","api_url":"http://127.0.0.1:8101/patroni","state":"running","role":"replica","version":"4.1.5","tags":{"clonefrom":true},"xlog_location":67393640,"replay_lsn":67393640,"receive_lsn":67393640,"replication_state":"streaming","timeline":1}"#;
         let record: MemberRecord = serde_json::from_str(text).expect("Patroni's own example");
         assert_eq!(serde_json::to_string(&record).expect("a record is JSON"), text);
+    }
+
+    #[test]
+    fn a_timeline_of_no_length_is_no_ancestor() {
+        let line = |timeline, switch| HistoryLine {
+            timeline: Timeline(timeline),
+            switch: Lsn(switch),
+            reason: String::new(),
+            timestamp: None,
+            new_leader: None,
+        };
+        let leader: MemberName = "turku".parse().expect("a good name");
+        let record = MemberRecord { timeline: Some(Timeline(4)), ..MemberRecord::default() };
+        let cluster = Cluster {
+            leader: Some(Leader { name: leader.clone(), term: Term(1), session: None }),
+            members: BTreeMap::from([(leader, record)]),
+            history: vec![line(1, 50), line(2, 80), line(3, 80)],
+            ..Cluster::default()
+        };
+        let lineage = cluster.lineage().expect("the last line tells where it began");
+        assert_eq!(lineage.descent_of(Position::new(3, 60)), Descent::Diverged);
+        assert_eq!(lineage.descent_of(Position::new(2, 60)), Descent::OnLineage);
     }
 
     #[test]

@@ -120,6 +120,7 @@ rules! {
     CandidateYields = "candidate_yields": "there is no leader; {member} is further or preferred",
     CandidateYieldsToNamed = "candidate_yields_to_named": "there is no leader; {member} has been named as the next one",
     CandidateSeesPrimary = "candidate_sees_primary": "there is no leader, but {member} still runs as a primary",
+    CandidateBacksOff = "candidate_backs_off": "there is no leader; promoting PostgreSQL failed here, and it is tried again later",
     CandidateWithoutGuardian = "candidate_without_guardian": "there is no leader, and no guardian answers here",
 
     // Making a cluster.

@@ -130,8 +130,6 @@ pub struct Memory {
     /// Everybody who took part when a leader was last seen, with the REST address: the dead leader's record goes away
     /// together with its key, and must still be asked.
     pub electorate: BTreeMap<MemberName, String>,
-    /// The `initialize` key is ours: we are making the cluster's data.
-    pub bootstrapping: bool,
     /// We have made this cluster's data in this life, and nobody has led it yet.
     pub bootstrapped: Option<SystemId>,
     /// This member has been run by Tenure in this cluster before: a primary found here may have lost its lease.

@@ -40,6 +40,22 @@ pub struct Fork {
     pub at: Lsn,
 }
 
+impl Fork {
+    /// The forks that lead to `timeline`, without a gap in the numbers.
+    ///
+    /// A number that is left out is of a timeline whose leader was never followed by this one. Nobody who has written on
+    /// it stands on this lineage, so it was left before its first byte.
+    pub fn without_gaps(real: impl IntoIterator<Item = Fork>, timeline: Timeline) -> Vec<Fork> {
+        let mut real = real.into_iter().peekable();
+        (Timeline::FIRST.0..timeline.0)
+            .map(Timeline)
+            .map(|parent| {
+                real.next_if(|fork| fork.parent == parent).unwrap_or(Fork { parent, at: Lsn::ZERO })
+            })
+            .collect()
+    }
+}
+
 /// How a position relates to a lineage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Descent {

@@ -56,18 +56,10 @@ impl HistoryFile {
         self.forks.iter().map(line).collect()
     }
 
-    /// Where each timeline before this one was left, without a gap in the numbers.
-    ///
-    /// A number that the file leaves out is of a timeline whose leader was never followed by this one. Nobody who has
-    /// written on it stands on this lineage, so it was left before its first byte.
+    /// Where each timeline before this one was left.
     pub fn forks_without_gaps(&self) -> Vec<Fork> {
-        let mut real = self.forks.iter().peekable();
-        (Timeline::FIRST.0..self.timeline.0)
-            .map(|number| match real.next_if(|fork| fork.parent.0 == number) {
-                Some(fork) => Fork { parent: fork.parent, at: fork.at },
-                None => Fork { parent: Timeline(number), at: Lsn::ZERO },
-            })
-            .collect()
+        let real = self.forks.iter().map(|fork| Fork { parent: fork.parent, at: fork.at });
+        Fork::without_gaps(real, self.timeline)
     }
 
     /// A stand-in for a timeline that somebody was allowed to begin and never led.

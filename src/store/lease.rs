@@ -138,9 +138,10 @@ impl Store {
     }
 
     /// The data is made: names it for good, and publishes the first configuration unless there is one. Whoever names the
-    /// cluster first has made it; for everybody else that is a conflict.
+    /// cluster first has made it; for everybody else, and while another session holds the claim, that is a conflict.
     pub async fn finish_initialize(
         &self,
+        session: Option<SessionId>,
         system: SystemId,
         config: &Value,
         within: Duration,
@@ -149,7 +150,7 @@ impl Store {
         let (initialize, config_key) = (self.place.path(&Key::Initialize), self.place.path(&Key::Config));
         let name = format::initialize(system);
         // What is there is only known once one of these has been tried; each looks at all that the next one needs.
-        let (mut claim, mut first_config) = (Must::Hold(INITIALIZING.into()), true);
+        let (mut claim, mut first_config) = (Must::BeAbsent, true);
         for _ in 0..3 {
             let mut transaction = Transaction::default()
                 .when(&initialize, claim)
@@ -168,7 +169,12 @@ impl Store {
             first_config = present_config.is_none();
             claim = match present {
                 None => Must::BeAbsent,
-                Some(entry) if is_initializing(&entry) => Must::HaveVersion(entry.version),
+                Some(entry) if is_initializing(&entry) && entry.session == session => {
+                    Must::HaveVersion(entry.version)
+                }
+                Some(entry) if is_initializing(&entry) => {
+                    return Err(StoreError::conflict(ATTEMPT, "somebody else is making it"));
+                }
                 Some(entry) if entry.value == name.as_bytes() => return Ok(()),
                 Some(entry) => {
                     let other = String::from_utf8_lossy(&entry.value).into_owned();
@@ -179,11 +185,20 @@ impl Store {
         Err(StoreError::conflict(ATTEMPT, "others keep changing it"))
     }
 
-    /// Nothing came of it: somebody else may try. A name that stands is left standing.
-    pub async fn abandon_initialize(&self, within: Duration) -> Result<(), StoreError> {
+    /// Nothing came of it: somebody else may try. A name that stands, or another session's claim, is left standing.
+    pub async fn abandon_initialize(&self, session: SessionId, within: Duration) -> Result<(), StoreError> {
+        const ATTEMPT: &str = "abandon the new cluster";
         let key = self.place.path(&Key::Initialize);
-        let transaction = Transaction::default().when(&key, Must::Hold(INITIALIZING.into())).delete(&key);
-        match self.adapter.transact("abandon the new cluster", transaction, within).await? {
+        let look = Transaction::default().when(&key, Must::BeAbsent).else_look_at(&key);
+        let seen = match self.adapter.transact(ATTEMPT, look, within).await? {
+            Verdict::Done { .. } => return Ok(()),
+            Verdict::Failed { seen } => seen.into_iter().next().flatten(),
+        };
+        let Some(ours) = seen.filter(|entry| is_initializing(entry) && entry.session == Some(session)) else {
+            return Ok(());
+        };
+        let delete = Transaction::default().when(&key, Must::HaveVersion(ours.version)).delete(&key);
+        match self.adapter.transact(ATTEMPT, delete, within).await? {
             Verdict::Done { .. } | Verdict::Failed { .. } => Ok(()),
         }
     }

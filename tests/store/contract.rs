@@ -199,20 +199,24 @@ async fn the_right_to_make_a_cluster_dies_with_its_holder(rig: Rig) {
     until(&mut watch, |cluster| cluster.initialize == Initialize::Running).await;
     until(&mut watch, |cluster| cluster.initialize == Initialize::Absent).await;
     store.take_initialize(theirs, LONG).await.expect("nobody makes it any more");
-    store.abandon_initialize(LONG).await.expect("it is ours");
+    assert_eq!(snapshot(&store).await.maker, Some(theirs));
+    store.abandon_initialize(ours, LONG).await.expect("it is another's, and is left alone");
+    conflict(store.finish_initialize(Some(ours), SYSTEM, &json!({}), LONG).await);
+    assert_eq!(snapshot(&store).await.initialize, Initialize::Running);
+    store.abandon_initialize(theirs, LONG).await.expect("it is theirs");
     assert_eq!(snapshot(&store).await.initialize, Initialize::Absent);
-    store.abandon_initialize(LONG).await.expect("twice is as good");
+    store.abandon_initialize(theirs, LONG).await.expect("twice is as good");
 }
 
 async fn a_cluster_is_named_once_and_keeps_its_configuration(rig: Rig) {
     let store = rig.store();
     let ours = session(&store, TTL).await;
     store.take_initialize(ours, LONG).await.expect("nobody makes it");
-    store.finish_initialize(SYSTEM, &json!({"ttl": 10}), LONG).await.expect("we make it");
+    store.finish_initialize(Some(ours), SYSTEM, &json!({"ttl": 10}), LONG).await.expect("we make it");
     store.close_session(ours, LONG).await.expect("it is ours");
-    store.finish_initialize(SYSTEM, &json!({"ttl": 20}), LONG).await.expect("it has this name already");
-    conflict(store.finish_initialize(SystemId(SYSTEM.0 + 1), &json!({}), LONG).await);
-    store.abandon_initialize(LONG).await.expect("a name is left standing");
+    store.finish_initialize(None, SYSTEM, &json!({"ttl": 20}), LONG).await.expect("it has this name already");
+    conflict(store.finish_initialize(None, SystemId(SYSTEM.0 + 1), &json!({}), LONG).await);
+    store.abandon_initialize(ours, LONG).await.expect("a name is left standing");
     conflict(store.take_initialize(session(&store, LIFE).await, LONG).await);
     let cluster = snapshot(&store).await;
     assert_eq!(cluster.initialize, Initialize::Done(SYSTEM));
@@ -221,7 +225,7 @@ async fn a_cluster_is_named_once_and_keeps_its_configuration(rig: Rig) {
     // An operator may have put a configuration there first, and the right to make the cluster may have run out.
     let early = rig.store_of("robin");
     early.put_config(&json!({"ttl": 5}), Expect::Anything, LONG).await.expect("anything goes");
-    early.finish_initialize(SYSTEM, &json!({"ttl": 10}), LONG).await.expect("nobody has named it");
+    early.finish_initialize(None, SYSTEM, &json!({"ttl": 10}), LONG).await.expect("nobody has named it");
     let cluster = snapshot(&early).await;
     assert_eq!(cluster.initialize, Initialize::Done(SYSTEM));
     assert_eq!(cluster.config.expect("a configuration").value, json!({"ttl": 5}));

@@ -37,7 +37,10 @@ pub fn cluster<'entry>(
         let Some(key) = place.key(&entry.path) else { continue };
         let mut problems = Problems::default();
         match key {
-            Key::Initialize => cluster.initialize = initialize(&entry.value, &mut problems),
+            Key::Initialize => {
+                cluster.initialize = initialize(&entry.value, &mut problems);
+                cluster.maker = entry.session.filter(|_| cluster.initialize == Initialize::Running);
+            }
             Key::Leader => cluster.leader = leader(entry, &mut problems),
             Key::Member(name) => {
                 if let Some(record) = member(&entry.value, &mut problems) {

@@ -1,0 +1,114 @@
+//! What goes into a mind and what comes out of it: the closed lists of events and commands.
+
+use std::collections::BTreeMap;
+
+use crate::model::{
+    Cluster, Errand, FenceOrder, Guardian, Job, MemberName, Moment, PeerAnswer, Plan, Policy, Postgres,
+    Session, SessionId, Span, SystemId, Tags, Term,
+};
+
+/// Everything that a member can learn.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    Snapshot(Box<Cluster>),
+    /// The store may have changed without our hearing of it.
+    StoreSilent,
+    Lease(LeaseEvent),
+    ErrandEnded(ErrandOutcome),
+    /// PostgreSQL was looked at.
+    Postgres(Postgres),
+    JobEnded {
+        id: u64,
+        outcome: JobOutcome,
+        postgres: Postgres,
+    },
+    PeersAnswered {
+        round: u64,
+        answers: BTreeMap<MemberName, PeerAnswer>,
+    },
+    /// Said once in the beginning even if none answers: nothing is decided before.
+    Guardian(Guardian),
+    Policy(Box<Policy>),
+    Tags(Tags),
+    /// An orderly end is asked for.
+    End,
+}
+
+/// What the keeper of the lease reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseEvent {
+    Opened(Session),
+    /// The session lives, and with a term: the leader key was seen to be ours, after `session.asked_at`.
+    Renewed {
+        session: Session,
+        term: Option<Term>,
+    },
+    /// The session lives, but the leader key of that term is not ours.
+    KeyNotOurs {
+        term: Term,
+    },
+    SessionGone {
+        session: SessionId,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrandOutcome {
+    Done,
+    Taken {
+        term: Term,
+    },
+    /// Somebody else was first.
+    Conflict,
+    /// It may or may not have happened.
+    Unanswered,
+    Refused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobOutcome {
+    Done,
+    /// A bootstrap has made this.
+    Made(SystemId),
+    Failed,
+    Cancelled,
+}
+
+/// Everything that a member can do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    Errand(Errand),
+    AskPeers { round: u64, questions: Vec<PeerQuestion> },
+    StartJob { id: u64, job: Job },
+    CancelJob { id: u64 },
+    Fence(FenceOrder),
+    Exit,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerQuestion {
+    pub member: MemberName,
+    pub api_url: String,
+    pub patience: Span,
+}
+
+/// What the keeper of the lease may do without asking again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseOrders {
+    /// Renew nothing after this.
+    pub until: Moment,
+    /// See that the leader key of this term is ours, too.
+    pub hold: Option<Term>,
+    pub ttl: Span,
+    pub renew_every: Span,
+}
+
+/// The result of one turn of the loop.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    pub plan: Plan,
+    pub commands: Vec<Command>,
+    pub lease: LeaseOrders,
+}

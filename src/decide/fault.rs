@@ -1,0 +1,78 @@
+//! Deliberate faults, for tests only: the simulator must notice every one of them. Outside tests none is ever active, and
+//! the compiler removes the questions.
+
+/// One way in which the rules could be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) enum Fault {
+    /// Acts on a lease however old it is.
+    IgnoresDeadline,
+    /// Counts a lease from when the answer came.
+    CountsFromTheAnswer,
+    /// Believes that a request without an answer was granted.
+    BelievesTheUnanswered,
+    /// Takes its own timeline plus one, whatever others were allowed.
+    IgnoresClaims,
+    /// Starts or promotes without a guardian's word.
+    LeadsUnguarded,
+    /// Starts as a primary whatever timelines others have had.
+    RestartsOnOldTimeline,
+    /// Follows a leader without looking whether the records fit.
+    SkipsDivergence,
+    /// Gives the lease back while PostgreSQL still runs.
+    ReleasesBeforeStop,
+    /// Takes silence of the store for a store without a leader.
+    SilenceIsNoLeader,
+    /// Goes on leading although the key is not its own.
+    KeepsLostKey,
+    /// Decides a race by answers that are older than the leader's end.
+    UsesOldAnswers,
+    /// Clones into a directory that holds data.
+    ClonesOverData,
+    /// Yields to nobody in a race.
+    YieldsToNobody,
+    /// Disarms the guardian while PostgreSQL accepts writes.
+    DisarmsWhileWritable,
+    /// Renews whatever state PostgreSQL is in.
+    RenewsUnfit,
+    /// Hands over to somebody who lacks the last record.
+    HandsOverTooEarly,
+    /// Starts what an interrupted clone or rewind has left.
+    StartsUnfinished,
+}
+
+#[cfg(not(test))]
+pub(crate) const fn active(_: Fault) -> bool {
+    false
+}
+
+#[cfg(test)]
+pub(crate) use switch::{active, with};
+
+#[cfg(test)]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Fault;
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn active(fault: Fault) -> bool {
+        ACTIVE.get() == Some(fault)
+    }
+
+    /// Runs with one fault; it ends with the run, even if that panics.
+    pub(crate) fn with<T>(fault: Fault, run: impl FnOnce() -> T) -> T {
+        struct Reset;
+        impl Drop for Reset {
+            fn drop(&mut self) {
+                ACTIVE.set(None);
+            }
+        }
+        ACTIVE.set(Some(fault));
+        let _reset = Reset;
+        run()
+    }
+}

@@ -1,0 +1,103 @@
+//! Does it bite? Every deliberate fault in the rules must be noticed: by the small views, by a life from one of the first
+//! seeds, or by both. A fault that nothing notices shows a law that is missing.
+
+use super::explore::healthy;
+use super::views::{broken_law, every_view};
+use super::{SECOND, lives};
+use crate::decide::fault::{self, Fault};
+use crate::decide::mind::{Event, LeaseEvent, Mind};
+use crate::model::{Moment, Policy, Session, SessionId, Span, Tags, Term};
+
+const SEEDS: u64 = 400;
+
+fn views_notice(fault: Fault) -> Option<&'static str> {
+    fault::with(fault, || {
+        let mut noticed = None;
+        every_view(|view, plan| noticed = noticed.or_else(|| broken_law(view, plan)));
+        noticed
+    })
+}
+
+fn lives_notice(fault: Fault) -> Option<String> {
+    fault::with(fault, || (1..=SEEDS).find_map(|seed| Some(format!("seed {seed}: {}", lives::breaks(seed)?))))
+}
+
+/// Who must notice it. Where one net is enough the other may have the luck to notice, too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Net {
+    Views,
+    Lives,
+    Both,
+}
+
+fn check(fault: Fault, net: Net) {
+    if net != Net::Lives {
+        let law = views_notice(fault);
+        println!("{fault:?}: the views notice: {law:?}");
+        assert!(law.is_some(), "no view notices {fault:?}");
+    }
+    if net != Net::Views {
+        let law = lives_notice(fault);
+        println!("{fault:?}: the lives notice: {law:?}");
+        assert!(law.is_some(), "no life notices {fault:?}");
+    }
+}
+
+macro_rules! bites {
+    ($($name:ident: $fault:ident, $net:ident;)*) => {
+        $(#[test] fn $name() { check(Fault::$fault, Net::$net); })*
+    };
+}
+
+bites! {
+    a_lease_is_not_acted_upon_for_ever: IgnoresDeadline, Views;
+    a_lease_does_not_count_from_the_answer: CountsFromTheAnswer, Lives;
+    an_unanswered_request_is_no_grant: BelievesTheUnanswered, Lives;
+    claims_are_heeded: IgnoresClaims, Both;
+    nobody_leads_unguarded: LeadsUnguarded, Views;
+    nobody_restarts_on_an_old_timeline: RestartsOnOldTimeline, Views;
+    divergence_is_looked_for: SkipsDivergence, Both;
+    the_lease_is_given_back_after_the_stop: ReleasesBeforeStop, Both;
+    silence_is_not_an_empty_throne: SilenceIsNoLeader, Views;
+    nothing_is_cloned_over: ClonesOverData, Views;
+    who_is_behind_yields: YieldsToNobody, Views;
+    old_answers_decide_nothing: UsesOldAnswers, Views;
+    the_guardian_stays_armed: DisarmsWhileWritable, Both;
+    the_unfit_are_not_renewed: RenewsUnfit, Views;
+    the_last_record_is_waited_for: HandsOverTooEarly, Both;
+    nothing_unfinished_is_started: StartsUnfinished, Both;
+}
+
+/// Nobody but an operator can take the key away from a living session, so no life has it; the mind is asked directly.
+#[test]
+fn a_lost_key_is_lost() {
+    let leads_on = || {
+        let session =
+            Session { id: SessionId(1), asked_at: Moment::from_ms(1_000), ttl: Span::from_secs(10) };
+        let me = "turku".parse().expect("a good name");
+        let mut mind = Mind::new(me, Tags::default(), Policy::default(), true);
+        let mut hear = |event| mind.apply(Moment::from_ms(1_500), Event::Lease(event));
+        hear(LeaseEvent::Opened(session));
+        hear(LeaseEvent::Renewed { session, term: Some(Term(5)) });
+        hear(LeaseEvent::KeyNotOurs { term: Term(5) });
+        mind.view().lease_in_force().is_some()
+    };
+    assert!(!leads_on());
+    assert!(fault::with(Fault::KeepsLostKey, leads_on));
+}
+
+/// The laws see what the rings are for: with the agent frozen and no guardian there is nobody left to stop PostgreSQL.
+#[test]
+fn a_frozen_agent_without_a_guardian_breaks_a_law() {
+    let broken_law = |guarded: bool| {
+        let mut world = healthy();
+        world.freeze_agent(0, true);
+        if !guarded {
+            world.hosts[0].guardian.alive = false;
+        }
+        world.run_for(20 * SECOND);
+        world.laws.broken
+    };
+    assert_eq!(broken_law(true), None);
+    assert!(broken_law(false).is_some_and(|law| law.starts_with("S2")));
+}

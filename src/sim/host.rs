@@ -1,0 +1,165 @@
+//! A machine and what runs on it. What survives what: the data directory survives everything, PostgreSQL and the
+//! guardian survive the agent, nothing else survives the machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::guardian::Guardian;
+use super::postgres::Instance;
+use super::store::Request;
+use super::world::Happening;
+use super::{MS, Time};
+use crate::decide::mind::{LeaseOrders, Mind};
+use crate::decide::publish::Identity;
+use crate::model::{
+    Job, MemberName, MemberRecord, Moment, PeerAnswer, Reason, Session, SessionId, Status, Tags, Term,
+};
+
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    pub name: MemberName,
+    pub tags: Tags,
+    pub up: bool,
+    pub clock: Clock,
+    pub agent: Option<Agent>,
+    /// Grows with every agent that starts.
+    pub agent_life: u64,
+    pub guardian: Guardian,
+    pub pg: Instance,
+    pub job: Option<ActiveJob>,
+    pub job_serial: u64,
+    /// What an agent leaves for its successor; gone after a reboot.
+    pub saved_session: Option<SessionId>,
+    /// Stands beside the data directory: an agent has run this PostgreSQL before.
+    pub managed: bool,
+    pub slow_disk: bool,
+    /// The next so many jobs of this kind fail.
+    pub failing: BTreeMap<&'static str, u32>,
+    pub answers_to_lose: u32,
+    /// What the store has told this machine of its right to lead, and until when that lasts by the machine's own clock.
+    pub office: Option<(Term, Moment)>,
+}
+
+/// A boot clock: how fast it runs, and when it started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub ppm: i64,
+    pub booted_at: Time,
+    pub ahead_ms: u64,
+}
+
+/// The agent's shell around the mind.
+#[derive(Clone, Debug)]
+pub(super) struct Agent {
+    pub life: u64,
+    pub mind: Mind,
+    pub identity: Identity,
+    pub frozen: bool,
+    /// What has arrived at the process while it was frozen.
+    pub inbox: Vec<Happening>,
+    pub keeper: Keeper,
+    pub pending: BTreeMap<u64, Purpose>,
+    pub wake: u64,
+    pub looks: u64,
+    pub looked: u64,
+    pub watching: bool,
+    pub seen_revision: i64,
+    pub heard_at: Moment,
+    pub reading: bool,
+    pub asking: Option<Asking>,
+    pub written: Written,
+    pub reason: Option<Reason>,
+    /// What has been confirmed to this very agent: the term, and when the renewal was asked for that lasts longest.
+    pub confirmed: BTreeMap<Term, Moment>,
+    pub turns: (Time, u32),
+}
+
+/// The thread that renews the session.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Keeper {
+    pub session: Option<Session>,
+    pub orders: LeaseOrders,
+    pub asking: bool,
+}
+
+/// Why a request was sent.
+#[derive(Clone, Debug)]
+pub(super) enum Purpose {
+    Open { asked_at: Moment },
+    Renew { asked_at: Moment, session: SessionId, hold: Option<Term> },
+    Errand,
+    Member(Box<MemberRecord>),
+    Status(Status),
+    History,
+    Read,
+    Close,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Written {
+    pub record: Option<(SessionId, MemberRecord, Moment)>,
+    pub record_under_way: bool,
+    pub status: Option<(Status, Moment)>,
+    pub status_under_way: bool,
+    pub history_under_way: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Asking {
+    pub round: u64,
+    pub waiting: BTreeSet<MemberName>,
+    pub answers: BTreeMap<MemberName, PeerAnswer>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ActiveJob {
+    pub serial: u64,
+    pub agent_life: u64,
+    pub id: u64,
+    pub job: Job,
+    pub fails: bool,
+    pub phase: u32,
+}
+
+impl Clock {
+    pub fn read(&self, now: Time) -> Moment {
+        Moment::from_ms(self.ahead_ms + self.elapsed(now) / MS)
+    }
+
+    /// When this clock will first show `moment`.
+    pub fn shows(&self, moment: Moment) -> Time {
+        let local = moment.as_ms().saturating_sub(self.ahead_ms) * MS;
+        let mut at =
+            self.booted_at + u64::try_from(scale(local, 1_000_000, 1_000_000 + self.ppm)).unwrap_or(0);
+        while self.read(at) < moment {
+            at += 1;
+        }
+        at
+    }
+
+    fn elapsed(&self, now: Time) -> Time {
+        let since = now.saturating_sub(self.booted_at);
+        u64::try_from(scale(since, 1_000_000 + self.ppm, 1_000_000)).unwrap_or(0)
+    }
+}
+
+fn scale(value: u64, numerator: i64, denominator: i64) -> i128 {
+    i128::from(value) * i128::from(numerator) / i128::from(denominator)
+}
+
+impl Purpose {
+    /// How long the sender waits.
+    pub fn patience(&self) -> Time {
+        match self {
+            Purpose::Open { .. } | Purpose::Renew { .. } | Purpose::Read => 1_000 * MS,
+            Purpose::Errand | Purpose::Member(_) | Purpose::Status(_) | Purpose::History | Purpose::Close => {
+                3_000 * MS
+            }
+        }
+    }
+}
+
+/// A request and why it is made.
+pub(super) struct Call {
+    pub purpose: Purpose,
+    pub request: Request,
+}

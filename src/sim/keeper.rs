@@ -1,0 +1,109 @@
+//! The keeper of the lease: renews within its orders, tells the guardian at once and the agent afterwards.
+
+use super::MS;
+use super::host::{Call, Purpose};
+use super::store::{Answer, Request};
+use super::world::{Happening, World};
+use crate::decide::mind::{Event, LeaseEvent};
+use crate::model::{FenceOrder, Moment, Session, SessionId, Term, Timing};
+
+impl World {
+    pub fn keeper_ticks(&mut self, host: usize, life: u64) {
+        let now = self.local(host);
+        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        let (orders, session) = (agent.keeper.orders, agent.keeper.session);
+        let every = orders.renew_every.as_ms().max(100) * MS;
+        if !agent.keeper.asking && now <= orders.until {
+            agent.keeper.asking = true;
+            let call = match session {
+                Some(session) => renewal(now, session.id, orders.hold, self.hosts[host].name.clone()),
+                None => Call {
+                    purpose: Purpose::Open { asked_at: now },
+                    request: Request::Open { ttl: self.policy.timing.ttl },
+                },
+            };
+            self.ask_store(host, call);
+        }
+        let jitter = self.random.between(0, 3 * MS);
+        self.after(every + jitter, Happening::KeeperTicks { host, life });
+    }
+
+    /// A new agent begins with its predecessor's session, if there was one.
+    pub fn keeper_starts(&mut self, host: usize, life: u64) {
+        if let Some(id) = self.hosts[host].saved_session {
+            let now = self.local(host);
+            let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+            agent.keeper.asking = true;
+            let call = renewal(now, id, None, self.hosts[host].name.clone());
+            self.ask_store(host, call);
+        }
+        self.after(MS, Happening::KeeperTicks { host, life });
+    }
+
+    pub fn session_opened(&mut self, host: usize, asked_at: Moment, answer: Option<&Answer>) {
+        let ttl = self.policy.timing.ttl;
+        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        agent.keeper.asking = false;
+        let Some(Answer::Opened(id)) = answer else { return };
+        let session = Session { id: *id, asked_at, ttl };
+        agent.keeper.session = Some(session);
+        self.hosts[host].saved_session = Some(*id);
+        self.learn(host, Event::Lease(LeaseEvent::Opened(session)));
+    }
+
+    pub fn session_renewed(
+        &mut self,
+        host: usize,
+        asked_at: Moment,
+        id: SessionId,
+        hold: Option<Term>,
+        answer: Option<&Answer>,
+    ) {
+        let timing = self.policy.timing;
+        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        agent.keeper.asking = false;
+        let held_still = hold.filter(|_| agent.keeper.orders.hold == hold);
+        match answer {
+            Some(Answer::Renewed { key_ours }) => {
+                let session = Session { id, asked_at, ttl: timing.ttl };
+                agent.keeper.session = Some(session);
+                match held_still {
+                    Some(term) if *key_ours => self.term_confirmed(host, session, term, timing),
+                    Some(term) => {
+                        self.learn(host, Event::Lease(LeaseEvent::KeyNotOurs { term }));
+                        self.learn(host, Event::Lease(LeaseEvent::Renewed { session, term: None }));
+                    }
+                    None => self.learn(host, Event::Lease(LeaseEvent::Renewed { session, term: None })),
+                }
+            }
+            Some(Answer::SessionGone) => {
+                agent.keeper.session = None;
+                self.hosts[host].saved_session = None;
+                self.learn(host, Event::Lease(LeaseEvent::SessionGone { session: id }));
+            }
+            // No answer, or one that says nothing: the next tick asks again.
+            Some(
+                Answer::Opened(_)
+                | Answer::Errand(_)
+                | Answer::Written
+                | Answer::NotWritten
+                | Answer::Cluster(..),
+            )
+            | None => {}
+        }
+    }
+
+    fn term_confirmed(&mut self, host: usize, session: Session, term: Term, timing: Timing) {
+        let fence_at = timing.fence_at(session.asked_at);
+        self.order_guardian(host, FenceOrder::Arm { term, fence_at });
+        self.note_office(host, term, session.asked_at);
+        self.learn(host, Event::Lease(LeaseEvent::Renewed { session, term: Some(term) }));
+    }
+}
+
+fn renewal(asked_at: Moment, session: SessionId, hold: Option<Term>, name: crate::model::MemberName) -> Call {
+    Call {
+        purpose: Purpose::Renew { asked_at, session, hold },
+        request: Request::Renew { session, hold, name },
+    }
+}

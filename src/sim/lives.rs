@@ -1,0 +1,244 @@
+//! Long lives: a world from a seed, a plan of troubles from the same seed, then calm. A life that breaks a law is told
+//! again with as few troubles as break it too.
+//!
+//! `TENURE_SIM_SEED=…` lives one life again; `TENURE_SIM_MINUTES=…` goes on with fresh seeds for that long;
+//! `TENURE_SIM_LIVES=…` is how many of the fixed seeds are lived.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::faults::{Planned, plan_from};
+use super::network::Habits;
+use super::random::Random;
+use super::story::render;
+use super::world::World;
+use super::{SECOND, Time};
+use crate::clock;
+use crate::model::{Policy, Rule, Span, Timing};
+
+/// How long troubles go on, and how long everything may take afterwards: with clones, rewinds and their pauses.
+const TROUBLED: Time = 180 * SECOND;
+const CALM_MAX: Time = 240 * SECOND;
+/// Healthy means healthy twice, this far apart.
+const STEADY: Time = 5 * SECOND;
+const LINES_SHOWN: usize = 150;
+
+/// One life, as it follows from a seed. Gives the law that it broke, if it broke one.
+pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
+    let mut random = Random::new(seed ^ 0xC0FF_EE00);
+    let members = [3, 3, 3, 2, 4, 5][random.index(6)];
+    let ttl = [5, 10, 10, 15, 30][random.index(5)];
+    let policy = Policy { timing: Timing::for_ttl(Span::from_secs(ttl)), ..Policy::default() };
+    let mut world = World::new(seed, members, Habits::rough(), policy);
+    for host in 0..members {
+        world.after(random.between(0, 2 * SECOND), super::world::Happening::AgentStarts { host });
+    }
+    world.plan(plan);
+    world.run_for(TROUBLED);
+    world.calm();
+    let calm_since = world.now;
+    let mut healthy_since: Option<Time> = None;
+    while world.laws.broken.is_none() && world.now < calm_since + CALM_MAX {
+        world.run_for(SECOND);
+        restart_what_ended(&mut world);
+        healthy_since = if world.healthy() { healthy_since.or(Some(world.now)) } else { None };
+        if healthy_since.is_some_and(|since| since + STEADY <= world.now) {
+            world.look_for_every_record();
+            let broken = world.laws.broken.clone();
+            return (world, broken);
+        }
+    }
+    let broken = world.laws.broken.clone().unwrap_or_else(|| {
+        let seconds = CALM_MAX / SECOND;
+        format!(
+            "L1: {seconds} s after everything was repaired the cluster is not whole\n{}",
+            world.standing()
+        )
+    });
+    (world, Some(broken))
+}
+
+pub(super) fn plan_of(seed: u64) -> Vec<Planned> {
+    let mut random = Random::new(seed ^ 0xBAD_DA75);
+    let members = [3, 3, 3, 2, 4, 5][Random::new(seed ^ 0xC0FF_EE00).index(6)];
+    plan_from(&mut random, members, SECOND, TROUBLED)
+}
+
+fn restart_what_ended(world: &mut World) {
+    for host in 0..world.hosts.len() {
+        if world.hosts[host].agent.is_none() {
+            world.start_agent(host);
+        }
+    }
+}
+
+/// What it takes to break the law: troubles are left out as long as some law still breaks.
+fn shrink(seed: u64, plan: Vec<Planned>) -> Vec<Planned> {
+    let mut plan = plan;
+    let mut size = plan.len().div_ceil(2).max(1);
+    loop {
+        let mut at = 0;
+        let mut shrunk = false;
+        while at < plan.len() {
+            let mut shorter = plan.clone();
+            shorter.drain(at..(at + size).min(shorter.len()));
+            if live(seed, &shorter).1.is_some() {
+                plan = shorter;
+                shrunk = true;
+            } else {
+                at += size;
+            }
+        }
+        if size == 1 && !shrunk {
+            return plan;
+        }
+        size = size.div_ceil(2).max(1);
+    }
+}
+
+/// A life whose rules panic has broken a law, too.
+pub(super) fn breaks(seed: u64) -> Option<String> {
+    let lived = catch_unwind(AssertUnwindSafe(|| live(seed, &plan_of(seed)).1));
+    lived.unwrap_or_else(|_| Some("a rule panicked".to_owned()))
+}
+
+fn tell(seed: u64, law: &str) -> String {
+    let plan = shrink(seed, plan_of(seed));
+    let (world, shortest) = live(seed, &plan);
+    let story = render(&world);
+    let lines: Vec<&str> = story.lines().collect();
+    let shown = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n");
+    format!(
+        "seed {seed} breaks a law: {law}\nwith {} troubles it is: {}\n{plan:#?}\n{shown}\nagain: TENURE_SIM_SEED={seed} \
+         cargo nextest run --no-capture sim::lives\nkeep it as a line of \
+         tests/stories/seeds.txt\n",
+        plan.len(),
+        shortest.unwrap_or_default(),
+    )
+}
+
+fn seeds_to_remember() -> Vec<u64> {
+    let text = include_str!("../../tests/stories/seeds.txt");
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or("").trim());
+    lines.filter(|line| !line.is_empty()).map(|line| line.parse().expect("a seed")).collect()
+}
+
+fn check(seeds: impl Iterator<Item = u64>) -> u64 {
+    let mut lived = 0;
+    for seed in seeds {
+        if let Some(law) = breaks(seed) {
+            panic!("{}", tell(seed, &law));
+        }
+        lived += 1;
+    }
+    lived
+}
+
+fn asked_for(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn a_seed_can_be_lived_again() {
+    if let Some(seed) = asked_for("TENURE_SIM_SEED") {
+        check([seed].into_iter());
+    }
+}
+
+#[test]
+fn lives_that_once_went_wrong_go_well() {
+    check(seeds_to_remember().into_iter());
+}
+
+#[test]
+fn no_life_of_the_fixed_seeds_breaks_a_law() {
+    check(1..=asked_for("TENURE_SIM_LIVES").unwrap_or(1_500));
+}
+
+#[test]
+fn no_life_of_a_fresh_seed_breaks_a_law() {
+    let fresh = clock::wall().as_microsecond().unsigned_abs();
+    println!("fresh seeds from {fresh}");
+    let end = clock::now() + Span::from_secs(60 * asked_for("TENURE_SIM_MINUTES").unwrap_or(0));
+    let mut lived = check(fresh..fresh + 400);
+    while clock::now() < end {
+        lived += check((fresh + lived)..(fresh + lived + 50));
+    }
+    println!("{lived} lives");
+}
+
+/// Rules that no life shows, each with the reason why. A rule that turns up here without one is dead, or untested.
+const UNSEEN: &[(Rule, &str)] = &[
+    (Rule::ForeignData, "only after an agent has died in the middle of making the first data"),
+    (Rule::UnusableData, "no trouble spoils a directory so far"),
+    (Rule::LeaderGivesUp, "story claimed_never_led"),
+    (Rule::CandidateBacksOff, "story claimed_never_led"),
+    (Rule::OtherLeads, "the lease is over before; small views"),
+    (Rule::PrimaryTakesLease, "story primary_found"),
+    (Rule::PrimaryBarred, "a managed primary has a lease or is down; small views"),
+    (Rule::RejoinBlocked, "by the settings only"),
+    (Rule::CandidateBarred, "story nofailover"),
+    (Rule::CandidateUnknown, "a running standby always knows its position here"),
+    (Rule::CandidateTooFarBehind, "story too_far_behind"),
+    (Rule::CandidateOnOldTimeline, "by the settings only"),
+    (Rule::CandidateSeesPrimary, "story leader_key_deleted"),
+    (Rule::BootstrapBlocked, "nobody writes nonsense into the store"),
+    (Rule::AdoptionWaits, "the data of a standby without a cluster; small views"),
+    (Rule::Paused, "by the settings only"),
+];
+
+#[test]
+fn lives_go_through_every_rule() {
+    let mut unseen: BTreeSet<Rule> = Rule::ALL.iter().copied().collect();
+    for seed in 1..=400 {
+        let (world, _) = live(seed, &plan_of(seed));
+        unseen.retain(|rule| !world.laws.rules.contains(rule));
+    }
+    unseen.retain(|rule| !UNSEEN.iter().any(|(known, _)| known == rule));
+    assert!(unseen.is_empty(), "no life shows {unseen:?}");
+}
+
+/// L1 with its number: a lost host costs the lease and a second and a half, whenever it is lost.
+#[test]
+fn a_lost_leader_is_replaced_within_the_budget() {
+    let mut longest = 0;
+    for seed in 1..=200 {
+        let ttl = [5, 10, 15][Random::new(seed).index(3)];
+        let policy = Policy { timing: Timing::for_ttl(Span::from_secs(ttl)), ..Policy::default() };
+        let mut world = World::new(seed, 3, Habits::quiet(), policy);
+        (0..3).for_each(|host| world.start_agent(host));
+        assert!(world.run_until(60 * SECOND, World::healthy), "seed {seed}: a cluster is made");
+        let moment = Random::new(seed ^ 0xDEAD).below(3 * SECOND);
+        world.run_for(moment);
+        let lost_at = world.now;
+        world.crash_host(world.primary().expect("it is healthy"));
+        assert!(
+            world.run_until(60 * SECOND, |world| world.primary().is_some()),
+            "seed {seed}: somebody leads"
+        );
+        let took = world.now - lost_at;
+        assert!(took <= ttl * SECOND + 1_500 * super::MS, "seed {seed}: {took} us with a lease of {ttl} s");
+        longest = longest.max(took.saturating_sub(ttl * SECOND));
+    }
+    println!("at most {longest} us longer than the lease");
+}
+
+impl World {
+    /// Where everybody stands, for whoever must find out why.
+    fn standing(&self) -> String {
+        let line = |host: &super::host::Host| {
+            let reason = host.agent.as_ref().and_then(|agent| agent.reason.clone());
+            let data = host
+                .pg
+                .data
+                .as_ref()
+                .map(|data| (data.position().to_string(), data.state, data.backup_label));
+            format!(
+                "{}: {reason:?} {:?} {data:?} streaming {} unfinished {:?} guardian {:?} job {:?}\n",
+                host.name, host.pg.server, host.pg.streaming, host.pg.unfinished, host.guardian, host.job
+            )
+        };
+        let leader = format!("leader {:?}\n", self.store.leader);
+        self.hosts.iter().map(line).fold(leader, |text, line| text + &line)
+    }
+}

@@ -1,0 +1,33 @@
+//! A whole cluster in one thread: hosts, store, network, PostgreSQL and clients, simulated; every member runs the real
+//! `Mind`. Everything follows from a seed, so what has been seen once can be seen again.
+//!
+//! `world` owns time and the queue; `agent`, `keeper`, `guardian`, `jobs`, `postgres` and `store` are what happens on
+//! the machines; `laws` looks at all of it after every step; the rest are tests of four kinds.
+
+mod agent;
+mod bite;
+mod explore;
+mod faults;
+mod guardian;
+mod host;
+mod jobs;
+mod keeper;
+mod laws;
+mod lives;
+mod network;
+mod postgres;
+mod random;
+mod replication;
+mod store;
+mod story;
+mod views;
+mod world;
+
+/// Microseconds of true time, which nobody in the simulated world can read.
+type Time = u64;
+
+const MS: Time = 1_000;
+const SECOND: Time = 1_000_000;
+
+/// Members are named after towns, in this order.
+const NAMES: [&str; 5] = ["turku", "oulu", "vaasa", "kuopio", "lahti"];

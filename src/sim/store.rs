@@ -1,0 +1,275 @@
+//! The store's own mind: keys, versions, sessions that end by its own clock. Requests come and answers go in `world`.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use serde_json::json;
+
+use super::{MS, Time};
+use crate::decide::mind::ErrandOutcome;
+use crate::model::{
+    Claim, Cluster, Errand, FailoverRequest, HistoryLine, Initialize, Leader, MemberName, MemberRecord,
+    SessionId, Span, Status, SystemId, Term, Versioned,
+};
+
+#[derive(Clone, Debug)]
+pub(super) enum Request {
+    Open { ttl: Span },
+    Renew { session: SessionId, hold: Option<Term>, name: MemberName },
+    Close { session: SessionId },
+    Errand { errand: Errand, name: MemberName, session: Option<SessionId> },
+    PutMember { name: MemberName, record: Box<MemberRecord>, session: SessionId },
+    PutStatus { term: Term, status: Status },
+    PutHistory { term: Term, history: Vec<HistoryLine> },
+    Read,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    Opened(SessionId),
+    Renewed {
+        key_ours: bool,
+    },
+    SessionGone,
+    Errand(ErrandOutcome),
+    Written,
+    /// A condition of the write did not hold.
+    NotWritten,
+    Cluster(Rc<Cluster>, i64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Making {
+    Absent,
+    Running(SessionId),
+    Done(SystemId),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StoreSession {
+    ttl: Span,
+    pub ends_at: Time,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Store {
+    pub up: bool,
+    /// Its clock runs this much faster than true time.
+    pub clock_ppm: i64,
+    pub revision: i64,
+    pub sessions: BTreeMap<SessionId, StoreSession>,
+    pub leader: Option<Leader>,
+    claim: Option<Versioned<Claim>>,
+    making: Making,
+    members: BTreeMap<MemberName, (MemberRecord, SessionId)>,
+    status: Status,
+    history: Vec<HistoryLine>,
+    failover: Option<Versioned<FailoverRequest>>,
+    next_session: i64,
+    snapshot: Option<(i64, Rc<Cluster>)>,
+}
+
+impl Store {
+    pub fn new(clock_ppm: i64) -> Store {
+        Store {
+            up: true,
+            clock_ppm,
+            revision: 1,
+            sessions: BTreeMap::new(),
+            leader: None,
+            claim: None,
+            making: Making::Absent,
+            members: BTreeMap::new(),
+            status: Status::default(),
+            history: Vec::new(),
+            failover: None,
+            next_session: 1,
+            snapshot: None,
+        }
+    }
+
+    pub fn answer(&mut self, now: Time, request: Request) -> Answer {
+        match request {
+            Request::Open { ttl } => {
+                let id = SessionId(self.next_session);
+                self.next_session += 1;
+                let ends_at = self.end_of(now, ttl);
+                self.sessions.insert(id, StoreSession { ttl, ends_at });
+                Answer::Opened(id)
+            }
+            Request::Renew { session, hold, name } => self.renew(now, session, hold, &name),
+            Request::Close { session } => {
+                self.end_session(session);
+                Answer::Written
+            }
+            Request::Errand { errand, name, session } => Answer::Errand(self.run(&errand, name, session)),
+            Request::PutMember { name, record, session } => {
+                if !self.sessions.contains_key(&session) {
+                    return Answer::SessionGone;
+                }
+                self.members.insert(name, (*record, session));
+                self.written()
+            }
+            // Only the leader of that term writes these: a word of an old one may arrive late.
+            Request::PutStatus { term, status } if self.led_in(term) => {
+                self.status = status;
+                self.written()
+            }
+            Request::PutHistory { term, history } if self.led_in(term) => {
+                self.history = history;
+                self.written()
+            }
+            Request::PutStatus { .. } | Request::PutHistory { .. } => Answer::NotWritten,
+            Request::Read => {
+                let cluster = self.cluster();
+                Answer::Cluster(cluster, self.revision)
+            }
+        }
+    }
+
+    pub fn cluster(&mut self) -> Rc<Cluster> {
+        if let Some((revision, cluster)) = &self.snapshot
+            && *revision == self.revision
+        {
+            return Rc::clone(cluster);
+        }
+        let cluster = Rc::new(Cluster {
+            initialize: match self.making {
+                Making::Absent => Initialize::Absent,
+                Making::Running(_) => Initialize::Running,
+                Making::Done(system) => Initialize::Done(system),
+            },
+            maker: match self.making {
+                Making::Running(session) => Some(session),
+                Making::Absent | Making::Done(_) => None,
+            },
+            leader: self.leader.clone(),
+            members: self.members.iter().map(|(name, (record, _))| (name.clone(), record.clone())).collect(),
+            config: Some(Versioned { value: json!({}), version: 1 }),
+            status: self.status.clone(),
+            failover: self.failover.clone(),
+            sync: None,
+            history: self.history.clone(),
+            failsafe: BTreeMap::new(),
+            claim: self.claim.clone(),
+        });
+        self.snapshot = Some((self.revision, Rc::clone(&cluster)));
+        cluster
+    }
+
+    /// A session that has not been renewed in time ends, and what hangs on it goes away.
+    pub fn expire(&mut self, now: Time, session: SessionId) {
+        if self.up && self.sessions.get(&session).is_some_and(|session| session.ends_at <= now) {
+            self.end_session(session);
+        }
+    }
+
+    /// A new leader among the store's servers does not know when sessions were renewed last, and begins anew.
+    pub fn extend_sessions(&mut self, now: Time) {
+        let ends: Vec<(SessionId, Time)> =
+            self.sessions.iter().map(|(id, session)| (*id, self.end_of(now, session.ttl))).collect();
+        for (id, ends_at) in ends {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.ends_at = ends_at;
+            }
+        }
+    }
+
+    pub fn request_failover(&mut self, leader: Option<MemberName>, candidate: Option<MemberName>) {
+        let request = FailoverRequest { leader, candidate, scheduled_at: None };
+        self.revision += 1;
+        self.failover = Some(Versioned { value: request, version: self.revision });
+    }
+
+    fn end_of(&self, now: Time, ttl: Span) -> Time {
+        let faster = u64::try_from(1_000_000 + self.clock_ppm).unwrap_or(1_000_000);
+        now + ttl.as_ms() * MS * 1_000_000 / faster
+    }
+
+    fn renew(&mut self, now: Time, id: SessionId, hold: Option<Term>, name: &MemberName) -> Answer {
+        let Some(ttl) = self.sessions.get(&id).map(|session| session.ttl) else { return Answer::SessionGone };
+        let ends_at = self.end_of(now, ttl);
+        self.sessions.insert(id, StoreSession { ttl, ends_at });
+        let ours =
+            |leader: &Leader| leader.name == *name && Some(leader.term) == hold && leader.session == Some(id);
+        Answer::Renewed { key_ours: self.leader.as_ref().is_some_and(ours) }
+    }
+
+    fn run(&mut self, errand: &Errand, name: MemberName, session: Option<SessionId>) -> ErrandOutcome {
+        let alive = session.filter(|session| self.sessions.contains_key(session));
+        let Some(session) = alive else { return ErrandOutcome::Refused };
+        let done = match errand {
+            Errand::TakeInitialize if self.making == Making::Absent => {
+                self.making = Making::Running(session);
+                true
+            }
+            Errand::FinishInitialize { system }
+                if self.making == Making::Running(session) || self.making == Making::Absent =>
+            {
+                self.making = Making::Done(*system);
+                true
+            }
+            Errand::AbandonInitialize if self.making == Making::Running(session) => {
+                self.making = Making::Absent;
+                true
+            }
+            Errand::TakeLease { claim } => {
+                let version = self.claim.as_ref().map_or(0, |claim| claim.version);
+                if self.leader.is_some() || version != claim.seen_version {
+                    return ErrandOutcome::Conflict;
+                }
+                self.revision += 1;
+                let term = Term(u64::try_from(self.revision).unwrap_or(0));
+                self.leader = Some(Leader { name: name.clone(), term, session: Some(session) });
+                let value = Claim { timeline: claim.timeline, by: name };
+                self.claim = Some(Versioned { value, version: self.revision });
+                return ErrandOutcome::Taken { term };
+            }
+            Errand::ReleaseLease { term }
+                if self.leader.as_ref().is_some_and(|l| l.name == name && l.term == *term) =>
+            {
+                self.leader = None;
+                true
+            }
+            Errand::ClearFailover { version }
+                if self.failover.as_ref().is_some_and(|request| request.version == *version) =>
+            {
+                self.failover = None;
+                true
+            }
+            Errand::TakeInitialize
+            | Errand::FinishInitialize { .. }
+            | Errand::AbandonInitialize
+            | Errand::ReleaseLease { .. }
+            | Errand::ClearFailover { .. } => false,
+        };
+        if !done {
+            return ErrandOutcome::Conflict;
+        }
+        self.revision += 1;
+        ErrandOutcome::Done
+    }
+
+    fn led_in(&self, term: Term) -> bool {
+        self.leader.as_ref().is_some_and(|leader| leader.term == term)
+    }
+
+    fn written(&mut self) -> Answer {
+        self.revision += 1;
+        Answer::Written
+    }
+
+    fn end_session(&mut self, id: SessionId) {
+        if self.sessions.remove(&id).is_none() {
+            return;
+        }
+        self.revision += 1;
+        self.members.retain(|_, (_, session)| *session != id);
+        if self.leader.as_ref().is_some_and(|leader| leader.session == Some(id)) {
+            self.leader = None;
+        }
+        if self.making == Making::Running(id) {
+            self.making = Making::Absent;
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Stories: a script above the dashes, what every member decided below. `TENURE_BLESS=1` writes what is below anew.
+//!
+//! A script is lines of `verb who…`: `members`, `ttl`, `start`, `settle`, `wait`, and the troubles of `run_line`.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use super::faults::Trouble;
+use super::network::{Habits, Place};
+use super::world::{Line, World};
+use super::{SECOND, Time};
+use crate::model::{Policy, Span, Timing};
+
+/// Nothing decided differently for this long: more than any lease of a story lasts.
+const QUIET: Time = 15 * SECOND;
+const SETTLE_MAX: Time = 300 * SECOND;
+
+pub(super) fn run(script: &str) -> (World, String) {
+    let mut world = World::new(7, 3, Habits::quiet(), Policy::default());
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let spoken = matches!(words[0], "members" | "ttl" | "settle" | "wait" | "healthy");
+        if !spoken {
+            world.lines.push(Line { at: world.now, who: "==".to_owned(), what: line.to_owned() });
+        }
+        world = run_line(world, line, &words);
+        if let Some(law) = &world.laws.broken {
+            panic!("a law was broken: {law}\n{}", render(&world));
+        }
+    }
+    world.look_for_every_record();
+    let told = render(&world);
+    (world, told)
+}
+
+fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
+    let host = |world: &World, name: &str| {
+        world.host_named(name).unwrap_or_else(|| panic!("{line:?}: there is no {name}"))
+    };
+    let place = |world: &World, name: &str| match name {
+        "store" => Place::Store,
+        "clients" => Place::Clients,
+        name => Place::Host(host(world, name)),
+    };
+    match words {
+        ["members", count] => {
+            let count = count.parse().expect("a number of members");
+            return World::new(7, count, Habits::quiet(), world.policy);
+        }
+        ["ttl", secs] => {
+            world.policy.timing = Timing::for_ttl(Span::from_secs(secs.parse().expect("seconds")));
+        }
+        ["lag", "at", "most", bytes] => world.policy.lag_bytes_max = bytes.parse().expect("bytes"),
+        ["healthy"] => make_healthy(&mut world),
+        ["start", "all"] => (0..world.hosts.len()).for_each(|host| world.start_agent(host)),
+        ["start", name] => world.start_agent(host(&world, name)),
+        ["settle"] => settle(&mut world),
+        ["wait", secs] => {
+            let seconds: f64 = secs.parse().expect("seconds");
+            world.run_for(
+                Time::try_from(std::time::Duration::from_secs_f64(seconds).as_micros()).expect("short"),
+            );
+        }
+        ["cut", "off", name] => {
+            let host = host(&world, name);
+            world.cut_off(host);
+        }
+        ["heal", name] => {
+            let host = host(&world, name);
+            world.heal_host(host);
+        }
+        ["cut", from, "to", to] => {
+            let (from, to) = (place(&world, from), place(&world, to));
+            world.network.cut(from, to);
+        }
+        ["heal", from, "to", to] => {
+            let (from, to) = (place(&world, from), place(&world, to));
+            world.network.heal(from, to);
+        }
+        ["kill", "postgres", name] => world.crash_postgres_if_up(host(&world, name)),
+        ["kill", "agent", name] => world.crash_agent(host(&world, name)),
+        ["kill", "guardian", name] => world.kill_guardian(host(&world, name)),
+        ["kill", "host", name] => world.crash_host(host(&world, name)),
+        ["boot", name] => world.boot(host(&world, name)),
+        ["freeze", name] => world.freeze_agent(host(&world, name), true),
+        ["thaw", name] => world.freeze_agent(host(&world, name), false),
+        ["hang", name] => world.begin(Trouble::PostgresHangs(host(&world, name))),
+        ["end", name] => world.begin(Trouble::AgentEnds(host(&world, name))),
+        ["tag", name, tag] => {
+            let host = host(&world, name);
+            world.hosts[host].tags.0.insert((*tag).to_owned(), true.into());
+        }
+        ["found", "running", name] => {
+            let host = host(&world, name);
+            world.put_running_primary(host);
+        }
+        ["delete", "leader", "key"] => world.delete_leader_key(),
+        ["switchover"] => world.ask_for_switchover(None),
+        ["switchover", "to", name] => world.ask_for_switchover(Some(host(&world, name))),
+        ["store", "fails"] => world.store_stops(),
+        ["store", "returns"] => world.store_starts(),
+        ["store", "elects"] => world.store_elects(SECOND),
+        ["remove", "data", name] => world.remove_data(host(&world, name)),
+        ["lose", "answer", name] => {
+            let host = host(&world, name);
+            world.hosts[host].answers_to_lose = 1;
+        }
+        ["fail", kind, name, times] => {
+            let kind = ["rewind", "clone", "promote"].into_iter().find(|k| k == kind).expect("a kind of job");
+            let host = host(&world, name);
+            world.hosts[host].failing.insert(kind, times.parse().expect("how often"));
+        }
+        _ => panic!("{line:?} is not understood"),
+    }
+    world
+}
+
+/// A cluster as it should be, led by the first member. How it came about is another story.
+fn make_healthy(world: &mut World) {
+    world.start_agent(0);
+    assert!(world.run_until(20 * SECOND, |world| world.primary() == Some(0)), "the first member leads");
+    (1..world.hosts.len()).for_each(|host| world.start_agent(host));
+    assert!(world.run_until(30 * SECOND, World::healthy), "the others follow");
+    world.run_for(3 * SECOND);
+    world.lines.clear();
+}
+
+/// Until nobody has decided anything new for a while.
+fn settle(world: &mut World) {
+    let end = world.now + SETTLE_MAX;
+    loop {
+        let since = world.lines.last().map_or(world.now, |line| line.at).max(world.now.saturating_sub(QUIET));
+        world.run_for((since + QUIET).saturating_sub(world.now).max(SECOND));
+        let last = world.lines.last().map_or(0, |line| line.at);
+        if last + QUIET <= world.now || end <= world.now || world.laws.broken.is_some() {
+            return;
+        }
+    }
+}
+
+pub(super) fn render(world: &World) -> String {
+    let mut text = String::new();
+    for Line { at, who, what } in &world.lines {
+        let (seconds, millis) = (at / SECOND, at % SECOND / 1000);
+        let _ = writeln!(text, "{seconds:4}.{millis:03}  {who:<7} {what}");
+    }
+    let _ = writeln!(text, "acknowledged {}, lost {}", world.laws.acknowledged.len(), world.lost());
+    let long: Vec<String> = (world.laws.outages.iter().skip(1))
+        .map(|(from, to)| format!("{}.{:01} s", (to - from) / SECOND, (to - from) % SECOND / 100_000))
+        .collect();
+    if !long.is_empty() {
+        let _ = writeln!(text, "nobody accepted writes for {}", long.join(", "));
+    }
+    text
+}
+
+fn stories() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories");
+    let mut found: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .expect("tests/stories exists")
+        .map(|entry| entry.expect("a folder can be read").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
+        .filter(|path| path.file_stem().is_some_and(|stem| stem != "seeds"))
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn every_story_is_told_as_it_is_written() {
+    let bless = std::env::var_os("TENURE_BLESS").is_some();
+    let only = std::env::var("TENURE_STORY").ok();
+    let mut wrong = Vec::new();
+    for path in stories() {
+        if only.as_ref().is_some_and(|only| !path.ends_with(format!("{only}.txt"))) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("a story can be read");
+        let (script, below) = text.split_once("----\n").unwrap_or((&text, ""));
+        let (_, told) = run(script);
+        if bless {
+            std::fs::write(&path, format!("{}\n----\n{told}", script.trim_end()))
+                .expect("a story can be written");
+        } else if told != below {
+            let differs = told.lines().zip(below.lines()).find(|(now, written)| now != written);
+            wrong.push(format!("{}: {differs:?}", path.display()));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "stories that go otherwise (TENURE_BLESS=1 rewrites them):\n{}",
+        wrong.join("\n")
+    );
+}

@@ -1,0 +1,419 @@
+//! Every small view: all combinations of what a member may know, and laws over `decide` alone. Milliseconds for
+//! hundreds of thousands of views, so that a wrong row of the table is found before any world is built.
+
+use std::collections::BTreeMap;
+
+use crate::decide::decide;
+use crate::model::*;
+
+const NOW: Moment = Moment::from_ms(1_000_000);
+const SYSTEM: SystemId = SystemId(7);
+const TERM: Term = Term(5);
+const OLD_TERM: Term = Term(4);
+const SESSION: SessionId = SessionId(1);
+
+fn name(name: &str) -> MemberName {
+    name.parse().expect("a good name")
+}
+
+fn control(state: ControlState, timeline: u32, standby_signal: bool) -> Control {
+    Control {
+        system: SYSTEM,
+        state,
+        checkpoint: Position::new(timeline, 80),
+        recovery_end: None,
+        standby_signal,
+        backup_label: false,
+        rewindable: true,
+    }
+}
+
+fn running(serving: Serving, silent_since: Option<Moment>) -> Postgres {
+    Postgres::Running(Running { system: SYSTEM, serving, silent_since, version: 170_000 })
+}
+
+fn every_postgres() -> Vec<Postgres> {
+    let primary = |timeline, checkpointed| Serving::Primary {
+        position: Position::new(timeline, 100),
+        checkpointed,
+        forks: Some(Vec::new()),
+    };
+    let standby = |timeline, lsn: Option<u64>| Serving::Standby {
+        timeline: Timeline(timeline),
+        received: lsn.map(Lsn),
+        replayed: lsn.map(Lsn),
+        streaming: true,
+        upstream: None,
+    };
+    let long_ago = Some(NOW - Span::from_secs(8));
+    vec![
+        Postgres::Unobserved,
+        Postgres::Empty,
+        Postgres::Unfinished { work: Unfinished::Rewind },
+        Postgres::Unfinished { work: Unfinished::Clone },
+        Postgres::Unfinished { work: Unfinished::Bootstrap },
+        Postgres::Unusable { why: String::new() },
+        Postgres::Stopped { control: control(ControlState::ShutDown, 1, false) },
+        Postgres::Stopped { control: control(ControlState::InProduction, 1, false) },
+        Postgres::Stopped { control: control(ControlState::InProduction, 2, false) },
+        Postgres::Stopped { control: control(ControlState::ShutDownInRecovery, 1, true) },
+        Postgres::Stopped {
+            control: Control { backup_label: true, ..control(ControlState::InProduction, 1, true) },
+        },
+        Postgres::Starting { since: NOW - Span::from_secs(1), as_primary: true, system: SYSTEM },
+        Postgres::Starting { since: NOW - Span::from_secs(1), as_primary: false, system: SYSTEM },
+        running(primary(1, true), None),
+        running(primary(2, false), None),
+        running(primary(1, true), long_ago),
+        running(standby(1, Some(100)), None),
+        running(standby(1, Some(200)), None),
+        running(standby(2, Some(100)), None),
+        running(standby(1, None), None),
+    ]
+}
+
+/// Who leads, who was allowed which timeline, what is wished for.
+fn every_cluster() -> Vec<Option<Cluster>> {
+    let record = |timeline| MemberRecord {
+        conn_url: "postgres://oulu:5432/postgres".to_owned(),
+        state: MemberState::Running,
+        role: MemberRole::Primary,
+        timeline: Some(Timeline(timeline)),
+        ..MemberRecord::default()
+    };
+    let leaders = [
+        None,
+        Some(Leader { name: name("turku"), term: TERM, session: Some(SESSION) }),
+        Some(Leader { name: name("turku"), term: OLD_TERM, session: Some(SessionId(9)) }),
+        Some(Leader { name: name("oulu"), term: TERM, session: Some(SessionId(2)) }),
+    ];
+    let claims = [None, Some(("turku", 2)), Some(("oulu", 2))];
+    let mut clusters = vec![None];
+    for initialize in
+        [Initialize::Absent, Initialize::Running, Initialize::Done(SYSTEM), Initialize::Done(SystemId(8))]
+    {
+        for leader in &leaders {
+            for claim in claims {
+                for asked in [false, true] {
+                    let timeline = claim.map_or(1, |claim| claim.1);
+                    let history = HistoryLine {
+                        timeline: Timeline(1),
+                        switch: Lsn(150),
+                        reason: String::new(),
+                        timestamp: None,
+                        new_leader: None,
+                    };
+                    clusters.push(Some(Cluster {
+                        initialize,
+                        leader: leader.clone(),
+                        members: BTreeMap::from([
+                            (name("turku"), MemberRecord::default()),
+                            (name("oulu"), record(timeline)),
+                        ]),
+                        history: if timeline == 2 { vec![history] } else { Vec::new() },
+                        claim: claim.map(|(by, timeline)| Versioned {
+                            value: Claim { timeline: Timeline(timeline), by: name(by) },
+                            version: 3,
+                        }),
+                        failover: asked.then(|| Versioned {
+                            value: FailoverRequest {
+                                leader: Some(name("turku")),
+                                ..FailoverRequest::default()
+                            },
+                            version: 4,
+                        }),
+                        ..Cluster::default()
+                    }));
+                }
+            }
+        }
+    }
+    clusters
+}
+
+/// None, a fresh one, one that asks for stepping down, one that has ended.
+fn every_lease() -> Vec<Option<Lease>> {
+    let timing = Timing::for_ttl(Span::from_secs(10));
+    let asked = |ago: u64| Some(Lease { term: TERM, asked_at: NOW - Span::from_ms(ago), timing });
+    vec![None, asked(500), asked(8_200), asked(9_100), asked(20_000)]
+}
+
+fn every_guardian() -> Vec<Guardian> {
+    let armed = |term, ms: i64| Guardian::Ready {
+        confirmed: FenceOrder::Arm {
+            term,
+            fence_at: if ms < 0 { NOW - Span::from_ms(500) } else { NOW + Span::from_ms(5_000) },
+        },
+    };
+    vec![
+        Guardian::Absent,
+        Guardian::Ready { confirmed: FenceOrder::Disarm },
+        armed(TERM, 1),
+        armed(TERM, -1),
+        armed(OLD_TERM, 1),
+    ]
+}
+
+fn every_job() -> Vec<Option<Job>> {
+    vec![
+        None,
+        Some(Job::Promote { term: TERM, timeline: Timeline(2) }),
+        Some(Job::StartPrimary { term: TERM }),
+        Some(Job::StartStandby { upstream: None }),
+        Some(Job::StopOrderly { by: NOW + Span::from_secs(30), handover: None }),
+        Some(Job::StopAtOnce),
+    ]
+}
+
+fn every_peer_round() -> Vec<PeerRound> {
+    let stands = |role, timeline, lsn| {
+        let status = PeerStatus {
+            role,
+            state: MemberState::Running,
+            position: Some(Position::new(timeline, lsn)),
+            ..PeerStatus::default()
+        };
+        PeerRound {
+            asked_at: Some(NOW - Span::from_ms(100)),
+            complete: true,
+            answers: BTreeMap::from([(name("oulu"), PeerAnswer::Stands(status))]),
+        }
+    };
+    vec![
+        PeerRound::default(),
+        stands(MemberRole::Replica, 1, 100),
+        stands(MemberRole::Replica, 1, 80),
+        stands(MemberRole::Replica, 1, 900),
+        PeerRound { asked_at: Some(NOW - Span::from_secs(2)), ..stands(MemberRole::Replica, 1, 100) },
+        stands(MemberRole::Replica, 2, 10),
+        stands(MemberRole::Primary, 2, 10),
+    ]
+}
+
+fn every_memory() -> Vec<Memory> {
+    let base = Memory { no_leader_since: Some(NOW - Span::from_secs(1)), ..Memory::default() };
+    let handover = Handover { to: name("oulu"), begun_at: NOW - Span::from_secs(1) };
+    vec![
+        base.clone(),
+        Memory { managed: true, ..base.clone() },
+        Memory { managed: true, has_led: true, ..base.clone() },
+        Memory { managed: true, has_led: true, handover: Some(handover), ..base.clone() },
+        Memory { bootstrapped: Some(SYSTEM), ..base.clone() },
+        Memory { managed: true, has_led: true, released: Some(TERM), ..base },
+    ]
+}
+
+/// Shows every view to `look`, with what is decided.
+pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
+    let mut seen = 0;
+    let contacts = [Contact::Never, Contact::Current, Contact::Silent { since: NOW - Span::from_secs(1) }];
+    let (clusters, rounds, memories) = (every_cluster(), every_peer_round(), every_memory());
+    let mut view = View {
+        now: NOW,
+        me: name("turku"),
+        tags: Tags::default(),
+        policy: Policy::default(),
+        store: StoreView::default(),
+        session: Some(Session { id: SESSION, asked_at: NOW - Span::from_ms(500), ttl: Span::from_secs(10) }),
+        lease: None,
+        postgres: Postgres::Unobserved,
+        peers: PeerRound::default(),
+        work: Work::default(),
+        guardian: Guardian::Absent,
+        memory: Memory::default(),
+        ending: false,
+    };
+    for cluster in &clusters {
+        view.store.cluster.clone_from(cluster);
+        for contact in contacts {
+            let possible = match contact {
+                Contact::Never => cluster.is_none(),
+                Contact::Current | Contact::Silent { .. } => cluster.is_some(),
+            };
+            if !possible {
+                continue;
+            }
+            view.store.contact = contact;
+            for postgres in every_postgres() {
+                view.postgres = postgres;
+                for lease in every_lease() {
+                    view.lease = lease;
+                    for job in every_job() {
+                        view.work.job = job.map(|job| RunningJob {
+                            job,
+                            reason: Rule::LeaderStays.into(),
+                            since: NOW - Span::from_ms(300),
+                            cancelled: false,
+                        });
+                        for guardian in every_guardian() {
+                            view.guardian = guardian;
+                            for memory in &memories {
+                                view.memory.clone_from(memory);
+                                // The peers matter only where somebody is asked: where no job runs.
+                                let peers = if view.work.job.is_none() { &rounds[..] } else { &rounds[..1] };
+                                for round in peers {
+                                    view.peers.clone_from(round);
+                                    for ending in [false, true] {
+                                        view.ending = ending;
+                                        look(&view, &decide(&view));
+                                        seen += 1;
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    seen
+}
+
+/// What `decide` says of this view, if it breaks a law.
+pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
+    let in_force = view.lease_in_force();
+    let guarded = in_force.is_some_and(|lease| view.guardian.watches(lease.term, view.now));
+    let writable = view.postgres.may_accept_writes();
+    let stopping = |job: &Job| job.is_stop();
+    match &plan.step {
+        Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if in_force.is_none() => {
+            return Some("a primary is made only with a lease in force");
+        }
+        Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if !guarded => {
+            return Some("a primary is made only while the guardian watches this very term");
+        }
+        Step::Run(Job::Promote { timeline, .. }) => {
+            let claim = view.cluster().and_then(|cluster| cluster.claim.as_ref()).map(|claim| &claim.value);
+            if claim.is_none_or(|claim| claim.by != view.me || claim.timeline != *timeline) {
+                return Some("a timeline is begun only by who has claimed it");
+            }
+        }
+        Step::Run(Job::StartPrimary { .. }) => {
+            let led = view.cluster().map_or(Timeline::FIRST, Cluster::highest_timeline);
+            if !matches!(view.postgres, Postgres::Stopped { control } if led <= control.position().timeline) {
+                return Some("a primary is started only on the newest timeline");
+            }
+        }
+        Step::Store(Errand::TakeLease { claim }) => {
+            if view.guardian == Guardian::Absent {
+                return Some("the lease is taken only with a guardian");
+            }
+            if view.store.contact != Contact::Current {
+                return Some("the lease is taken only when the store has just said that nobody leads");
+            }
+            if view.cluster().is_some_and(|cluster| cluster.leader.is_some()) {
+                return Some("the lease is not taken from anybody");
+            }
+            let named = view.cluster().is_some_and(|cluster| cluster.failover.is_some());
+            if let Some(position) =
+                view.postgres.running().filter(|r| !r.is_primary()).and_then(Running::position)
+            {
+                let further = |answer: &PeerAnswer| match answer {
+                    PeerAnswer::Stands(status) => status.position.is_some_and(|there| position < there),
+                    PeerAnswer::Silent => false,
+                };
+                if !named && view.peers.answers.values().any(further) {
+                    return Some("who is behind does not take the lease from who is further");
+                }
+                if view.peers.asked_at < view.memory.no_leader_since {
+                    return Some("a race is decided by what was said after the leader had gone");
+                }
+            }
+            let led = view.cluster().map_or(Timeline::FIRST, Cluster::highest_timeline);
+            let own = view.postgres.running().and_then(Running::position).map(|position| position.timeline);
+            let above = own.is_none_or(|own| led < claim.timeline && own < claim.timeline);
+            if claim.timeline < led || !(writable || above) {
+                return Some("what is claimed lies above everything that was led or claimed");
+            }
+        }
+        Step::Store(Errand::ReleaseLease { .. }) if writable => {
+            return Some("the lease is given back only after PostgreSQL has stopped");
+        }
+        Step::Store(Errand::ReleaseLease { .. }) if view.memory.handover.is_some() && !view.ending => {
+            let complete =
+                |status: &PeerStatus| status.position.is_some_and(|position| position.lsn > Lsn(80));
+            let somebody = view.peers.answers.values().any(|answer| match answer {
+                PeerAnswer::Stands(status) => complete(status),
+                PeerAnswer::Silent => false,
+            });
+            if matches!(view.postgres, Postgres::Stopped { control } if control.was_primary())
+                && in_force.is_some()
+                && !somebody
+            {
+                return Some("a leader hands over only to somebody who has the last record");
+            }
+        }
+        Step::Run(Job::Clone { .. } | Job::Bootstrap) if view.postgres != Postgres::Empty => {
+            return Some("a directory that is not empty is never cloned or made into");
+        }
+        Step::Run(Job::StartStandby { .. }) if !matches!(view.postgres, Postgres::Stopped { .. }) => {
+            return Some("only a whole directory is started");
+        }
+        Step::Run(Job::Follow { .. }) => {
+            let lineage = view.cluster().and_then(Cluster::lineage);
+            let position = view.postgres.running().and_then(Running::position);
+            if let (Some(lineage), Some(position)) = (lineage, position)
+                && lineage.descent_of(position) == Descent::Diverged
+            {
+                return Some("nobody follows a leader whose records differ");
+            }
+        }
+        Step::Exit if writable => return Some("an agent does not leave a primary behind"),
+        Step::Wait | Step::Store(_) | Step::AskPeers(_) | Step::Run(_) | Step::Cancel | Step::Exit => {}
+    }
+    if plan.fence == FenceOrder::Disarm
+        && (writable
+            || view
+                .work
+                .job
+                .as_ref()
+                .is_some_and(|j| matches!(j.job, Job::Promote { .. } | Job::StartPrimary { .. })))
+    {
+        return Some("the guardian is not disarmed where something may write");
+    }
+    let silent =
+        view.postgres.running().is_some_and(|running| running.is_primary() && running.silent_since.is_some());
+    if view.lease.is_some() && silent && view.now < plan.renew_until {
+        return Some("a primary that has long been silent is not renewed");
+    }
+    if view.lease.is_some() && writable && view.guardian == Guardian::Absent && view.now < plan.renew_until {
+        return Some("an unguarded primary is not renewed");
+    }
+    let stops = matches!(&plan.step, Step::Run(job) if stopping(job))
+        || view.work.job.as_ref().is_some_and(|running| stopping(&running.job));
+    // A restarted agent that finds its primary under a lease that still runs, or a primary that is nobody's yet.
+    let excused = matches!(
+        plan.reason.rule,
+        Rule::ReturnsToLease
+            | Rule::WaitsForStore
+            | Rule::AdoptsData
+            | Rule::ForeignData
+            | Rule::LeaderStarting
+            | Rule::PrimaryTakesLease
+            | Rule::CandidateWithoutGuardian
+    ) && view.lease.is_none()
+        && !view.memory.has_led;
+    if writable && in_force.is_none() && !stops && !excused {
+        return Some("what may write without a lease in force is being stopped");
+    }
+    None
+}
+
+#[test]
+fn no_small_view_is_decided_against_a_law() {
+    let mut broken: BTreeMap<&str, (u64, String)> = BTreeMap::new();
+    let seen = every_view(|view, plan| {
+        if let Some(law) = broken_law(view, plan) {
+            broken.entry(law).or_insert_with(|| (0, format!("{plan:?}\n{view:#?}"))).0 += 1;
+        }
+    });
+    assert!(100_000 < seen, "{seen} views");
+    let told: Vec<String> =
+        broken.iter().map(|(law, (count, first))| format!("{law}: {count} times, first {first}")).collect();
+    assert!(broken.is_empty(), "{}", told.join("\n"));
+}
+
+#[test]
+fn a_decision_depends_on_the_view_alone() {
+    every_view(|view, plan| assert!(*plan == decide(view), "{view:#?}"));
+}
