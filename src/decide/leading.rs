@@ -74,7 +74,7 @@ fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) ->
     }
     match &cluster.claim {
         Some(claim) if claim.value.by == view.me && timeline < claim.value.timeline => {
-            if view.guardian.watches(lease.term, view.now) || fault::active(Fault::LeadsUnguarded) {
+            if view.is_guarded(lease.term) || fault::active(Fault::LeadsUnguarded) {
                 Choice::run(
                     Rule::LeaderPromotes,
                     Job::Promote { term: lease.term, timeline: claim.value.timeline },
@@ -105,7 +105,7 @@ fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> 
     if !control.was_primary() || !newest {
         return Choice::run(Rule::LeaderStartsStandby, Job::StartStandby { upstream: None });
     }
-    if !view.guardian.watches(lease.term, view.now) && !fault::active(Fault::LeadsUnguarded) {
+    if !view.is_guarded(lease.term) && !fault::active(Fault::LeadsUnguarded) {
         return Choice::wait(Rule::LeaderAwaitsGuardian);
     }
     Choice::run(Rule::LeaderRestarts, Job::StartPrimary { term: lease.term })

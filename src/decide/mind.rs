@@ -23,7 +23,8 @@ pub struct Mind {
     errand_lost_at: Option<Moment>,
     round: u64,
     job_id: u64,
-    fence_sent: FenceOrder,
+    /// The keeper of the lease has told the guardian a deadline since our last order.
+    armed_by_keeper: bool,
     /// What was seen of PostgreSQL before anything was heard of the guardian: without its word a new agent would take a
     /// primary under a lease that still runs for one that has lost it.
     seen_too_early: Option<Postgres>,
@@ -53,7 +54,7 @@ impl Mind {
             errand_lost_at: None,
             round: 0,
             job_id: 0,
-            fence_sent: FenceOrder::Keep,
+            armed_by_keeper: false,
             seen_too_early: None,
             guardian_heard: false,
         }
@@ -149,6 +150,7 @@ impl Mind {
             }
             LeaseEvent::Renewed { session, term } => {
                 self.view.session = Some(session);
+                self.armed_by_keeper |= term.is_some();
                 if let Some(term) = term
                     && self.view.memory.released != Some(term)
                 {
@@ -217,17 +219,8 @@ impl Mind {
     }
 
     fn learn_guardian(&mut self, guardian: Guardian) {
-        match guardian {
-            Guardian::Absent => self.fence_sent = FenceOrder::Keep,
-            // The keeper of the lease arms it, too, and its word may have arrived after ours.
-            Guardian::Ready { confirmed: FenceOrder::Arm { .. } }
-                if self.fence_sent == FenceOrder::Disarm =>
-            {
-                self.fence_sent = FenceOrder::Keep;
-            }
-            Guardian::Ready { .. } => {}
-        }
         self.view.guardian = guardian;
+        self.view.work.ordering_fence = false;
         self.guardian_heard = true;
         if let Some(postgres) = self.seen_too_early.take() {
             self.learn_postgres(postgres);
@@ -413,13 +406,23 @@ impl Mind {
         }
     }
 
-    /// The guardian hears each order once, and every later deadline.
+    /// The guardian hears what it does not stand by yet.
     fn order_fence(&mut self, order: FenceOrder, commands: &mut Vec<Command>) {
         let Guardian::Ready { confirmed } = self.view.guardian else { return };
-        if order == FenceOrder::Keep || order == confirmed || order == self.fence_sent {
+        let stands = match (order, confirmed) {
+            (FenceOrder::Keep, _) => true,
+            (FenceOrder::Disarm, FenceOrder::Disarm) => !self.armed_by_keeper,
+            (FenceOrder::Arm { term, fence_at }, FenceOrder::Arm { term: armed, fence_at: until }) => {
+                term == armed && fence_at <= until
+            }
+            (FenceOrder::Disarm | FenceOrder::Arm { .. }, _) => false,
+        };
+        // One at a time: an order that overtakes another would undo it, and nobody would know which one stands.
+        if stands || self.view.work.ordering_fence {
             return;
         }
-        self.fence_sent = order;
+        self.view.work.ordering_fence = true;
+        self.armed_by_keeper = false;
         commands.push(Command::Fence(order));
     }
 

@@ -97,6 +97,8 @@ pub struct Work {
     /// A write to the store has been sent and not answered.
     pub errand_since: Option<Moment>,
     pub asking_peers: bool,
+    /// The guardian has been given an order and has not answered: what it will stand by is not known.
+    pub ordering_fence: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,6 +162,11 @@ pub struct Handover {
 }
 
 impl View {
+    /// Has the guardian confirmed to kill PostgreSQL for this term, and is it not about to be told otherwise?
+    pub fn is_guarded(&self, term: Term) -> bool {
+        !self.work.ordering_fence && self.guardian.watches(term, self.now)
+    }
+
     /// The lease, as long as this member may act on it.
     pub fn lease_in_force(&self) -> Option<&Lease> {
         self.lease.as_ref().filter(|lease| self.now < lease.demote_at())

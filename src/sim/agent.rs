@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::guardian::Speaker;
 use super::host::{Agent, Asking, Call, Keeper, Purpose, Written};
 use super::network::Place;
 use super::store::{Answer, Request};
@@ -324,7 +325,7 @@ impl World {
         if order == FenceOrder::Disarm {
             self.laws.look_at_disarm(&self.hosts[host]);
         }
-        self.order_guardian(host, order);
+        self.order_guardian(host, order, Speaker::Agent);
     }
 
     fn agent_exits(&mut self, host: usize) {

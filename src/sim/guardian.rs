@@ -12,6 +12,13 @@ pub(super) struct Guardian {
     pub armed: Option<(Term, Moment)>,
 }
 
+/// Who gives an order, and hears the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaker {
+    Agent,
+    Keeper,
+}
+
 const HEARD_AFTER: Time = MS / 5;
 
 impl Guardian {
@@ -59,12 +66,12 @@ impl World {
         self.after(HEARD_AFTER, Happening::AgentHearsGuardian { host, life, known });
     }
 
-    pub fn order_guardian(&mut self, host: usize, order: FenceOrder) {
+    pub fn order_guardian(&mut self, host: usize, order: FenceOrder, from: Speaker) {
         let life = self.hosts[host].guardian.life;
-        self.after(HEARD_AFTER, Happening::GuardianHears { host, life, order });
+        self.after(HEARD_AFTER, Happening::GuardianHears { host, life, order, from });
     }
 
-    pub fn guardian_hears(&mut self, host: usize, life: u64, order: FenceOrder) {
+    pub fn guardian_hears(&mut self, host: usize, life: u64, order: FenceOrder, from: Speaker) {
         let guardian = &mut self.hosts[host].guardian;
         if !guardian.alive || guardian.life != life {
             return;
@@ -75,7 +82,9 @@ impl World {
             let at = self.hosts[host].clock.shows(fence_at) + late;
             self.at(at, Happening::GuardianLooks { host, life });
         }
-        self.tell_guardian_state(host);
+        if from == Speaker::Agent {
+            self.tell_guardian_state(host);
+        }
     }
 
     /// The moment may have moved on since this look was planned.

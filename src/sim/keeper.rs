@@ -1,6 +1,7 @@
 //! The keeper of the lease: renews within its orders, tells the guardian at once and the agent afterwards.
 
 use super::MS;
+use super::guardian::Speaker;
 use super::host::{Call, Purpose};
 use super::store::{Answer, Request};
 use super::world::{Happening, World};
@@ -95,7 +96,7 @@ impl World {
 
     fn term_confirmed(&mut self, host: usize, session: Session, term: Term, timing: Timing) {
         let fence_at = timing.fence_at(session.asked_at);
-        self.order_guardian(host, FenceOrder::Arm { term, fence_at });
+        self.order_guardian(host, FenceOrder::Arm { term, fence_at }, Speaker::Keeper);
         self.note_office(host, term, session.asked_at);
         self.learn(host, Event::Lease(LeaseEvent::Renewed { session, term: Some(term) }));
     }

@@ -185,6 +185,7 @@ const UNSEEN: &[(Rule, &str)] = &[
     (Rule::BootstrapBlocked, "nobody writes nonsense into the store"),
     (Rule::AdoptionWaits, "the data of a standby without a cluster; small views"),
     (Rule::Paused, "by the settings only"),
+    (Rule::LeaderOnOldTimeline, "a promotion is whole or not at all here; small views"),
 ];
 
 #[test]

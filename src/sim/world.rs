@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::faults::Trouble;
 use super::guardian::Guardian;
+use super::guardian::Speaker;
 use super::host::{Call, Clock, Host};
 use super::laws::Laws;
 use super::network::{Habits, Network, Place};
@@ -45,7 +46,7 @@ pub(super) enum Happening {
     AgentStarts { host: usize },
     JobAdvances { host: usize, life: u64, serial: u64 },
     KeeperTicks { host: usize, life: u64 },
-    GuardianHears { host: usize, life: u64, order: FenceOrder },
+    GuardianHears { host: usize, life: u64, order: FenceOrder, from: Speaker },
     GuardianLooks { host: usize, life: u64 },
     GuardianHasKilled { host: usize, pg_life: u64 },
     GuardianStarts { host: usize },
@@ -278,7 +279,9 @@ impl World {
             Happening::AgentStarts { host } => self.start_agent(host),
             Happening::JobAdvances { host, serial, .. } => self.job_advances(host, serial),
             Happening::KeeperTicks { host, life } => self.keeper_ticks(host, life),
-            Happening::GuardianHears { host, life, order } => self.guardian_hears(host, life, order),
+            Happening::GuardianHears { host, life, order, from } => {
+                self.guardian_hears(host, life, order, from);
+            }
             Happening::GuardianLooks { host, life } => self.guardian_looks(host, life),
             Happening::GuardianHasKilled { host, pg_life } => self.guardian_has_killed(host, pg_life),
             Happening::GuardianStarts { host } => self.start_guardian(host),
