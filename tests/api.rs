@@ -1,9 +1,6 @@
 //! The REST server on a real socket, with made-up standings: what clients of every kind see of it.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test owns its tasks for as long as it runs, and gives up after a while"
-)]
+#![allow(clippy::disallowed_methods, reason = "a test owns its tasks, and gives up after a while")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,9 +1,6 @@
 //! The guardian with real processes: stand-ins for a postmaster and its children, and a real PostgreSQL.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test owns its tasks for as long as it runs, and gives up after a while"
-)]
+#![allow(clippy::disallowed_methods, reason = "a test owns its tasks, and gives up after a while")]
 
 #[path = "fence/database.rs"]
 mod database;

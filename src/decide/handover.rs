@@ -30,7 +30,8 @@ pub(super) fn requested(view: &View, cluster: &Cluster, running: &Running) -> Op
     if for_others || request.candidate.as_ref() == Some(&view.me) {
         return clear(Rule::LeaderClearsRequest);
     }
-    if !answers_younger_than(view, ANSWERS_KEEP) {
+    let (_, seen) = view.memory.request_seen?;
+    if !answers_younger_than(view, ANSWERS_KEEP) || view.peers.asked_at < Some(seen) {
         return Some(Choice::step(
             Rule::SwitchoverAsks,
             Step::AskPeers(questions(view, cluster, Some(request))),

@@ -133,6 +133,12 @@ impl Mind {
                 memory.no_leader_since.get_or_insert(self.view.now);
             }
         }
+        let request = cluster.failover.as_ref().filter(|request| !request.value.is_empty());
+        let known = self.view.memory.request_seen;
+        self.view.memory.request_seen = request.map(|request| match known {
+            Some((version, seen)) if version == request.version => (version, seen),
+            Some(_) | None => (request.version, self.view.now),
+        });
         self.view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
     }
 

@@ -139,6 +139,8 @@ pub struct Memory {
     /// It has held the lease since the agent started.
     pub has_led: bool,
     pub failures: Failures,
+    /// The version of the request for another leader, and when it was first seen: older answers say nothing about it.
+    pub request_seen: Option<(i64, Moment)>,
     pub handover: Option<Handover>,
     /// The term that this member has asked the store to end. Whatever the answer was, it is never acted upon again.
     pub released: Option<Term>,

@@ -249,6 +249,9 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
                             view.guardian = guardian;
                             for memory in &memories {
                                 view.memory.clone_from(memory);
+                                view.memory.request_seen = view.cluster().and_then(|cluster| {
+                                    Some((cluster.failover.as_ref()?.version, NOW - Span::from_secs(60)))
+                                });
                                 // The peers matter only where somebody is asked: where no job runs.
                                 let peers = if view.work.job.is_none() { &rounds[..] } else { &rounds[..1] };
                                 for round in peers {

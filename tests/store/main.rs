@@ -1,10 +1,7 @@
 //! What the rules may rely on in any store: one contract, tried on the one in memory and on a real etcd; and what etcd's
 //! own troubles (servers that die, freeze, forget, want passwords and certificates) look like from outside.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test owns its tasks for as long as it runs, and gives up after a while"
-)]
+#![allow(clippy::disallowed_methods, reason = "a test owns its tasks, and gives up after a while")]
 
 mod contract;
 #[path = "../support/etcd.rs"]
