@@ -5,6 +5,7 @@ mod support;
 use nix::sys::signal::Signal;
 
 use support::lab::{Lab, Setup, in_lab};
+use support::majors::bin_dirs;
 use support::wait_for;
 use tenure::clock;
 use tenure::model::Span;
@@ -58,20 +59,31 @@ fn a_killed_postmaster_is_replaced_without_loss() {
 
 #[test]
 fn a_lost_host_is_replaced_and_comes_back() {
-    in_lab(&Setup::default(), async |lab| {
-        let leader = founded(lab).await;
-        let writer = lab.write_anywhere();
-        lab.more_rows(100).await;
-        lab.nodes[leader].machine.cut();
-        lab.nodes[leader].power_off();
-        lab.leader_among(&others(leader)).await;
-        lab.more_rows(100).await;
-        lab.nodes[leader].machine.heal();
-        lab.nodes[leader].start_agent();
-        lab.healthy().await;
-        drop(writer);
-        lab.ledger.check_one_history_at_a_time();
-    });
+    in_lab(&Setup::default(), async |lab| lose_a_host(lab).await);
+}
+
+/// On every major version that is there besides the system's own.
+#[test]
+fn a_lost_host_is_replaced_and_comes_back_on_other_majors() {
+    for bin_dir in bin_dirs().into_iter().skip(1) {
+        println!("with {}", bin_dir.display());
+        in_lab(&Setup { bin_dir, ..Setup::default() }, async |lab| lose_a_host(lab).await);
+    }
+}
+
+async fn lose_a_host(lab: &mut Lab) {
+    let leader = founded(lab).await;
+    let writer = lab.write_anywhere();
+    lab.more_rows(100).await;
+    lab.nodes[leader].machine.cut();
+    lab.nodes[leader].power_off();
+    lab.leader_among(&others(leader)).await;
+    lab.more_rows(100).await;
+    lab.nodes[leader].machine.heal();
+    lab.nodes[leader].start_agent();
+    lab.healthy().await;
+    drop(writer);
+    lab.ledger.check_one_history_at_a_time();
 }
 
 #[test]

@@ -15,6 +15,7 @@ use nix::unistd::{Pid, User};
 use serde_json::Value;
 use tokio_postgres::Client;
 
+use super::majors::bin_dirs;
 use super::netns::{self, Namespace};
 use super::writer::{Ledger, Writer, connect};
 use super::{wait_blocking, wait_for};
@@ -27,11 +28,14 @@ pub struct Setup {
     pub nodes: usize,
     pub etcds: usize,
     pub ttl: u32,
+    /// PostgreSQL's programs.
+    pub bin_dir: PathBuf,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { nodes: 3, etcds: 1, ttl: 5 }
+        let bin_dir = bin_dirs().swap_remove(0);
+        Setup { nodes: 3, etcds: 1, ttl: 5, bin_dir }
     }
 }
 
@@ -362,7 +366,7 @@ impl Drop for Etcd {
 
 fn configuration(setup: &Setup, name: &str, address: &str, dir: &Path, etcds: &[String]) -> String {
     let (dir, etcds, ttl) = (dir.display(), etcds.join(","), setup.ttl);
-    let bin_dir = bin_dir().display().to_string();
+    let bin_dir = setup.bin_dir.display();
     format!(
         "scope: lab
 name: {name}
@@ -407,20 +411,6 @@ postgresql:
     fsync: 'on'
 "
     )
-}
-
-/// The PostgreSQL under test: `TENURE_TEST_PG_BINDIR`, or the newest that Debian has installed.
-fn bin_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("TENURE_TEST_PG_BINDIR") {
-        return dir.into();
-    }
-    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .expect("PostgreSQL is installed")
-        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
-        .filter(|dir| dir.join("initdb").exists())
-        .collect();
-    found.sort();
-    found.pop().expect("PostgreSQL's server is installed")
 }
 
 /// The build directory may be out of an unprivileged user's reach.

@@ -6,6 +6,7 @@ use tenure::clock;
 use tenure::model::Span;
 
 pub mod lab;
+pub mod majors;
 pub mod netns;
 pub mod writer;
 

@@ -3,29 +3,25 @@
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::{Uid, User};
 use tenure::model::{Address, Moment, Postgres, Running, Serving, Span};
 use tenure::postgres::{
     InstanceSettings, Login, Observation, Observer, ProgramOption, RunAs, bootstrap, clone_from,
-    installed_majors, kill_completely, start_primary, start_standby,
+    kill_completely, start_primary, start_standby,
 };
 use tokio_postgres::{NoTls, SimpleQueryMessage};
+
+#[path = "majors.rs"]
+mod majors;
+pub use majors::bin_dirs;
 
 /// How long anything may take that happens sooner or later.
 pub const PATIENCE: Span = Span::from_secs(120);
 /// How long one look may take.
 pub const LOOK: Span = Span::from_secs(2);
-
-/// Every program directory that the tests are to be run with.
-pub fn bin_dirs() -> Vec<PathBuf> {
-    match std::env::var_os("TENURE_TEST_PG_BINDIRS").filter(|list| !list.is_empty()) {
-        Some(list) => std::env::split_paths(&list).collect(),
-        None => installed_majors().into_iter().next_back().map(|(_, path)| path).into_iter().collect(),
-    }
-}
 
 pub struct Instance {
     pub settings: InstanceSettings,
