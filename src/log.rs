@@ -163,7 +163,7 @@ fn end_mark() -> Line {
 
 fn write_lines(lines: &Receiver<Line>, dropped: &AtomicU64, output: &Output) {
     loop {
-        match lines.recv_timeout(Duration::from_secs(60)) {
+        match lines.recv_timeout(Duration::from_mins(1)) {
             Ok(line) if line.target == END => return,
             Ok(line) => output.write(&line),
             Err(RecvTimeoutError::Timeout) => {}

@@ -223,3 +223,21 @@ fn an_agent_that_ends_in_good_order_hands_over_without_loss() {
         lab.ledger.check_one_history_at_a_time();
     });
 }
+
+#[test]
+fn a_frozen_agent_is_fenced_by_its_guardian() {
+    in_lab(&Setup::default(), async |lab| {
+        let leader = founded(lab).await;
+        let writers = [lab.write_anywhere(), lab.write_at(leader)];
+        lab.more_rows(100).await;
+        lab.nodes[leader].signal_agent(Signal::SIGSTOP);
+        lab.leader_among(&others(leader)).await;
+        lab.more_rows(100).await;
+        // Three lease times in which clients are still connected to the old primary, if it lives.
+        passes(Span::from_secs(15)).await;
+        lab.nodes[leader].signal_agent(Signal::SIGCONT);
+        lab.healthy().await;
+        drop(writers);
+        lab.ledger.check_one_history_at_a_time();
+    });
+}

@@ -43,11 +43,17 @@ pub async fn carry_out(store: &Store, errand: Errand, context: ErrandContext) ->
         (Errand::ClearFailover { version }, _) => done(store.clear_failover(*version, deadline).await),
     };
     result.unwrap_or_else(|error| {
-        tracing::warn!(?errand, %error, "write to the store");
-        match error {
+        let outcome = match error {
             StoreError::Conflict { .. } => ErrandOutcome::Conflict,
             StoreError::Unanswered { .. } => ErrandOutcome::Unanswered,
             StoreError::Refused { .. } | StoreError::SessionGone { .. } => ErrandOutcome::Refused,
+        };
+        if outcome == ErrandOutcome::Conflict {
+            // Somebody was faster, which is what races are for.
+            tracing::debug!(?errand, "{}", super::sentry::chain(&error));
+        } else {
+            tracing::warn!(?errand, "{}", super::sentry::chain(&error));
         }
+        outcome
     })
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::eyes::Sight;
 use super::workshop::complain;
 use crate::clock;
-use crate::model::{Lsn, Postgres, Serving, Span, Standing, View};
+use crate::model::{Lsn, Moment, Postgres, Serving, Span, Standing, View};
 use crate::postgres::{self, InstanceSettings, Recovery};
 
 /// Something always changes; slots and settings need not follow within less.
@@ -17,6 +17,8 @@ const PAUSE: Span = Span::from_secs(1);
 /// Slots of members that stand still are looked after this often.
 const EVERY: Span = Span::from_secs(10);
 const PATIENCE: Span = Span::from_secs(5);
+/// A slot keeps WAL for a member that has gone for as long as this, and no longer: disks are finite.
+const SLOTS_KEEP: Span = Span::from_secs(30 * 60);
 
 pub struct Upkeep {
     pub settings: watch::Receiver<Arc<InstanceSettings>>,
@@ -29,6 +31,8 @@ impl Upkeep {
     pub async fn work(mut self) {
         let mut applied: Option<(Arc<InstanceSettings>, Recovery)> = None;
         let mut members = BTreeSet::new();
+        // When each member's slot was last wanted.
+        let mut seen: BTreeMap<String, Moment> = BTreeMap::new();
         let mut looked_at = clock::now();
         loop {
             if self.standings.changed().await.is_err() {
@@ -44,7 +48,11 @@ impl Upkeep {
                 applied = Some(wanted);
                 let now_members = others(&standing.view);
                 if now_members != members || EVERY <= clock::now().since(looked_at) {
-                    self.look_after_slots(&settings, &standing.view).await;
+                    let now = clock::now();
+                    seen.extend(now_members.iter().map(|slot| (slot.clone(), now)));
+                    let vanished = seen.extract_if(.., |_, last| SLOTS_KEEP < now.since(*last));
+                    let vanished = vanished.map(|(slot, _)| slot).collect();
+                    self.look_after_slots(&settings, &standing.view, &vanished).await;
                     (members, looked_at) = (now_members, clock::now());
                 }
             } else {
@@ -54,7 +62,7 @@ impl Upkeep {
         }
     }
 
-    async fn look_after_slots(&self, settings: &InstanceSettings, view: &View) {
+    async fn look_after_slots(&self, settings: &InstanceSettings, view: &View, vanished: &BTreeSet<String>) {
         if !settings.use_slots {
             return;
         }
@@ -64,7 +72,7 @@ impl Upkeep {
             .map(|(name, record)| (name.slot(), record.position().map(|position| position.lsn)))
             .collect();
         let present = self.sight.borrow().slots.clone();
-        let changes = postgres::slot_changes(&present, &wanted, &BTreeSet::new());
+        let changes = postgres::slot_changes(&present, &wanted, vanished);
         match postgres::apply_slot_changes(settings, &changes, PATIENCE).await {
             Ok(complaints) => complain(&complaints),
             Err(error) => tracing::warn!("{error}"),

@@ -85,8 +85,7 @@ pub(super) fn before_end(view: &View, cluster: &Cluster, control: &Control) -> O
 /// Stop in good order, with somebody in mind.
 pub(super) fn stop_for(view: &View, rule: Rule, to: Option<&MemberName>) -> Choice {
     let reason = Reason { rule, member: to.cloned() };
-    let by = view.lease.map_or(view.now + STOP_BUDGET, |_| view.now + STOP_BUDGET);
-    Choice::run(reason, Job::StopOrderly { by, handover: to.cloned() })
+    Choice::run(reason, Job::StopOrderly { by: view.now + STOP_BUDGET, handover: to.cloned() })
 }
 
 /// Any replica that is known to stream, for a leader that ends.

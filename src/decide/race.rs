@@ -67,30 +67,32 @@ fn candidate(view: &View, cluster: &Cluster, position: Position) -> Choice {
     if !may_try_again(view, view.memory.failures.promotions) {
         return Choice::wait(Rule::CandidateBacksOff);
     }
+    let request = (cluster.failover.as_ref().map(|request| &request.value))
+        .filter(|request| !request.is_empty() && request.scheduled_at.is_none());
+    let named = request.and_then(|request| request.candidate.as_ref());
+    // What nobody else can change is decided before anybody is asked.
+    let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
+    if request.is_none() && view.policy.lag_bytes_max < lag.0 {
+        return Choice::wait(Rule::CandidateTooFarBehind);
+    }
+    let on_old_timeline = view.policy.check_timeline && position.timeline < led_timeline(cluster);
+    if on_old_timeline && named != Some(&view.me) {
+        return Choice::wait(Rule::CandidateOnOldTimeline);
+    }
     if !answers_are_fresh(view) {
         return Choice::step(Rule::RaceAsks, Step::AskPeers(questions(view, cluster)));
     }
     if !view.peers.complete {
         return Choice::wait(Rule::RaceAsks);
     }
-    let request =
-        cluster.failover.as_ref().map(|request| &request.value).filter(|r| r.scheduled_at.is_none());
     if let Some(peer) = standing(view).find(|(_, peer)| runs_as_primary(peer)).map(|(name, _)| name) {
         return Choice::wait(Reason::about(Rule::CandidateSeesPrimary, peer)).again_in(YIELD);
     }
-    let named = request.and_then(|request| request.candidate.as_ref());
     if named == Some(&view.me) {
         return Choice::store(Rule::CandidateNamed, claim_next(view, cluster, position.timeline));
     }
     if let Some(peer) = request.and_then(|request| preferred_by(request, view)) {
         return Choice::wait(Reason::about(Rule::CandidateYieldsToNamed, peer)).again_in(YIELD);
-    }
-    if view.policy.check_timeline && position.timeline < led_timeline(cluster) {
-        return Choice::wait(Rule::CandidateOnOldTimeline);
-    }
-    let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
-    if request.is_none() && view.policy.lag_bytes_max < lag.0 {
-        return Choice::wait(Rule::CandidateTooFarBehind);
     }
     let mine = Rank { position, priority: view.tags.failover_priority() };
     let ahead = standing(view)

@@ -27,7 +27,7 @@ use crate::peers::http;
 const ETCD_START: Span = Span::from_secs(20);
 /// A member that does not answer within this is shown as silent.
 const ASK: Duration = Duration::from_millis(400);
-const SWITCHOVER: Duration = Duration::from_secs(60);
+const SWITCHOVER: Duration = Duration::from_mins(1);
 /// How long an orderly stop may take before the rest is killed.
 const STOP: Span = Span::from_secs(30);
 const POLL: Span = Span::from_ms(50);
