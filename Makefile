@@ -38,7 +38,7 @@ check: ## format, lints and the quick tests, without installing anything
 	$(CARGO) test --locked --lib --test tidy
 
 sim: setup ## the simulator for MINUTES=60
-	TENURE_SIM_MINUTES=$(MINUTES) scripts/test --test simulator
+	TENURE_SIM_MINUTES=$(MINUTES) scripts/test --no-capture --lib no_life_of_a_fresh_seed
 
 docs: ## write the generated pages and golden texts anew
 	TENURE_BLESS=1 $(CARGO) test --locked --lib --test tidy

@@ -42,6 +42,30 @@ fn three_empty_nodes_become_a_cluster() {
 }
 
 #[test]
+fn a_changed_file_is_taken_up_on_sighup_and_a_wrong_one_is_not() {
+    in_lab(&Setup { nodes: 1, ..Setup::default() }, async |lab| {
+        lab.nodes[0].start_agent();
+        lab.healthy().await;
+        let path = lab.nodes[0].dir.join("tenure.yml");
+        let before = std::fs::read_to_string(&path).expect("our own file");
+        let tags = |lab: &Lab| lab.nodes[0].status().map(|document| document["tags"].clone());
+        for (addition, expected) in
+            [("tags:\n  zone: a\n", "a"), ("tags: [\n", "a"), ("tags:\n  zone: b\n", "b")]
+        {
+            std::fs::write(&path, format!("{before}{addition}")).expect("our own file");
+            lab.nodes[0].signal_agent(Signal::SIGHUP);
+            let told = if addition.ends_with("[\n") { "is not taken up" } else { "was read again" };
+            wait_for("the agent to have read its file", async || {
+                lab.nodes[0].log().contains(told).then_some(())
+            })
+            .await;
+            wait_for("the tags", async || (tags(lab)?["zone"] == expected).then_some(())).await;
+        }
+        assert_eq!(lab.nodes[0].http_status("/primary"), Some(200));
+    });
+}
+
+#[test]
 fn a_killed_postmaster_is_replaced_without_loss() {
     in_lab(&Setup::default(), async |lab| {
         let leader = founded(lab).await;
