@@ -27,7 +27,7 @@ fn current(view: &View, cluster: &Cluster) -> Choice {
         // A restarted agent: the key hangs on the session that it has taken up again, or the guardian still counts.
         Some(leader) if !view.memory.has_led => {
             let ours = leader.session.is_some() && leader.session == view.session.map(|session| session.id);
-            if ours || view.guardian.watches(leader.term, view.now) {
+            if (ours && view.guardian != Guardian::Absent) || view.guardian.watches(leader.term, view.now) {
                 Choice::wait(Rule::ReturnsToLease)
             } else {
                 Choice::run(Rule::LeaseLost, Job::StopAtOnce)

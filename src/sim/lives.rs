@@ -152,7 +152,7 @@ fn lives_that_once_went_wrong_go_well() {
 
 #[test]
 fn no_life_of_the_fixed_seeds_breaks_a_law() {
-    check(1..=asked_for("TENURE_SIM_LIVES").unwrap_or(1_500));
+    check(1..=asked_for("TENURE_SIM_LIVES").unwrap_or(4_000));
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn no_life_of_a_fresh_seed_breaks_a_law() {
     let fresh = clock::wall().as_microsecond().unsigned_abs();
     println!("fresh seeds from {fresh}");
     let end = clock::now() + Span::from_secs(60 * asked_for("TENURE_SIM_MINUTES").unwrap_or(0));
-    let mut lived = check(fresh..fresh + 400);
+    let mut lived = check(fresh..fresh + 100);
     while clock::now() < end {
         lived += check((fresh + lived)..(fresh + lived + 50));
     }
