@@ -184,10 +184,12 @@ impl Lab {
         wait_for("acknowledged rows", async || (before + rows <= self.ledger.count()).then_some(())).await;
     }
 
-    /// Every row that was acknowledged is there, or was acknowledged on a timeline that the survivors left before it.
+    /// How many acknowledged rows are not there.
     pub async fn missing_rows(&self, leader: usize) -> usize {
         let client = self.client(leader).await;
-        self.ledger.missing(&client).await.len()
+        let missing = self.ledger.missing(&client).await.len();
+        println!("{missing} of {} acknowledged rows are missing", self.ledger.count());
+        missing
     }
 
     fn print_logs(&self) {

@@ -15,6 +15,8 @@ use crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::clock;
+use crate::model::Span;
 use screen::{Screen, Table};
 use world::World;
 
@@ -75,7 +77,7 @@ async fn watch(world: &mut World, stop_after: Option<u64>) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut redraw = tokio::time::interval(REDRAW);
-    let enough = tokio::time::sleep(Duration::from_secs(stop_after.unwrap_or(u64::from(u32::MAX))));
+    let enough = clock::pause(Span::from_secs(stop_after.unwrap_or(u64::from(u32::MAX))));
     tokio::pin!(enough);
     let mut message = String::new();
     loop {
