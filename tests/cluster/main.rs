@@ -1,5 +1,7 @@
 //! Whole nodes as real processes, and what a client sees when they fail. See `support::lab`.
 
+mod fencing;
+#[path = "../support/mod.rs"]
 mod support;
 
 use nix::sys::signal::Signal;
@@ -253,25 +255,6 @@ fn an_agent_that_ends_in_good_order_hands_over_without_loss() {
         assert_eq!(lab.missing_rows(next).await, 0);
         lab.nodes[leader].start_agent();
         lab.healthy().await;
-        lab.ledger.check_one_history_at_a_time();
-    });
-}
-
-#[test]
-fn a_frozen_agent_is_fenced_by_its_guardian() {
-    in_lab(&Setup::default(), async |lab| {
-        let leader = founded(lab).await;
-        let writers = [lab.write_anywhere(), lab.write_at(leader)];
-        lab.more_rows(100).await;
-        lab.nodes[leader].signal_agent(Signal::SIGSTOP);
-        lab.leader_among(&others(leader)).await;
-        lab.more_rows(100).await;
-        // Three lease times in which clients are still connected to the old primary, if it lives.
-        passes(Span::from_secs(15)).await;
-        lab.nodes[leader].signal_agent(Signal::SIGCONT);
-        let next = lab.healthy().await;
-        drop(writers);
-        lab.missing_rows(next).await;
         lab.ledger.check_one_history_at_a_time();
     });
 }
