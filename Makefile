@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build release play test sim check docs clean
+.PHONY: help setup build release play test test-machines sim check docs clean
 
 # Servers like HAProxy live in sbin, which is not on an ordinary user's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -14,7 +14,7 @@ CARGO = RUSTFLAGS="$$(scripts/rustflags)" cargo
 MINUTES ?= 60
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install from Debian's packages what is missing; does nothing, and asks for nothing, if all is there
 	@scripts/setup
@@ -29,8 +29,11 @@ play: setup ## three PostgreSQL, etcd and HAProxy on this machine, live, until C
 	$(CARGO) build --locked --bins
 	@exec target/debug/tenurectl play $(ARGS)
 
-test: setup ## everything that CI runs, in the same way
+test: setup ## everything that needs no machines of its own
 	@scripts/test
+
+test-machines: setup ## three machines with real systemd, as root; the first time makes their image. ARGS="…" select tests
+	@scripts/test-machines $(ARGS)
 
 check: ## format, lints and the quick tests, without installing anything
 	cargo fmt --check

@@ -2,13 +2,10 @@
 //! its own. Faults by signal and by cutting the cable.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
@@ -17,6 +14,7 @@ use tokio_postgres::Client;
 
 use super::majors::bin_dirs;
 use super::netns::{self, Namespace};
+use super::rest;
 use super::writer::{Ledger, Writer, connect};
 use super::{wait_blocking, wait_for};
 
@@ -122,26 +120,10 @@ impl Lab {
     }
 
     pub async fn healthy_among(&self, members: &[usize]) -> usize {
+        let hosts: Vec<&str> = members.iter().map(|&index| self.nodes[index].address.as_str()).collect();
         wait_for("one leader and streaming standbys", async || {
-            let documents: Vec<(usize, Value)> =
-                members.iter().filter_map(|&index| Some((index, self.nodes[index].status()?))).collect();
-            let leaders: Vec<usize> = members
-                .iter()
-                .copied()
-                .filter(|&index| self.nodes[index].http_status("/primary") == Some(200))
-                .collect();
-            let [leader] = leaders[..] else { return None };
-            let streams = |(index, document): &(usize, Value)| {
-                *index == leader || document["replication_state"] == "streaming"
-            };
-            let timeline = |document: &Value| document["timeline"].as_u64();
-            let agreed = timeline(&documents.first()?.1);
-            let healthy = documents.len() == members.len()
-                && documents.iter().all(streams)
-                && documents
-                    .iter()
-                    .all(|(_, document)| timeline(document).is_some() && timeline(document) == agreed);
-            healthy.then_some(leader)
+            let leader = rest::healthy_leader(&hosts)?;
+            self.nodes.iter().position(|node| node.address == leader)
         })
         .await
     }
@@ -265,7 +247,7 @@ impl Node {
     }
 
     pub fn status(&self) -> Option<Value> {
-        serde_json::from_str(&self.request("GET", "/patroni", "")?.1).ok()
+        rest::status(&self.address)
     }
 
     pub fn http_status(&self, path: &str) -> Option<u16> {
@@ -274,19 +256,7 @@ impl Node {
 
     /// One request over a connection of its own, as a balancer makes it.
     pub fn request(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
-        let address: SocketAddr = format!("{}:8008", self.address).parse().expect("an address");
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(40))).ok()?;
-        let head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: {}\r\nContent-Length: {}\r\n\r\n",
-            self.address,
-            body.len()
-        );
-        stream.write_all((head + body).as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let status = answer.split_whitespace().nth(1)?.parse().ok()?;
-        Some((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
+        rest::request(&self.address, method, path, body)
     }
 }
 

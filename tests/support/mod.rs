@@ -5,9 +5,13 @@
 use tenure::clock;
 use tenure::model::Span;
 
+pub mod cgroup;
 pub mod lab;
+pub mod machine;
+pub mod machines;
 pub mod majors;
 pub mod netns;
+pub mod rest;
 pub mod writer;
 
 /// A condition that takes longer than this will never come.
