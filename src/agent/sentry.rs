@@ -65,8 +65,13 @@ impl Sentry {
             let mut wait = IDLE;
             if done != Some(order) || aimed != Some(target.clone()) {
                 match carry_out(guardian, order, &target).await {
-                    Ok(status) | Err(Error::Refused { status, .. }) => {
+                    Ok(status) => {
                         (done, aimed) = (Some(order), Some(target));
+                        self.learn(guardian, &status).await?;
+                    }
+                    // What it refuses now it may do soon: in the middle of a kill it takes no order.
+                    Err(Error::Refused { status, .. }) => {
+                        wait = RETRY;
                         self.learn(guardian, &status).await?;
                     }
                     Err(error) => {
