@@ -15,6 +15,13 @@ pub fn now() -> Moment {
     Moment::from_ms(ms)
 }
 
+/// Microseconds of CLOCK_MONOTONIC, which systemd reckons by. Nothing is decided by it.
+pub fn monotonic_us() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has always had CLOCK_MONOTONIC");
+    let us = time.tv_nsec().unsigned_abs() / 1000;
+    time.tv_sec().unsigned_abs().saturating_mul(1_000_000).saturating_add(us)
+}
+
 /// The wall clock, for people only: nothing is decided by it.
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn wall() -> jiff::Timestamp {

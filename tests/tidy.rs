@@ -22,7 +22,14 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Within a layer modules stand alone, but for the shells, which are one another's parts, and for these.
-const NEIGHBOURS: &[(&str, &str, &str)] = &[("log", "config", "the logger is configured")];
+const NEIGHBOURS: &[(&str, &str, &str)] = &[
+    ("log", "config", "the logger is configured"),
+    (
+        "fence",
+        "config",
+        "the guardian reads from the agent's files whom it watches, before it shuts itself in",
+    ),
+];
 
 #[test]
 fn layers_import_downwards_only() {

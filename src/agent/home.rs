@@ -1,4 +1,4 @@
-//! The agent's own directory: what it must find again after a crash, and the socket of its guardian.
+//! The agent's own directory: what it must find again after a crash.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -21,8 +21,7 @@ pub struct Home {
 
 impl Home {
     pub fn open(config: &Config) -> Result<Home> {
-        let usual = || PathBuf::from("/var/lib/tenure").join(format!("{}-{}", config.scope, config.name));
-        let dir = config.tenure.state_dir.clone().unwrap_or_else(usual);
+        let dir = config.state_dir();
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -35,10 +34,6 @@ impl Home {
             Ok(lock) => Ok(Home { dir, _lock: Arc::new(lock) }),
             Err(_) => bail!("another agent works in {}", dir.display()),
         }
-    }
-
-    pub fn guardian_socket(&self) -> PathBuf {
-        self.dir.join("guardian.sock")
     }
 
     /// The session of this member's last life. That there was one also says that this member has been run before.

@@ -2,24 +2,29 @@
 //!
 //! `keeper` renews the lease on a thread of its own, `sentry` speaks with the guardian, `eyes` look at PostgreSQL, `workshop`
 //! works on it, `errands` and `publisher` write to the store, `requests` are what REST asks for, `upkeep` does the chores.
+//! `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
 
+mod cgroup;
 mod errands;
 mod eyes;
 mod home;
+mod inheritance;
 mod keeper;
+mod leave;
 mod office;
 mod publisher;
 mod requests;
 mod sentry;
+mod service;
 mod upkeep;
 mod wishes;
 mod workshop;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -33,9 +38,12 @@ use crate::store::{Store, StoreEvent};
 use crate::{api, clock};
 use eyes::{Eyes, Sight};
 use home::Home;
+pub use inheritance::Inheritance;
 use keeper::KeeperSettings;
-use office::{Desk, Office};
+pub use leave::leave_on_restart;
+use office::{Desk, End, Office};
 use sentry::Sentry;
+use service::{Herald, Line};
 use upkeep::Upkeep;
 use wishes::Wishes;
 use workshop::Workshop;
@@ -49,27 +57,45 @@ const STORE_WITHIN: Duration = Duration::from_secs(5);
 /// The guardian answers within milliseconds, or something is wrong with it.
 const GUARDIAN_WITHIN: Span = Span::from_ms(200);
 
-/// Runs one member until an orderly end.
-pub fn run(config: Config, sources: Sources) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.context("start the runtime")?.block_on(serve(config, sources))
+/// What an agent that ends need not wait for: a disk, mostly.
+const ABANDON_AFTER: Duration = Duration::from_secs(1);
+
+/// What the command line says beside the configuration.
+#[derive(Debug, Default)]
+pub struct Service {
+    pub inheritance: Inheritance,
+    /// The unit that runs the guardian; the agent starts one by itself only where there is none.
+    pub guardian_unit: Option<String>,
 }
 
-async fn serve(config: Config, sources: Sources) -> Result<()> {
+/// Runs one member until an orderly end, or until it leaves for its successor.
+pub fn run(config: Config, sources: Sources, service: Service) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("start the runtime")?;
+    let outcome = runtime.block_on(serve(config, sources, service));
+    runtime.shutdown_timeout(ABANDON_AFTER);
+    outcome
+}
+
+async fn serve(config: Config, sources: Sources, service: Service) -> Result<()> {
+    let Service { mut inheritance, guardian_unit } = service;
     let home = Home::open(&config)?;
-    let listener = listen(&config).await?;
+    let listener = inheritance.listener(&config.restapi.listen).await?;
+    let postgres_group = control_group(&inheritance).await;
     let fence = fence::Settings {
-        socket: home.guardian_socket(),
+        socket: config.guardian_socket(),
         data_dir: config.postgresql.data_dir.clone(),
         binary: config.tenure.guardian.clone(),
     };
     // Before the first decision: a primary whose guardian still counts must not be taken for an unguarded one.
-    let guardian =
-        Guardian::ensure(&fence).await.map_err(|error| tracing::error!("{}", sentry::chain(&error))).ok();
+    let guardian = sentry::find(&fence, guardian_unit.as_deref())
+        .await
+        .map_err(|error| tracing::error!("{}", sentry::chain(&error)))
+        .ok();
     tracing::info!(scope = config.scope, member = %config.name, "tenured {} begins", env!("CARGO_PKG_VERSION"));
 
     let former = home.session();
-    let (wishes, instance) = Wishes::new(config.clone());
+    let (wishes, instance) = Wishes::new(config.clone(), postgres_group.clone());
     let mut mind = Mind::new(config.name.clone(), config.tags.clone(), wishes.policy(), former.is_some());
     let confirmed = match &guardian {
         Some(guardian) => {
@@ -93,13 +119,14 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     let (standing, standings) = watch::channel(Arc::new(first));
     let (reloads, reloaded) = watch::channel(None);
     let (stop, stopped) = watch::channel(false);
+    let (make_way, asked_to_leave) = watch::channel(false);
 
     keeper::start(KeeperSettings {
         me: config.name.clone(),
         store: wishes::store(&config),
         orders: lease_orders,
         events: events.clone(),
-        guardian: LeaseLink::new(home.guardian_socket(), GUARDIAN_WITHIN),
+        guardian: LeaseLink::new(config.guardian_socket(), GUARDIAN_WITHIN),
         former,
     })
     .context("start the lease keeper")?;
@@ -113,9 +140,11 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     tasks.spawn(requests::serve(store.clone(), requested, STORE_WITHIN));
     tasks.spawn(watch_store(store.clone(), events.clone()));
     tasks.spawn(remember_session(home, session_known));
-    tasks.spawn(follow_signals(events.clone(), reloads, sources));
+    tasks.spawn(follow_signals(events.clone(), reloads, make_way, sources, inheritance.line.clone()));
     let sentry = Sentry {
         settings: fence.clone(),
+        unit: guardian_unit.clone(),
+        postgres_group,
         orders: fence_ordered,
         sight: seen.clone(),
         events: events.clone(),
@@ -132,6 +161,8 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     let desk = Desk {
         events: event_receiver,
         reloads: reloaded,
+        leave: asked_to_leave,
+        herald: Herald::new(inheritance.line, inheritance.watchdog),
         answers: events,
         store,
         identity: wishes::identity(&config),
@@ -145,23 +176,34 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
         session,
         scope: config.scope.clone(),
     };
-    Office::new(mind, desk).work().await;
+    let end = Office::new(mind, desk).work().await;
     stop.send_replace(true);
-    tasks.shutdown().await;
-    dismiss(&fence).await;
+    match end {
+        End::InOrder => {
+            tasks.shutdown().await;
+            // A unit's guardian is the unit's.
+            if guardian_unit.is_none() {
+                dismiss(&fence).await;
+            }
+        }
+        // Whatever runs here is cut short, as by a crash: nobody waits for it, and the next agent finds what it left.
+        End::Left => tracing::info!("left; PostgreSQL and the lease are the next agent's"),
+    }
     Ok(())
 }
 
-async fn listen(config: &Config) -> Result<TcpListener> {
-    let listen = &config.restapi.listen;
-    let host = match listen.hosts.first().map(String::as_str) {
-        None | Some("*") => "0.0.0.0",
-        Some(host) => host,
-    };
-    let address = (host, listen.port);
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listen on {host}:{} (restapi.listen)", listen.port))
+/// A group for PostgreSQL alone, if systemd gave us one to divide. Everything works without it, a little less exactly.
+async fn control_group(inheritance: &Inheritance) -> Option<PathBuf> {
+    if !inheritance.main_process {
+        return None;
+    }
+    match cgroup::settle().await {
+        Ok(group) => group,
+        Err(error) => {
+            tracing::warn!("PostgreSQL gets no control group of its own: {error:#}");
+            None
+        }
+    }
 }
 
 /// Passes on what the store says.
@@ -198,11 +240,17 @@ async fn remember_session(home: Home, mut session: watch::Receiver<Option<Sessio
 async fn follow_signals(
     events: mpsc::Sender<Event>,
     reloads: watch::Sender<Option<Box<Config>>>,
+    leave: watch::Sender<bool>,
     sources: Sources,
+    line: Line,
 ) {
-    let signals =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut reload)) = signals else {
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+        signal(SignalKind::user_defined1()),
+    );
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut reload), Ok(mut make_way)) = signals else {
         tracing::error!("signals cannot be listened for");
         return;
     };
@@ -211,9 +259,15 @@ async fn follow_signals(
             _ = terminate.recv() => Event::End,
             _ = interrupt.recv() => Event::End,
             _ = reload.recv() => {
-                if let Some(config) = reread(&sources) {
-                    reloads.send_replace(Some(Box::new(config)));
+                line.reloading();
+                match reread(&sources) {
+                    Some(config) => { reloads.send_replace(Some(Box::new(config))); }
+                    None => line.reloaded(),
                 }
+                continue;
+            }
+            _ = make_way.recv() => {
+                leave.send_replace(true);
                 continue;
             }
         };

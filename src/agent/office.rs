@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use super::errands::{self, ErrandContext};
 use super::eyes::Sight;
 use super::publisher::Publication;
+use super::service::Herald;
 use super::wishes::Wishes;
 use super::workshop::Assignment;
 use crate::clock;
@@ -25,6 +26,9 @@ pub struct Desk {
     pub events: mpsc::Receiver<Event>,
     /// This member's own files, whenever they were read again.
     pub reloads: watch::Receiver<Option<Box<Config>>>,
+    /// Somebody else is to take over everything as it is.
+    pub leave: watch::Receiver<bool>,
+    pub herald: Herald,
     /// For the tasks that the loop starts.
     pub answers: mpsc::Sender<Event>,
     pub store: Store,
@@ -38,6 +42,15 @@ pub struct Desk {
     pub standing: watch::Sender<Arc<Standing>>,
     pub session: watch::Sender<Option<SessionId>>,
     pub scope: String,
+}
+
+/// How the loop came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// PostgreSQL has been stopped, or was left alone on purpose, and the lease given back.
+    InOrder,
+    /// Everything goes on for the next agent.
+    Left,
 }
 
 pub struct Office {
@@ -63,16 +76,21 @@ impl Office {
         }
     }
 
-    /// Works until an orderly end is complete.
-    pub async fn work(mut self) {
+    /// Works until an orderly end is complete, or until it is told to leave.
+    pub async fn work(mut self) -> End {
         let mut look_again = Moment::default();
         loop {
-            let wait = clock::now().until(look_again);
+            let wait = clock::now().until(look_again).min(self.desk.herald.patience());
             let event = tokio::select! {
                 event = self.desk.events.recv() => match event {
                     Some(event) => event,
-                    None => return,
+                    None => return End::InOrder,
                 },
+                // An end that has begun is carried through.
+                Ok(()) = self.desk.leave.changed(), if !self.mind.view().ending => {
+                    self.desk.herald.leaves();
+                    return End::Left;
+                }
                 () = clock::pause(wait) => Event::Tick,
                 Ok(()) = self.desk.reloads.changed() => {
                     self.reload();
@@ -89,7 +107,7 @@ impl Office {
             self.decisions += 1;
             look_again = turn.plan.look_again;
             if self.act(turn) {
-                return;
+                return End::InOrder;
             }
         }
     }
@@ -132,6 +150,7 @@ impl Office {
         self.mind.apply(now, Event::Tags(config.tags.clone()));
         let policy = self.desk.wishes.relearn(*config);
         self.mind.apply(now, Event::Policy(Box::new(policy)));
+        self.desk.herald.reloaded();
     }
 
     /// Carries a turn out. True when the end is reached.
@@ -254,6 +273,7 @@ impl Office {
         facts.store_last_seen_at = self.store_seen.map(|(at, _)| at);
         facts.decisions = self.decisions;
         facts.store_last_seen = self.store_seen.map(|(_, seconds)| seconds);
+        self.desk.herald.turned(clock::now(), view, &plan, &facts);
         self.desk.standing.send_replace(Arc::new(Standing { view: view.clone(), plan, facts }));
     }
 }

@@ -1,8 +1,11 @@
 //! Stands between the loop and the guardian: carries out the loop's latest order, tells which PostgreSQL to aim at, and
 //! reports what the guardian has confirmed, or that there is none. A guardian that dies is replaced at once.
 
+use std::path::{Path, PathBuf};
+
 use tokio::sync::{mpsc, watch};
 
+use super::cgroup;
 use super::eyes::Sight;
 use crate::clock;
 use crate::decide::mind::Event;
@@ -15,6 +18,10 @@ const IDLE: Span = Span::from_secs(60);
 
 pub struct Sentry {
     pub settings: fence::Settings,
+    /// Who starts the guardian, if not we.
+    pub unit: Option<String>,
+    /// Where we start PostgreSQL; one that was started elsewhere stays there.
+    pub postgres_group: Option<PathBuf>,
     pub orders: watch::Receiver<FenceOrder>,
     pub sight: watch::Receiver<Sight>,
     pub events: mpsc::Sender<Event>,
@@ -36,11 +43,15 @@ impl Sentry {
             if self.report(model::Guardian::Absent).await.is_err() {
                 return;
             }
-            match Guardian::ensure(&self.settings).await {
+            match find(&self.settings, self.unit.as_deref()).await {
                 Ok(guardian) => found = Some(guardian),
                 Err(error) => {
                     if !std::mem::replace(&mut complained, true) {
-                        tracing::error!("{}", chain(&error));
+                        let unit = self
+                            .unit
+                            .as_deref()
+                            .map_or_else(String::new, |unit| format!(" ({unit} runs it)"));
+                        tracing::error!("{}{unit}", chain(&error));
                     }
                     clock::pause(RETRY).await;
                 }
@@ -61,7 +72,7 @@ impl Sentry {
         }
         loop {
             let order = *self.orders.borrow_and_update();
-            let target = target(&self.sight.borrow_and_update());
+            let target = target(&self.sight.borrow_and_update(), self.postgres_group.as_deref());
             let mut wait = IDLE;
             if done != Some(order) || aimed != Some(target.clone()) {
                 match carry_out(guardian, order, &target).await {
@@ -121,10 +132,19 @@ async fn carry_out(guardian: &Guardian, order: FenceOrder, target: &Target) -> R
     guardian.order(order, None).await
 }
 
-fn target(sight: &Sight) -> Target {
+/// The guardian that is there, or, unless a unit does that, one that we start.
+pub async fn find(settings: &fence::Settings, unit: Option<&str>) -> Result<Guardian, Error> {
+    match unit {
+        Some(_) => Guardian::connect(settings).await,
+        None => Guardian::ensure(settings).await,
+    }
+}
+
+fn target(sight: &Sight, group: Option<&Path>) -> Target {
     let postmaster =
         sight.postmaster.map(|postmaster| Process { pid: postmaster.pid, start: postmaster.start_ticks() });
-    Target { postmaster, cgroup: None }
+    let group = group.filter(|group| postmaster.is_some_and(|found| cgroup::holds(group, found.pid)));
+    Target { postmaster, cgroup: group.and_then(Path::to_str).map(str::to_owned) }
 }
 
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -2,6 +2,7 @@
 //! those who act on it: a policy for the rules, settings for PostgreSQL and the store.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -19,14 +20,21 @@ const COMPATIBLE_VERSION: &str = crate::api::PATRONI_VERSION;
 pub struct Wishes {
     config: Config,
     dynamic: Value,
+    control_group: Option<PathBuf>,
     instance: watch::Sender<Arc<InstanceSettings>>,
 }
 
 impl Wishes {
-    pub fn new(config: Config) -> (Wishes, watch::Receiver<Arc<InstanceSettings>>) {
+    /// `control_group`: where PostgreSQL is to be started.
+    pub fn new(
+        config: Config,
+        control_group: Option<PathBuf>,
+    ) -> (Wishes, watch::Receiver<Arc<InstanceSettings>>) {
         let dynamic = first_dynamic(&config);
-        let (instance, receiver) = watch::channel(Arc::new(instance(&config, &dynamic)));
-        (Wishes { config, dynamic, instance }, receiver)
+        let settings =
+            InstanceSettings { control_group: control_group.clone(), ..instance(&config, &dynamic) };
+        let (instance, receiver) = watch::channel(Arc::new(settings));
+        (Wishes { config, dynamic, control_group, instance }, receiver)
     }
 
     /// What the rules go by until the store has been heard.
@@ -51,7 +59,8 @@ impl Wishes {
         for warning in warnings {
             tracing::warn!("{}", warning.render("dynamic configuration").trim_end());
         }
-        let wanted = Arc::new(instance(&self.config, &self.dynamic));
+        let control_group = self.control_group.clone();
+        let wanted = Arc::new(InstanceSettings { control_group, ..instance(&self.config, &self.dynamic) });
         self.instance.send_if_modified(|known| {
             let news = *known != wanted;
             *known = wanted;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tenure::agent;
+use tenure::agent::{self, Inheritance, Service};
 use tenure::config::{self, Loaded, Sources};
 
 /// Keep one PostgreSQL instance in or out of office.
@@ -26,10 +26,30 @@ struct Arguments {
     /// Print the configuration that results from all layers, without passwords, and end.
     #[arg(long, visible_alias = "print")]
     print_config: bool,
+
+    /// The unit that runs the guardian, which the agent then never starts by itself.
+    #[arg(long, value_name = "UNIT")]
+    guardian_unit: Option<String>,
+
+    /// For the ExecStop= of a unit: if UNIT is being restarted, make the agent $MAINPID leave without touching PostgreSQL.
+    #[arg(long, value_name = "UNIT", hide_short_help = true, conflicts_with_all = ["config", "guardian_unit"])]
+    leave_on_restart: Option<String>,
 }
 
 fn main() -> ExitCode {
+    // Before anything else is opened: the descriptors that systemd has handed over are known by their numbers.
+    let inheritance = Inheritance::take();
     let arguments = Arguments::parse();
+    if let Some(unit) = &arguments.leave_on_restart {
+        let main_pid = std::env::var("MAINPID").ok();
+        return match agent::leave_on_restart(unit, main_pid.as_deref()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("warning: {error:#}; {unit} is stopped in good order");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let sources = Sources::of_process(arguments.config.clone());
     let Loaded { config, warnings } = match config::load(&sources) {
         Ok(loaded) => loaded,
@@ -59,7 +79,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = agent::run(config, sources);
+    let service = Service { inheritance, guardian_unit: arguments.guardian_unit };
+    let outcome = agent::run(config, sources, service);
     drop(logging);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

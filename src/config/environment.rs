@@ -136,7 +136,7 @@ fn unknown(name: &str, suffix: &str, prefix: &str, place: &Place, findings: &mut
     });
 }
 
-fn insert(settings: &mut Map<String, Value>, path: &str, value: Value) {
+pub(super) fn insert(settings: &mut Map<String, Value>, path: &str, value: Value) {
     match path.split_once('.') {
         None => {
             settings.insert(path.to_owned(), value);

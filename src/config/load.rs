@@ -1,4 +1,4 @@
-//! Layering: files in order, then `PATRONI_…`, then `TENURE_…`. The later wins, setting by setting.
+//! Layering: files in order, then systemd's credentials, then `PATRONI_…`, then `TENURE_…`. The later wins, setting by setting.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use super::problem::{Problem, Problems};
 use super::settings::{Kind, Table};
 use super::types::Config;
 use super::yaml::{self, Content, Node, Place};
-use super::{environment, whole};
+use super::{credentials, environment, whole};
 
 /// Where a configuration is read from.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,8 @@ pub struct Sources {
     /// Files, or directories of `*.yml` and `*.yaml` files.
     pub paths: Vec<PathBuf>,
     pub variables: BTreeMap<String, String>,
+    /// Where systemd has put the unit's credentials.
+    pub credentials: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -40,11 +42,15 @@ struct Layer {
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 impl Sources {
-    /// The given files and this process's environment.
+    /// The given files, this process's environment and its credentials.
     pub fn of_process(paths: Vec<PathBuf>) -> Sources {
         let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
         let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
-        Sources { paths, variables: variables.filter(|(name, _)| environment::is_ours(name)).collect() }
+        Sources {
+            paths,
+            variables: variables.filter(|(name, _)| environment::is_ours(name)).collect(),
+            credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+        }
     }
 }
 
@@ -57,6 +63,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
         warn_of_readers(&path, &text, &mut findings);
         texts.push((path.display().to_string(), text));
     }
+    let credentials = match &sources.credentials {
+        Some(directory) => credentials::settings(directory, &mut findings),
+        None => Map::new(),
+    };
     let mut variables = sources.variables.clone();
     if texts.is_empty() {
         // Patroni's rule: a whole configuration in one variable stands alone.
@@ -69,7 +79,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
             }
         }
     }
-    unite(&texts, &variables, findings)
+    unite(&texts, &variables, credentials, findings)
 }
 
 /// The same from texts with their names, without looking at any configuration file.
@@ -77,12 +87,13 @@ pub fn load_texts(
     texts: &[(String, String)],
     variables: &BTreeMap<String, String>,
 ) -> Result<Loaded, Problems> {
-    unite(texts, variables, Findings::default())
+    unite(texts, variables, Map::new(), Findings::default())
 }
 
 fn unite(
     texts: &[(String, String)],
     variables: &BTreeMap<String, String>,
+    credentials: Map<String, Value>,
     mut findings: Findings,
 ) -> Result<Loaded, Problems> {
     let mut figment = Figment::new();
@@ -95,6 +106,7 @@ fn unite(
             Err(problem) => findings.errors.push(problem),
         }
     }
+    figment = figment.merge(Layer { name: "credentials".to_owned(), settings: credentials });
     let fetch = |path: &str| read(Path::new(path)).map_err(|why| why.to_string());
     for prefix in environment::PREFIXES {
         let settings = environment::settings(variables, prefix, &fetch, &mut findings);
@@ -170,7 +182,7 @@ fn files_of(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Problems> {
     Ok(files)
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
+pub(super) fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     // One byte more than is allowed, so that too much is noticed and not cut off.
     fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;

@@ -2,6 +2,7 @@
 //! Nothing here is asked again later: what leaves this module is right, or the agent does not start.
 
 mod check;
+mod credentials;
 mod dynamic;
 mod environment;
 mod load;

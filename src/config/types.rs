@@ -253,6 +253,18 @@ pub struct Listen {
 #[error("host:port is wanted, such as 127.0.0.1:5432")]
 pub struct ListenError;
 
+impl Config {
+    /// The agent's own directory: what it must find again, and the socket of its guardian.
+    pub fn state_dir(&self) -> PathBuf {
+        let usual = || PathBuf::from("/var/lib/tenure").join(format!("{}-{}", self.scope, self.name));
+        self.tenure.state_dir.clone().unwrap_or_else(usual)
+    }
+
+    pub fn guardian_socket(&self) -> PathBuf {
+        self.state_dir().join("guardian.sock")
+    }
+}
+
 impl Etcd {
     /// Every server as a URL: `http://host:port`.
     pub fn endpoints(&self) -> Vec<String> {

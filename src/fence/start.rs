@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -25,6 +25,7 @@ use super::kill::Killer;
 use super::log::{Level, Log};
 use super::processes::Proc;
 use super::wire::{PATH_MAX, VERSION};
+use crate::config::{self, Sources};
 
 /// Another guardian watches this instance.
 pub const EXIT_HELD: u8 = 3;
@@ -40,13 +41,22 @@ const USAGE: &str = "\
 Kills PostgreSQL when the term of its agent runs out.
 
 usage: tenure-fence --socket PATH --data-dir PATH
+       tenure-fence --config PATH
 
   --socket PATH    where the agent reaches it; PATH.lock beside it makes sure that there is only one
   --data-dir PATH  the data directory of the PostgreSQL that is watched
+  --config PATH    the configuration of the agent, which says both
   --version        print the version of the program and of its protocol
 
 exit status: 0 stopped while disarmed, 1 could not start, 2 wrong usage, 3 another guardian is there already
 ";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Given(Options),
+    AsTheAgent { config: PathBuf },
+}
 
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
@@ -72,14 +82,14 @@ pub fn main() -> ExitCode {
         println!("tenure-fence {} ({VERSION})", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    let options = match Options::parse(&arguments) {
-        Ok(options) => options,
+    let asked = match Asked::parse(&arguments) {
+        Ok(asked) => asked,
         Err(error) => {
             eprintln!("error: {error:#}\n\n{USAGE}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match start(&options) {
+    match asked.options().map_err(StartError::from).and_then(|options| start(&options)) {
         Ok(guardian) => guardian.watch(),
         Err(error @ StartError::Held { .. }) => {
             eprintln!("error: {error}");
@@ -92,23 +102,51 @@ pub fn main() -> ExitCode {
     }
 }
 
-impl Options {
-    fn parse(arguments: &[OsString]) -> anyhow::Result<Options> {
-        let (mut socket, mut data_dir) = (None, None);
+impl Asked {
+    fn parse(arguments: &[OsString]) -> anyhow::Result<Asked> {
+        let (mut socket, mut data_dir, mut config) = (None, None, None);
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             let slot = match argument.to_str() {
                 Some("--socket") => &mut socket,
                 Some("--data-dir") => &mut data_dir,
+                Some("--config") => &mut config,
                 _ => bail!("unknown argument {}", argument.display()),
             };
             let value = arguments.next().with_context(|| format!("{} needs a path", argument.display()))?;
             *slot = Some(std::path::absolute(value).with_context(|| format!("read {}", argument.display()))?);
         }
-        Ok(Options {
+        if let Some(config) = config {
+            if socket.is_some() || data_dir.is_some() {
+                bail!("--config says both --socket and --data-dir already");
+            }
+            return Ok(Asked::AsTheAgent { config });
+        }
+        Ok(Asked::Given(Options {
             socket: socket.context("--socket is missing")?,
             data_dir: data_dir.context("--data-dir is missing")?,
-        })
+        }))
+    }
+
+    fn options(self) -> anyhow::Result<Options> {
+        match self {
+            Asked::Given(options) => Ok(options),
+            Asked::AsTheAgent { config } => Options::of_agent(config),
+        }
+    }
+}
+
+impl Options {
+    /// As the agent with the same files and the same environment has them.
+    fn of_agent(path: PathBuf) -> anyhow::Result<Options> {
+        let loaded = config::load(&Sources::of_process(vec![path]));
+        let config =
+            loaded.map_err(|problems| anyhow::anyhow!("{}", problems.to_string().trim_end()))?.config;
+        // Whoever of the two begins first makes it.
+        let dir = config.state_dir();
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.with_context(|| format!("make {} (tenure.state_dir)", dir.display()))?;
+        Ok(Options { socket: config.guardian_socket(), data_dir: config.postgresql.data_dir })
     }
 }
 
@@ -285,17 +323,22 @@ fn say_ready() -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    fn parse(arguments: &[&str]) -> Result<Options, String> {
+    fn parse(arguments: &[&str]) -> Result<Asked, String> {
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-        Options::parse(&arguments).map_err(|error| error.to_string())
+        Asked::parse(&arguments).map_err(|error| error.to_string())
     }
 
     #[test]
     fn both_paths_are_wanted_and_nothing_else() {
         let options = parse(&["--socket", "/run/x", "--data-dir", "/data"]).expect("complete");
-        assert_eq!(options, Options { socket: "/run/x".into(), data_dir: "/data".into() });
+        assert_eq!(options, Asked::Given(Options { socket: "/run/x".into(), data_dir: "/data".into() }));
+        assert_eq!(parse(&["--config", "/x"]), Ok(Asked::AsTheAgent { config: "/x".into() }));
         assert_eq!(parse(&["--socket", "/run/x"]), Err("--data-dir is missing".to_owned()));
         assert_eq!(parse(&["--socket"]), Err("--socket needs a path".to_owned()));
+        assert_eq!(
+            parse(&["--config", "/x", "--socket", "/run/x"]),
+            Err("--config says both --socket and --data-dir already".to_owned())
+        );
         assert_eq!(parse(&["--force"]), Err("unknown argument --force".to_owned()));
     }
 

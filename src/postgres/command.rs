@@ -1,5 +1,8 @@
 //! Running one of PostgreSQL's programs to its end: with a bounded wait, bounded output, and nothing left behind.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
@@ -31,6 +34,13 @@ const ENVIRONMENT_NOT_INHERITED: &[&str] = &[
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
     "FDSTORE",
+    "CREDENTIALS_DIRECTORY",
+    "RUNTIME_DIRECTORY",
+    "STATE_DIRECTORY",
+    "SYSTEMD_EXEC_PID",
+    "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
+    "MAINPID",
     "INVOCATION_ID",
     "JOURNAL_STREAM",
     "LC_ALL",
@@ -54,10 +64,19 @@ const ENVIRONMENT_NOT_INHERITED: &[&str] = &[
     "PGCLIENTENCODING",
 ];
 
+/// Our own settings, with passwords among them: none of PostgreSQL's business, nor of its extensions and scripts.
+const PREFIXES_NOT_INHERITED: &[&str] = &["PATRONI_", "TENURE_"];
+
 pub(super) fn prepared(program: impl AsRef<std::ffi::OsStr>, identity: Option<RunAs>) -> Command {
     let mut command = Command::new(program);
     for name in ENVIRONMENT_NOT_INHERITED {
         command.env_remove(name);
+    }
+    for (name, _) in std::env::vars_os() {
+        if PREFIXES_NOT_INHERITED.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+        {
+            command.env_remove(name);
+        }
     }
     if let Some(identity) = identity {
         // Without this the programs would still see root's groups.
@@ -68,6 +87,20 @@ pub(super) fn prepared(program: impl AsRef<std::ffi::OsStr>, identity: Option<Ru
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true);
     command
+}
+
+/// What the command starts will live in this control group.
+pub(super) fn start_in(command: &mut Command, control_group: &Path) -> std::io::Result<()> {
+    let members = File::options().write(true).open(control_group.join("cgroup.procs"))?;
+    // SAFETY: between fork and exec the closure only writes to a descriptor that has been open before.
+    unsafe {
+        command.pre_exec(move || {
+            // "0" is the process that writes. One that stays outside is a PostgreSQL still.
+            let _ = (&members).write(b"0");
+            Ok(())
+        });
+    }
+    Ok(())
 }
 
 /// Runs to the end and takes anything but success for an error, with the program's last words in it.

@@ -49,6 +49,8 @@ pub struct InstanceSettings {
     pub hooks: Hooks,
     /// What PostgreSQL writes to stderr until its own logging takes over.
     pub log_file: PathBuf,
+    /// A control group that is to hold PostgreSQL and nothing else.
+    pub control_group: Option<PathBuf>,
     /// Who PostgreSQL runs as when the agent is root; the owner of the data directory where it is not given.
     pub run_as: Option<RunAs>,
     /// How many directories that were set aside are kept.
@@ -121,6 +123,7 @@ impl InstanceSettings {
             use_slots: true,
             hooks: Hooks::default(),
             log_file: beside(".log"),
+            control_group: None,
             run_as: None,
             set_aside_max: 2,
             data_dir,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
-use super::command::{last_lines, run};
+use super::command::{last_lines, run, start_in};
 use super::config_files::{Recovery, configure};
 use super::control::{has, read_control_data};
 use super::error::{Error, Trying};
@@ -150,6 +150,11 @@ pub(super) async fn launch(
     let what = format!("start PostgreSQL in {}", settings.data_dir.display());
     begin_log(settings)?;
     let mut command = programs.command(settings, "pg_ctl")?;
+    if let Some(group) = &settings.control_group
+        && let Err(error) = start_in(&mut command, group)
+    {
+        tracing::warn!(%error, "PostgreSQL is not started in its control group {}", group.display());
+    }
     command.args(["start", "-w", "-s", "-D"]).arg(&settings.data_dir);
     command.args(["-t", &patience.as_ms().div_ceil(1000).to_string(), "-l"]).arg(&settings.log_file);
     command.args(["-o", &server_options(settings, options)]);

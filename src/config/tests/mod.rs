@@ -273,6 +273,7 @@ fn files_directories_and_secrets_in_files_are_read() {
     let sources = |paths: &[&std::path::Path], pairs: &[(&str, &str)]| Sources {
         paths: paths.iter().map(|path| path.to_path_buf()).collect(),
         variables: variables(pairs),
+        credentials: None,
     };
     let loaded =
         load(&sources(&[directory.path()], &[("TENURE_SUPERUSER_PASSWORD_FILE", &secret)])).expect("good");

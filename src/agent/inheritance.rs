@@ -1,0 +1,187 @@
+//! What systemd has handed to this process: where to tell it things, how long the loop may be silent, open sockets.
+//! The variables stay where they are; `postgres::command` keeps them from every child.
+
+use std::ffi::OsString;
+use std::net::TcpListener as StdListener;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Pid;
+use tokio::net::{TcpListener, lookup_host};
+
+use super::service::Line;
+use crate::config::Listen;
+use crate::model::Span;
+
+const FIRST_SOCKET: RawFd = 3;
+/// More than anybody hands to an agent that wants one.
+const SOCKETS_MAX: RawFd = 64;
+/// The name under which systemd keeps the REST listener for the next agent.
+const STORED: &str = "rest";
+
+#[derive(Debug, Default)]
+pub struct Inheritance {
+    pub line: Line,
+    pub watchdog: Option<Span>,
+    /// systemd has started this very process, so the control group around it is its own.
+    pub main_process: bool,
+    sockets: Vec<(String, OwnedFd)>,
+}
+
+/// The variables, read.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    line: Option<String>,
+    watchdog: Option<Span>,
+    main_process: bool,
+    sockets: Vec<String>,
+}
+
+impl Inheritance {
+    /// Takes over what the process was started with. Called once, before anything else is opened.
+    pub fn take() -> Inheritance {
+        let told = read(|name| std::env::var_os(name), Pid::this().as_raw());
+        let sockets = (FIRST_SOCKET..)
+            .zip(told.sockets)
+            // SAFETY: nothing else has been opened yet, so these descriptors are nobody's but ours.
+            .filter(|(fd, _)| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1)
+            .map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) }))
+            .collect::<Vec<_>>();
+        for (_, socket) in &sockets {
+            // It cannot fail on a descriptor that is open.
+            let _ = fcntl(socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+        }
+        keep_from_children();
+        let line = told.line.as_deref().map(Line::open);
+        if let Some(Err(error)) = &line {
+            eprintln!("warning: NOTIFY_SOCKET cannot be reached: {error}");
+        }
+        Inheritance {
+            line: line.and_then(Result::ok).unwrap_or_default(),
+            watchdog: told.watchdog,
+            main_process: told.main_process,
+            sockets,
+        }
+    }
+
+    /// The REST listener: the one that was handed over, if it is the one that the configuration wants.
+    pub async fn listener(&mut self, listen: &Listen) -> Result<TcpListener> {
+        let host = match listen.hosts.first().map(String::as_str) {
+            None | Some("*") => "0.0.0.0",
+            Some(host) => host,
+        };
+        let shown = format!("{host}:{}", listen.port);
+        let wanted: Vec<_> = match lookup_host((host, listen.port)).await {
+            Ok(addresses) => addresses.collect(),
+            Err(_) => Vec::new(),
+        };
+        for (name, socket) in self.sockets.drain(..) {
+            let listens = getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false);
+            let listener = StdListener::from(socket);
+            match listener.local_addr() {
+                Ok(address) if listens && wanted.contains(&address) => {
+                    listener.set_nonblocking(true).context("take over the REST socket")?;
+                    let listener = TcpListener::from_std(listener).context("take over the REST socket")?;
+                    tracing::info!("the REST socket was handed over by systemd ({name}), open all the time");
+                    return Ok(listener);
+                }
+                _ if name == STORED => {
+                    self.line.say(&format!("FDSTOREREMOVE=1\nFDNAME={STORED}"));
+                    tracing::info!("restapi.listen has changed to {shown}; the former socket is closed");
+                }
+                found => {
+                    let found = found.map_or_else(|_| "no TCP socket".to_owned(), |found| found.to_string());
+                    tracing::warn!(
+                        "systemd handed over a socket that is not used: {name} is {found}, and restapi.listen is {shown}"
+                    );
+                }
+            }
+        }
+        let listener = TcpListener::bind((host, listen.port))
+            .await
+            .with_context(|| format!("listen on {shown} (restapi.listen)"))?;
+        self.line.store(&format!("FDSTORE=1\nFDNAME={STORED}\nFDPOLL=0"), &listener);
+        Ok(listener)
+    }
+}
+
+fn read(variable: impl Fn(&str) -> Option<OsString>, pid: i32) -> Told {
+    let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
+    let number = |name: &str| text(name).and_then(|text| text.parse::<u64>().ok());
+    // Each of them names the process that it is meant for; others have only inherited it.
+    let ours = |name: &str| number(name) == u64::try_from(pid).ok();
+    let count = number("LISTEN_FDS").filter(|_| ours("LISTEN_PID")).unwrap_or(0);
+    let names = text("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').map(str::to_owned).chain(std::iter::repeat("unknown".to_owned()));
+    let sockets = usize::try_from(count.min(SOCKETS_MAX.unsigned_abs().into())).unwrap_or(0);
+    Told {
+        line: text("NOTIFY_SOCKET").filter(|path| path.starts_with(['/', '@'])),
+        watchdog: number("WATCHDOG_USEC")
+            .filter(|us| 0 < *us && (text("WATCHDOG_PID").is_none() || ours("WATCHDOG_PID")))
+            .map(|us| Span::from_ms(us / 1000)),
+        main_process: ours("SYSTEMD_EXEC_PID") || ours("WATCHDOG_PID"),
+        sockets: names.take(sockets).collect(),
+    }
+}
+
+/// Whatever else we were started with, open by somebody's oversight, is no business of our children either.
+fn keep_from_children() {
+    // SAFETY: only a flag of each descriptor changes. A kernel before 5.11 refuses, and then nothing is worse than before.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, FIRST_SOCKET, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(variables: &[(&str, &str)]) -> Told {
+        let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
+        read(|name| find(name).map(|(_, value)| OsString::from(value)), 42)
+    }
+
+    #[test]
+    fn only_what_is_meant_for_this_process_is_taken() {
+        assert_eq!(told(&[]), Told::default());
+        let others = told(&[
+            ("LISTEN_PID", "41"),
+            ("LISTEN_FDS", "2"),
+            ("WATCHDOG_PID", "41"),
+            ("WATCHDOG_USEC", "3000000"),
+            ("SYSTEMD_EXEC_PID", "41"),
+        ]);
+        assert_eq!(others, Told::default());
+        let ours = told(&[
+            ("NOTIFY_SOCKET", "@abstract"),
+            ("LISTEN_PID", "42"),
+            ("LISTEN_FDS", "2"),
+            ("LISTEN_FDNAMES", "rest"),
+            ("WATCHDOG_PID", "42"),
+            ("WATCHDOG_USEC", "3000000"),
+        ]);
+        let wanted = Told {
+            line: Some("@abstract".to_owned()),
+            watchdog: Some(Span::from_secs(3)),
+            main_process: true,
+            sockets: vec!["rest".to_owned(), "unknown".to_owned()],
+        };
+        assert_eq!(ours, wanted);
+    }
+
+    #[test]
+    fn nonsense_is_not_believed() {
+        for variables in [
+            [("LISTEN_PID", "42"), ("LISTEN_FDS", "-1")],
+            [("WATCHDOG_USEC", "0"), ("NOTIFY_SOCKET", "relative")],
+            [("WATCHDOG_USEC", "soon"), ("NOTIFY_SOCKET", "")],
+        ] {
+            assert_eq!(told(&variables), Told::default());
+        }
+        let many = told(&[("LISTEN_PID", "42"), ("LISTEN_FDS", "99999999999")]);
+        assert_eq!(many.sockets.len(), 64);
+    }
+}
