@@ -6,6 +6,10 @@
 mod database;
 #[path = "fence/stage.rs"]
 mod stage;
+#[path = "fence/watchdog.rs"]
+mod watchdog;
+#[path = "support/watchdog_device.rs"]
+mod watchdog_device;
 
 use std::io::Read;
 use std::os::fd::AsRawFd;

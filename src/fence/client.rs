@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::model::{self, FenceOrder, Moment, Term};
+use crate::model::{self, FenceOrder, Moment, Term, WatchdogTimes};
 
 use super::line::Line;
 use super::start::EXIT_HELD;
@@ -50,6 +50,13 @@ pub struct Target {
     pub postmaster: Option<Process>,
     /// The directory of a control group that holds this PostgreSQL and nothing else.
     pub cgroup: Option<String>,
+}
+
+/// Which watchdog device is to stand behind the guardian.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    pub device: String,
+    pub times: WatchdogTimes,
 }
 
 /// What the guardian says of itself.
@@ -146,6 +153,16 @@ impl Guardian {
     /// The report has been read; the guardian may forget it.
     pub async fn acknowledge(&self, report: &Report) -> Result<Status, Error> {
         self.ask(&Request::Acknowledge { report: report.number }).await
+    }
+
+    /// `None` for no device. How it is follows in the next answers: a device may take its time.
+    pub async fn watch(&self, watch: Option<&Watch>) -> Result<Status, Error> {
+        match watch {
+            Some(Watch { device, times }) => {
+                self.ask(&Request::Watch(wire::Watch { times: *times, device })).await
+            }
+            None => self.ask(&Request::Unwatch).await,
+        }
     }
 
     /// Carries out a plan's order. What is in force then is in the answer: `Status::guardian`.

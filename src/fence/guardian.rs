@@ -1,5 +1,5 @@
 //! The guardian itself: one thread, one loop, one wait. Nothing in here allocates, opens a file of a disk or waits for
-//! anybody but `poll`.
+//! anybody but `poll`. The watchdog device, which a driver may make wait, is the feeder's business.
 //!
 //! It keeps one law: from `fence_at` on, nothing of PostgreSQL is alive, until an agent disarms it or gives it a
 //! deadline that lies ahead.
@@ -21,9 +21,11 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{Expiration, TimerFd, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::model::{Moment, Span};
+use crate::model::{Moment, Span, Watchdog};
 
 use super::allocations;
+use super::feed::Permit;
+use super::feeder::Feeder;
 use super::kill::{Aim, Killer};
 use super::line::Line;
 use super::log::{Level, Log};
@@ -35,8 +37,7 @@ use super::wire::{
 /// An agent has two or three connections; what is left is for its successor and for people who look.
 const CONNECTIONS_MAX: usize = 16;
 
-/// The loop turns at least this often. Here is the place of the watchdog device: feeding it while "PostgreSQL is dead
-/// or the deadline is ahead" is one more line of the turn.
+/// The loop turns at least this often.
 const HEARTBEAT: Span = Span::from_secs(1);
 
 /// Rounds of a kill come faster at first.
@@ -67,6 +68,10 @@ pub struct Guardian {
     pace: Pace,
     report: Option<Report>,
     reports: u32,
+    feeder: Feeder,
+    /// Counted from the moment of the kill to that of the watchdog.
+    kill_budget: Span,
+    watchdog_told: Watchdog,
     log: Log,
     stop_asked: bool,
     own_cgroup: Option<String>,
@@ -96,6 +101,7 @@ impl Guardian {
     pub fn new(
         ears: Ears,
         killer: Killer,
+        feeder: Feeder,
         log: Log,
         own_cgroup: Option<String>,
         lock: Flock<File>,
@@ -110,6 +116,9 @@ impl Guardian {
             pace: Pace::default(),
             report: None,
             reports: 0,
+            feeder,
+            kill_budget: Span::ZERO,
+            watchdog_told: Watchdog::Off,
             log,
             stop_asked: false,
             own_cgroup,
@@ -126,6 +135,7 @@ impl Guardian {
                 return self.leave();
             }
             self.wait_until(wake_at);
+            self.feeder.hear_news();
             self.hear_signals();
             self.hear_agents();
             self.let_in();
@@ -138,12 +148,48 @@ impl Guardian {
         if let Some(why) = self.orders.run_out(now) {
             self.begin(why, now);
         }
+        self.feeder.permit(self.permit());
+        self.tell_of_watchdog(now);
         match self.orders.state() {
             State::Idle => now + HEARTBEAT,
             State::Armed { fence_at, .. } => fence_at,
             State::Killing { .. } | State::Fenced { .. } if now < self.pace.next => self.pace.next,
             State::Killing { .. } => self.round(),
             State::Fenced { .. } => self.look_again(now),
+        }
+    }
+
+    /// The law of the third ring: the device fires by the deadline, unless nothing of PostgreSQL is left or it is known
+    /// that nothing of it can write.
+    fn permit(&self) -> Permit {
+        match self.orders.state() {
+            State::Idle | State::Fenced { .. } => Permit::Release,
+            State::Armed { fence_at, .. } | State::Killing { fence_at, .. } => {
+                Permit::Until(fence_at + self.kill_budget)
+            }
+        }
+    }
+
+    fn tell_of_watchdog(&mut self, now: Moment) {
+        let watchdog = self.feeder.state(now);
+        if watchdog == self.watchdog_told {
+            return;
+        }
+        self.watchdog_told = watchdog;
+        let device = self.feeder.device();
+        match watchdog {
+            Watchdog::Unknown => {}
+            Watchdog::Off | Watchdog::Ready { .. } | Watchdog::Armed { stays: false, .. } => {
+                self.log.say(Level::Info, now, format_args!("watchdog {device}: {watchdog}"));
+            }
+            Watchdog::Armed { stays: true, .. } => {
+                let what = "if this guardian dies and none takes its place, the machine is reset";
+                self.log.say(Level::Warning, now, format_args!("watchdog {device}: {watchdog}; {what}"));
+            }
+            Watchdog::Failed(failure) => {
+                let remedy = failure.remedy();
+                self.log.say(Level::Warning, now, format_args!("watchdog {device}: {watchdog}; {remedy}"));
+            }
         }
     }
 
@@ -246,13 +292,14 @@ impl Guardian {
 
         let wanted = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // The kernel passes over negative numbers.
-        let mut fds = [wanted(-1); 3 + CONNECTIONS_MAX];
+        let mut fds = [wanted(-1); 4 + CONNECTIONS_MAX];
         fds[0] = wanted(self.ears.timer.as_fd().as_raw_fd());
         fds[1] = wanted(self.ears.signals.as_fd().as_raw_fd());
         if self.connections.iter().any(Option::is_none) {
             fds[2] = wanted(self.ears.listener.as_raw_fd());
         }
-        for (slot, connection) in fds[3..].iter_mut().zip(&self.connections) {
+        fds[3] = wanted(self.feeder.news());
+        for (slot, connection) in fds[4..].iter_mut().zip(&self.connections) {
             slot.fd = connection.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         }
         // A second clock, should the timer ever fail us.
@@ -343,6 +390,11 @@ impl Guardian {
                 let why = self.orders.fence(term, now)?;
                 self.begin(why, now);
             }
+            Request::Watch(watch) => {
+                self.kill_budget = watch.times.kill_budget;
+                self.feeder.order(Some(&watch));
+            }
+            Request::Unwatch => self.feeder.order(None),
             Request::Status => {}
             Request::Acknowledge { report } => {
                 self.report = self.report.filter(|kept| kept.number != report || kept.ended_at.is_none());
@@ -371,6 +423,7 @@ impl Guardian {
             postmaster: self.aim.postmaster().filter(lives),
             means: self.aim.means(),
             allocations: allocations::since_start(),
+            watchdog: self.feeder.state(boot_clock()),
         }
     }
 
@@ -414,7 +467,14 @@ impl Guardian {
             State::Fenced { .. } => "PostgreSQL is dead",
             State::Idle | State::Armed { .. } | State::Killing { .. } => "not armed",
         };
-        self.log.say(Level::Info, boot_clock(), format_args!("stopped: {state}"));
+        self.feeder.end();
+        let now = boot_clock();
+        if let Watchdog::Armed { timeout, .. } = self.feeder.state(now) {
+            let what = "the watchdog cannot be stopped: the machine is reset in";
+            let unless = "unless another guardian or a shutdown takes it over";
+            self.log.say(Level::Error, now, format_args!("{what} {timeout}, {unless}"));
+        }
+        self.log.say(Level::Info, now, format_args!("stopped: {state}"));
         self.log.flush(true);
         // SAFETY: a path that ends in a NUL.
         unsafe { libc::unlink(self.socket_path.as_ptr()) };

@@ -20,6 +20,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
 use super::allocations;
+use super::feeder::Feeder;
 use super::guardian::{Ears, Guardian, boot_clock};
 use super::kill::Killer;
 use super::log::{Level, Log};
@@ -166,7 +167,11 @@ fn start(options: &Options) -> Result<Guardian, StartError> {
         signals: take_signals().context("take the signals")?,
     };
     let mut log = Log::to_stderr();
-    harden(&mut log);
+    escape_the_oom_killer(&mut log);
+    go_first(&mut log);
+    // After the one, whose priority it inherits; before the other, which locks its stack, too.
+    let feeder = Feeder::start().context("start the thread for the watchdog")?;
+    stay_in_memory(&mut log);
     let killer = Killer::new(proc, data_dir, own_pid);
     let socket = std::ffi::CString::new(options.socket.as_os_str().as_encoded_bytes())
         .context("read the path of the socket")?;
@@ -175,7 +180,7 @@ fn start(options: &Options) -> Result<Guardian, StartError> {
         boot_clock(),
         format_args!("watching over {}, not armed (pid {own_pid})", killer.data_dir()),
     );
-    let guardian = Guardian::new(ears, killer, log, own_cgroup(), lock, socket);
+    let guardian = Guardian::new(ears, killer, feeder, log, own_cgroup(), lock, socket);
     say_ready()?;
     allocations::seal();
     Ok(guardian)
@@ -261,9 +266,9 @@ fn take_signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&all, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
-/// What makes us run when nobody else does. Each is a favour that may be refused; then the log says what is missing.
-fn harden(log: &mut Log) {
-    let now = boot_clock();
+// What makes us run when nobody else does. Each is a favour that may be refused; then the log says what is missing.
+
+fn escape_the_oom_killer(log: &mut Log) {
     let spared = ["-1000", "-900", "-500"]
         .into_iter()
         .any(|score| std::fs::write("/proc/self/oom_score_adj", score).is_ok());
@@ -273,19 +278,25 @@ fn harden(log: &mut Log) {
     };
     if !spared && !already() {
         let what = "not permitted to escape the OOM killer (OOMScoreAdjust=-1000 would)";
-        log.say(Level::Warning, now, format_args!("{what}"));
+        log.say(Level::Warning, boot_clock(), format_args!("{what}"));
     }
+}
+
+fn go_first(log: &mut Log) {
     let parameters = libc::sched_param { sched_priority: PRIORITY };
     // SAFETY: a structure that the call only reads.
     if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) } != 0 {
         let what = "not permitted to run with real-time priority (LimitRTPRIO=50 or CAP_SYS_NICE would)";
-        log.say(Level::Warning, now, format_args!("{what}: {}", Errno::last().desc()));
+        log.say(Level::Warning, boot_clock(), format_args!("{what}: {}", Errno::last().desc()));
     }
+}
+
+fn stay_in_memory(log: &mut Log) {
     touch_stack();
     // Not what is mapped later: nothing is, but a stack that may not grow because of a limit would end us.
     if let Err(errno) = mlockall(MlockAllFlags::MCL_CURRENT) {
         let what = "not permitted to lock its memory (LimitMEMLOCK=infinity or CAP_IPC_LOCK would)";
-        log.say(Level::Warning, now, format_args!("{what}: {}", errno.desc()));
+        log.say(Level::Warning, boot_clock(), format_args!("{what}: {}", errno.desc()));
     }
 }
 

@@ -3,7 +3,12 @@
 
 use std::fmt::{self, Write};
 
-use crate::model::{Moment, Term};
+use crate::model::{Moment, Term, Watchdog};
+
+mod device;
+
+use device::write_watchdog;
+pub use device::{DEVICE_MAX, Watch};
 
 /// Every datagram begins with this. A guardian that reads another version refuses and says its own.
 pub const VERSION: &str = "tenure-fence/1";
@@ -32,6 +37,9 @@ pub enum Request<'a> {
     Fence {
         term: Term,
     },
+    /// Which watchdog device is to stand behind the guardian whenever it is armed.
+    Watch(Watch<'a>),
+    Unwatch,
     Status,
     /// The report with this number has been read and may be forgotten.
     Acknowledge {
@@ -72,6 +80,7 @@ pub struct Standing {
     pub means: Means,
     /// Allocations since the start was over: more than none is a fault of ours.
     pub allocations: u64,
+    pub watchdog: Watchdog,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -171,6 +180,11 @@ impl<'a> Request<'a> {
             }
             Request::Disarm { term } => write!(line, "{VERSION} disarm term={term}"),
             Request::Fence { term } => write!(line, "{VERSION} fence term={term}"),
+            Request::Watch(watch) => {
+                write!(line, "{VERSION} watch")?;
+                watch.write(line)
+            }
+            Request::Unwatch => write!(line, "{VERSION} unwatch"),
             Request::Status => write!(line, "{VERSION} status"),
             Request::Acknowledge { report } => write!(line, "{VERSION} acknowledge report={report}"),
         }
@@ -183,12 +197,14 @@ impl<'a> Request<'a> {
             return Err(Refusal::Version);
         }
         let (verb, rest) = text.split_once(' ').unwrap_or((text, ""));
-        let fields = Fields::of(rest, "cgroup=");
+        let fields = Fields::of(rest, if verb == "watch" { "device=" } else { "cgroup=" });
         let request = match verb {
             "arm" => fields.arm(),
             "aim" => fields.target().map(Request::Aim),
             "disarm" => fields.number("term").map(|term| Request::Disarm { term: Term(term) }),
             "fence" => fields.number("term").map(|term| Request::Fence { term: Term(term) }),
+            "watch" => fields.watch().map(Request::Watch),
+            "unwatch" => Some(Request::Unwatch),
             "status" => Some(Request::Status),
             "acknowledge" => fields
                 .number("report")
@@ -225,6 +241,7 @@ impl<'a> Answer<'a> {
             write!(line, " pid={pid} start={start}")?;
         }
         write!(line, " means={} allocations={}", standing.means.word(), standing.allocations)?;
+        write_watchdog(line, standing.watchdog)?;
         if let Some(report) = &self.report {
             report.write(line)?;
         }
@@ -256,6 +273,7 @@ impl<'a> Answer<'a> {
             postmaster: fields.process(),
             means: Means::parse(fields.text("means")?)?,
             allocations: fields.number("allocations")?,
+            watchdog: fields.watchdog()?,
         };
         let report = if fields.text("report").is_some() { Some(fields.report()?) } else { None };
         Some(Answer { refused, standing, report, data_dir: fields.path? })

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::super::line::Line;
 use super::*;
+use crate::model::{Span, WatchdogFailure, WatchdogTimes};
 
 fn written(write: impl FnOnce(&mut Line<DATAGRAM_MAX>) -> fmt::Result) -> Line<DATAGRAM_MAX> {
     let mut line = Line::new();
@@ -15,10 +16,37 @@ fn process() -> impl Strategy<Value = Option<Process>> {
     proptest::option::of((2i32.., any::<u64>()).prop_map(|(pid, start)| Process { pid, start }))
 }
 
+fn times(ms: u64) -> WatchdogTimes {
+    WatchdogTimes {
+        timeout: Span::from_ms(ms),
+        longest: Span::from_ms(ms + 1),
+        kill_budget: Span::from_ms(500),
+    }
+}
+
+fn watchdog() -> impl Strategy<Value = Watchdog> {
+    let timeout = Span::from_secs(9);
+    proptest::sample::select(vec![
+        Watchdog::Unknown,
+        Watchdog::Off,
+        Watchdog::Ready { timeout },
+        Watchdog::Armed { timeout, stays: false },
+        Watchdog::Armed { timeout, stays: true },
+        Watchdog::Failed(WatchdogFailure::Absent),
+        Watchdog::Failed(WatchdogFailure::Busy),
+        Watchdog::Failed(WatchdogFailure::Denied),
+        Watchdog::Failed(WatchdogFailure::Foreign),
+        Watchdog::Failed(WatchdogFailure::TooLate { timeout }),
+        Watchdog::Failed(WatchdogFailure::Hangs),
+        Watchdog::Failed(WatchdogFailure::Failing { errno: 5 }),
+    ])
+}
+
 proptest! {
     #[test]
     fn a_request_survives_being_written_and_read(
-        term: u64, fence_at: u64, report: u32, postmaster in process(),
+        term: u64, fence_at: u64, report: u32, postmaster in process(), ms in 1u64..1_000_000,
+        device in "/[a-z ./=_-]{0,40}",
         cgroup in proptest::option::of("/[a-z ./=_-]{0,40}"), told: bool,
     ) {
         let target = Target { postmaster, cgroup: cgroup.as_deref() };
@@ -28,6 +56,8 @@ proptest! {
             Request::Aim(target),
             Request::Disarm { term },
             Request::Fence { term },
+            Request::Watch(Watch { times: times(ms), device: &device }),
+            Request::Unwatch,
             Request::Status,
             Request::Acknowledge { report },
         ] {
@@ -40,6 +70,7 @@ proptest! {
     fn an_answer_survives_being_written_and_read(
         term: u64, at: u64, which in 0usize..4, refusal in 0usize..9, postmaster in process(),
         ended in proptest::option::of(any::<u64>()), reported: bool, data_dir in "/[a-z ./=]{0,40}",
+        watchdog in watchdog(),
     ) {
         let (term, fence_at) = (Term(term), Moment::from_ms(at));
         let states = [
@@ -54,7 +85,7 @@ proptest! {
         };
         let answer = Answer {
             refused: Refusal::ALL.get(refusal).copied(),
-            standing: Standing { state: states[which], postmaster, means: Means::Cgroup, allocations: 0 },
+            standing: Standing { state: states[which], postmaster, means: Means::Cgroup, allocations: 0, watchdog },
             report: reported.then_some(report),
             data_dir: &data_dir,
         };
@@ -82,6 +113,17 @@ fn what_is_not_a_request_is_refused_by_its_kind() {
     check("tenure-fence/1 aim pid=-5 start=0", Refusal::Malformed);
     check("tenure-fence/1 aim pid=0 start=0 cgroup=relative", Refusal::Malformed);
     check("tenure-fence/1 dance", Refusal::Malformed);
+    check(
+        "tenure-fence/1 watch timeout=0 longest=8500 kill_budget=500 device=/dev/watchdog",
+        Refusal::Malformed,
+    );
+    check(
+        "tenure-fence/1 watch timeout=5000 longest=8500 kill_budget=500 device=watchdog",
+        Refusal::Malformed,
+    );
+    let long =
+        format!("tenure-fence/1 watch timeout=1 longest=1 kill_budget=1 device=/{}", "d".repeat(DEVICE_MAX));
+    check(&long, Refusal::Malformed);
 }
 
 #[test]
@@ -109,6 +151,7 @@ fn the_longest_answer_fits_into_a_datagram() {
         postmaster: Some(Process { pid: i32::MAX, start: u64::MAX }),
         means: Means::Cgroup,
         allocations: u64::MAX,
+        watchdog: Watchdog::Failed(WatchdogFailure::TooLate { timeout: Span::from_ms(u64::MAX) }),
     };
     let answer =
         Answer { refused: Some(Refusal::EarlierDeadline), standing, report: Some(report), data_dir: &path };
