@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use tenure::model::Rule;
+use tenure::model::{CATALOG, Explanation, Message, Notice, Rule};
 
 /// Files over the limit, with the reason why each is one thing that must not be cut.
 const LONG_FILES: &[(&str, &str)] = &[];
@@ -172,17 +173,81 @@ fn every_rule_stands_in_the_manual() {
         "# Rules\n\n\
          Written by `make docs` from `src/model/rule.rs`; do not edit.\n\n\
          Whatever a member does, it does by one of these rules. The code stands in the log (`rule=`), in the metrics and in\n\
-         `tenurectl`; the sentence is what people read, with another member's name in place of `{member}`.\n\n\
-         | code | sentence |\n| --- | --- |\n",
+         `tenurectl`; the sentence is what people read, with another member's name in place of `{member}`. The message id is the\n\
+         journal's, for rules that change the cluster or may call for an operator: see [the journal](journal.md).\n\n\
+         | code | sentence | message id |\n| --- | --- | --- |\n",
     );
     for rule in Rule::ALL {
-        writeln!(page, "| `{}` | {} |", rule.code(), rule.sentence()).expect("text grows");
+        let id = rule.message_id().map(|id| format!("`{id}`")).unwrap_or_default();
+        writeln!(page, "| `{}` | {} | {id} |", rule.code(), rule.sentence()).expect("text grows");
     }
-    let path = root().join("docs/rules.md");
+    assert_is_written("docs/rules.md", &page);
+}
+
+#[test]
+fn the_journals_catalog_explains_every_message_id() {
+    let mut file = String::from(
+        "# What `journalctl -x` says about the messages of tenured and tenure-fence.\n\
+         # Written by `make docs` from `src/model/catalog.rs`; do not edit.\n",
+    );
+    for Explanation { message, meaning, advice } in CATALOG {
+        let id = message.id().expect("what is explained has a number");
+        let sentence = message.sentence().replace("{member}", "@TENURE_OTHER_MEMBER@");
+        // The guardian knows neither.
+        let told_by_agent = *message != Message::Notice(Notice::GuardianKilled);
+        let author = if told_by_agent { "Cluster @TENURE_CLUSTER@, member @TENURE_MEMBER@.\n\n" } else { "" };
+        let (meaning, advice) = (filled(meaning), filled(&format!("What to do: {advice}")));
+        write!(
+            file,
+            "\n-- {id}\nSubject: {sentence}\nDefined-By: Tenure\nDocumentation: man:tenured(8)\n\n\
+             {author}{meaning}\n\n{advice}\n"
+        )
+        .expect("text grows");
+    }
+    assert_is_written("packaging/journal/tenure.catalog", &file);
+
+    // systemd's own reader is the judge, where there is one.
+    let root = tempfile::tempdir().expect("a directory");
+    let place = root.path().join("usr/lib/systemd/catalog");
+    fs::create_dir_all(&place)
+        .and_then(|()| fs::create_dir_all(root.path().join("var/lib/systemd/catalog")))
+        .and_then(|()| fs::write(place.join("tenure.catalog"), &file))
+        .expect("written");
+    let journalctl = |arguments: &[&str]| {
+        let root = format!("--root={}", root.path().display());
+        Command::new("journalctl").arg(root).args(arguments).output()
+    };
+    let Ok(updated) = journalctl(&["--update-catalog"]) else { return };
+    let said = String::from_utf8_lossy(&updated.stderr);
+    assert!(updated.status.success() && said.is_empty(), "{said}");
+    let listed = journalctl(&["--list-catalog"]).expect("it has just run");
+    assert_eq!(String::from_utf8_lossy(&listed.stdout).lines().count(), CATALOG.len());
+}
+
+/// Lines of at most 100 characters.
+fn filled(text: &str) -> String {
+    let mut filled = String::new();
+    let mut width = 0;
+    for word in text.split(' ') {
+        if width > 0 {
+            let breaks = 100 < width + 1 + word.len();
+            filled.push(if breaks { '\n' } else { ' ' });
+            width = if breaks { 0 } else { width + 1 };
+        }
+        filled.push_str(word);
+        width += word.len();
+    }
+    filled
+}
+
+/// A file that is written from the code is what the code says.
+#[track_caller]
+fn assert_is_written(name: &str, text: &str) {
+    let path = root().join(name);
     if std::env::var_os("TENURE_BLESS").is_some() {
-        fs::write(&path, &page).expect("docs/ can be written");
+        fs::write(&path, text).expect("a generated file can be written");
     }
-    assert!(fs::read_to_string(&path).unwrap_or_default() == page, "docs/rules.md is stale: run `make docs`");
+    assert!(fs::read_to_string(&path).unwrap_or_default() == text, "{name} is stale: run `make docs`");
 }
 
 #[test]
@@ -215,6 +280,8 @@ fn what_the_repository_promises_is_there() {
         "vagrant/README.md",
         "docs/rules.md",
         "docs/configuration.md",
+        "docs/journal.md",
+        "packaging/journal/tenure.catalog",
     ];
     let wrong: Vec<_> =
         promised.iter().filter(|name| !root().join(name).exists()).map(ToString::to_string).collect();

@@ -17,7 +17,10 @@ use crate::clock;
 use crate::config::Config;
 use crate::decide::mind::{Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
-use crate::model::{Cluster, Errand, FenceOrder, Moment, Plan, Reason, SessionId, Span, Standing};
+use crate::model::{
+    Cluster, Errand, FenceOrder, MemberName, MessageId, Moment, Plan, Reason, Running, SessionId, Severity,
+    Span, Standing, View,
+};
 use crate::peers;
 use crate::store::Store;
 
@@ -184,17 +187,7 @@ impl Office {
         if self.last.as_ref() == Some(&plan.reason) {
             return;
         }
-        let view = self.mind.view();
-        let term = view.lease.map(|lease| lease.term.0);
-        let position = view.postgres.running().and_then(crate::model::Running::position);
-        tracing::info!(
-            rule = plan.reason.rule.code(),
-            term,
-            timeline = position.map(|position| position.timeline.0),
-            lsn = position.map(|position| position.lsn.to_string()),
-            "{}",
-            plan.reason
-        );
+        tell(self.mind.view(), &plan.reason);
         self.last = Some(plan.reason.clone());
     }
 
@@ -275,5 +268,29 @@ impl Office {
         facts.store_last_seen = self.store_seen.map(|(_, seconds)| seconds);
         self.desk.herald.turned(clock::now(), view, &plan, &facts);
         self.desk.standing.send_replace(Arc::new(Standing { view: view.clone(), plan, facts }));
+    }
+}
+
+/// A rule is told once, when it begins to hold.
+fn tell(view: &View, reason: &Reason) {
+    let position = view.postgres.running().and_then(Running::position);
+    macro_rules! say {
+        ($level:expr) => {
+            tracing::event!(
+                $level,
+                rule = reason.rule.code(),
+                term = view.lease.map(|lease| lease.term.0),
+                timeline = position.map(|position| position.timeline.0),
+                lsn = position.map(|position| position.lsn.to_string()),
+                other_member = reason.member.as_ref().map(MemberName::as_str),
+                message_id = reason.rule.message_id().map(MessageId::as_str),
+                "{reason}"
+            )
+        };
+    }
+    match reason.rule.severity() {
+        Severity::Info => say!(tracing::Level::INFO),
+        Severity::Warning => say!(tracing::Level::WARN),
+        Severity::Error => say!(tracing::Level::ERROR),
     }
 }

@@ -38,7 +38,8 @@ impl Sentry {
                 if self.serve(&guardian).await.is_err() {
                     return;
                 }
-                tracing::warn!("the guardian is gone");
+                let notice = model::Notice::GuardianGone;
+                tracing::warn!(message_id = %notice.message_id(), "{}", notice.sentence());
             }
             if self.report(model::Guardian::Absent).await.is_err() {
                 return;
@@ -105,10 +106,13 @@ impl Sentry {
         if let Some(report) = &status.report
             && report.ended_at.is_some()
         {
+            let notice = model::Notice::KillReported;
             tracing::warn!(
                 term = report.term.0,
                 processes = report.processes,
-                "the guardian has killed PostgreSQL"
+                message_id = %notice.message_id(),
+                "{}",
+                notice.sentence()
             );
             if let Err(error) = guardian.acknowledge(report).await {
                 tracing::debug!("{}", chain(&error));

@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     if arguments.validate_config {
         return ExitCode::SUCCESS;
     }
-    let logging = match tenure::log::start(&config.log, config.name.as_str()) {
+    let logging = match tenure::log::start(&config.log, &config.scope, config.name.as_str()) {
         Ok(logging) => logging,
         Err(error) => {
             eprintln!("error: {error}");

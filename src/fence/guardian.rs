@@ -21,7 +21,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{Expiration, TimerFd, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::model::{Moment, Span, Watchdog};
+use crate::model::{Moment, Notice, Span, Watchdog};
 
 use super::allocations;
 use super::feed::Permit;
@@ -270,8 +270,9 @@ impl Guardian {
         };
         let Report { term, processes, fence_at, began_at, .. } = report;
         let (late, took) = (began_at.since(*fence_at), now.since(*began_at));
-        self.log.say(
-            Level::Error,
+        self.log.tell(
+            Notice::GuardianKilled,
+            *term,
             now,
             format_args!(
                 "killed PostgreSQL, term {term}: {why}; {by}, {processes} in all, begun {late} after \

@@ -1,6 +1,8 @@
 //! The words: types that the rules, the adapters and the shells share. No IO, no clock, no randomness.
 
+mod catalog;
 mod cluster;
+mod message;
 mod moment;
 mod names;
 mod plan;
@@ -13,7 +15,9 @@ mod view;
 mod wal;
 mod watchdog;
 
+pub use catalog::*;
 pub use cluster::*;
+pub use message::*;
 pub use moment::*;
 pub use names::*;
 pub use plan::*;

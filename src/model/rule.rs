@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::MemberName;
+use super::{MemberName, MessageId};
 
 /// Why a member does what it does now: the rule, and the other member that it speaks of, if any.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,8 +14,12 @@ pub struct Reason {
     pub member: Option<MemberName>,
 }
 
+// A row is a name, its code, its sentence and, if the rule changes the cluster or calls for an operator, the journal's number
+// for it. Such a number is random, never changes, and is never used again: other people's filters hold it.
 macro_rules! rules {
-    ($($(#[$doc:meta])* $name:ident = $code:literal: $sentence:literal,)*) => {
+    (@message) => { None };
+    (@message $id:literal) => { Some(MessageId::new($id)) };
+    ($($(#[$doc:meta])* $name:ident = $code:literal: $sentence:literal $([$id:literal])?,)*) => {
         /// One row of the decision table.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
@@ -35,6 +39,11 @@ macro_rules! rules {
             pub fn sentence(self) -> &'static str {
                 match self { $(Rule::$name => $sentence,)* }
             }
+
+            /// The journal's MESSAGE_ID.
+            pub fn message_id(self) -> Option<MessageId> {
+                match self { $(Rule::$name => rules!(@message $($id)?),)* }
+            }
         }
     };
 }
@@ -43,107 +52,107 @@ rules! {
     // Starting up.
     LooksAtPostgres = "looks_at_postgres": "looking at PostgreSQL for the first time",
     WaitsForStore = "waits_for_store": "waiting for a first answer from the store",
-    ForeignData = "foreign_data": "the data directory belongs to another cluster than the store's; nothing is done with it",
-    UnusableData = "unusable_data": "the data directory cannot be read as PostgreSQL's; nothing is done with it",
+    ForeignData = "foreign_data": "the data directory belongs to another cluster than the store's; nothing is done with it" ["0cb30fa378bd4cecb7b1128400333b7a"],
+    UnusableData = "unusable_data": "the data directory cannot be read as PostgreSQL's; nothing is done with it" ["85f5589976924b0f8dc2b454901ab005"],
     AwaitsDisarm = "awaits_disarm": "PostgreSQL is stopped; waiting until the guardian has been told",
     JobLostItsReason = "job_lost_its_reason": "stopping work that has lost its reason",
 
     // Leading.
     LeaderStays = "leader_stays": "leading",
-    LeaderOutlivesSilence = "leader_outlives_silence": "leading; the store does not answer, and the lease still runs",
+    LeaderOutlivesSilence = "leader_outlives_silence": "leading; the store does not answer, and the lease still runs" ["8f9c292d8f0d463ca2179d30b14fad8a"],
     LeaderAwaitsSnapshot = "leader_awaits_snapshot": "took the lease; waiting to see it in the store",
     LeaderAwaitsGuardian = "leader_awaits_guardian": "holds the lease; waiting for the guardian to confirm the deadline",
-    LeaderWithoutGuardian = "leader_without_guardian": "leading without a guardian; the lease is not renewed until one answers",
-    LeaderUnfit = "leader_unfit": "PostgreSQL does not answer; the lease is not renewed",
-    LeaderPromotes = "leader_promotes": "holds the lease; promoting PostgreSQL",
-    LeaderRestarts = "leader_restarts": "holds the lease and PostgreSQL is down; starting it in place",
+    LeaderWithoutGuardian = "leader_without_guardian": "leading without a guardian; the lease is not renewed until one answers" ["2532f2a59aca4c81b38bf890e29124eb"],
+    LeaderUnfit = "leader_unfit": "PostgreSQL does not answer; the lease is not renewed" ["9d7c37bd96a8443cbf4c717b2f355a09"],
+    LeaderPromotes = "leader_promotes": "holds the lease; promoting PostgreSQL" ["c3ab234189c744b8addf71a358b588ff"],
+    LeaderRestarts = "leader_restarts": "holds the lease and PostgreSQL is down; starting it in place" ["cc36187a06ca49a3b81e3d29cedf1509"],
     LeaderStartsStandby = "leader_starts_standby": "holds the lease; starting PostgreSQL as a standby in order to promote it",
     LeaderStarting = "leader_starting": "holds the lease; PostgreSQL is starting",
     LeaderCheckpoints = "leader_checkpoints": "leading; writing the first checkpoint after the promotion",
-    LeaderOnOldTimeline = "leader_on_old_timeline": "PostgreSQL came up on another timeline than the claimed one; stopping it",
-    LeaderGivesUp = "leader_gives_up": "PostgreSQL cannot be brought up here; giving the lease back",
-    LeaderHasNoData = "leader_has_no_data": "holds the lease without usable data; giving it back",
-    LeaderHasNoClaim = "leader_has_no_claim": "holds the lease without the right to begin a timeline; giving it back",
+    LeaderOnOldTimeline = "leader_on_old_timeline": "PostgreSQL came up on another timeline than the claimed one; stopping it" ["87e43441f83b4d0788f888e2fd05b498"],
+    LeaderGivesUp = "leader_gives_up": "PostgreSQL cannot be brought up here; giving the lease back" ["9e80313e78d347ec93d0ee3679621f5e"],
+    LeaderHasNoData = "leader_has_no_data": "holds the lease without usable data; giving it back" ["f11dbd84f80548b0ba26890a927fdb90"],
+    LeaderHasNoClaim = "leader_has_no_claim": "holds the lease without the right to begin a timeline; giving it back" ["695f7861c60f4df7a586c585167589b7"],
     LeaderClearsRequest = "leader_clears_request": "the request to switch over is done or cannot be carried out; clearing it",
 
     // Handing over.
     SwitchoverAsks = "switchover_asks": "asked to switch over; asking the members who can take over",
-    SwitchoverImpossible = "switchover_impossible": "asked to switch over, but no member can take over; clearing the request",
-    SwitchoverStops = "switchover_stops": "switching over to {member}; stopping PostgreSQL in good order",
+    SwitchoverImpossible = "switchover_impossible": "asked to switch over, but no member can take over; clearing the request" ["1da0619a7553466ebe735ebadbd79682"],
+    SwitchoverStops = "switchover_stops": "switching over to {member}; stopping PostgreSQL in good order" ["0d48070182f947dbbffa561922826c08"],
     SwitchoverConfirms = "switchover_confirms": "switching over; waiting until a candidate has the last record",
-    SwitchoverReleases = "switchover_releases": "switching over to {member}, which has every record; giving the lease back",
-    SwitchoverAbandoned = "switchover_abandoned": "no candidate received the last record in time; leading on",
+    SwitchoverReleases = "switchover_releases": "switching over to {member}, which has every record; giving the lease back" ["4da7e2ba2825472490a050f6d6388e23"],
+    SwitchoverAbandoned = "switchover_abandoned": "no candidate received the last record in time; leading on" ["b51e900cc22a459db3dd41ec95dc652e"],
 
     // Losing the lease.
-    LeaseRanOut = "lease_ran_out": "the lease could not be renewed in time; stopping PostgreSQL before another member may lead",
-    LeaseLost = "lease_lost": "the lease is gone; stopping PostgreSQL at once",
-    OtherLeads = "other_leads": "{member} leads; stopping the PostgreSQL that still accepts writes here",
-    ReturnsToLease = "returns_to_lease": "back beside a running primary; taking up its lease again",
-    PrimaryTakesLease = "primary_takes_lease": "found a running primary and no leader; taking the lease for it",
-    PrimaryBarred = "primary_barred": "found a running primary that may not lead; stopping it",
+    LeaseRanOut = "lease_ran_out": "the lease could not be renewed in time; stopping PostgreSQL before another member may lead" ["d3875cefe4d348f3b4c1a7caae4a2201"],
+    LeaseLost = "lease_lost": "the lease is gone; stopping PostgreSQL at once" ["e93484031c9041f2b02c4d5dbf33715c"],
+    OtherLeads = "other_leads": "{member} leads; stopping the PostgreSQL that still accepts writes here" ["cbee20e17f344bfa9a2ffd9b0251b97b"],
+    ReturnsToLease = "returns_to_lease": "back beside a running primary; taking up its lease again" ["5f3851e6c1a44f94a508be97634d2240"],
+    PrimaryTakesLease = "primary_takes_lease": "found a running primary and no leader; taking the lease for it" ["fea3fbba047c40eea7f156f79c44f2ad"],
+    PrimaryBarred = "primary_barred": "found a running primary that may not lead; stopping it" ["3a43176a655342d486d12ebe58e65606"],
 
     // Cut off from the store.
-    CutOffStands = "cut_off_stands": "cut off from the store; the standby keeps running",
-    CutOffStartsStandby = "cut_off_starts_standby": "cut off from the store; starting PostgreSQL as a standby, for reading",
-    CutOffWaits = "cut_off_waits": "cut off from the store; waiting",
+    CutOffStands = "cut_off_stands": "cut off from the store; the standby keeps running" ["736880fc954c4ab9888a3508644ca09d"],
+    CutOffStartsStandby = "cut_off_starts_standby": "cut off from the store; starting PostgreSQL as a standby, for reading" ["d80732e5cd5c46b1b74e2d779031f717"],
+    CutOffWaits = "cut_off_waits": "cut off from the store; waiting" ["579bb8c8278d4a92b0e9be47949cd996"],
 
     // Following.
     FollowsLeader = "follows_leader": "following {member}",
-    FollowsNewLeader = "follows_new_leader": "following {member} from now on",
+    FollowsNewLeader = "follows_new_leader": "following {member} from now on" ["32ea01e26e884dcb84a43b39405ec148"],
     FollowerStarting = "follower_starting": "PostgreSQL is starting as a standby",
     FollowerStarts = "follower_starts": "starting PostgreSQL as a standby of {member}",
-    FollowerDiverged = "follower_diverged": "this standby has records that {member} never had; stopping it to rewind",
+    FollowerDiverged = "follower_diverged": "this standby has records that {member} never had; stopping it to rewind" ["35d5a4d2658a432091225bb72550599b"],
     RejoinWaitsForLineage = "rejoin_waits_for_lineage": "waiting until {member} has told where its timeline began",
     RejoinWaitsForCheckpoint = "rejoin_waits_for_checkpoint": "waiting for the first checkpoint of {member} before rewinding",
-    RejoinRewinds = "rejoin_rewinds": "rewinding to the timeline of {member}",
-    RejoinSetsAside = "rejoin_sets_aside": "the data cannot be rewound; setting it aside to clone from {member}",
-    RejoinBlocked = "rejoin_blocked": "the data has diverged from {member} and may be neither rewound nor cloned by the settings; an operator must decide",
-    RejoinBacksOff = "rejoin_backs_off": "the last attempt to come back failed; waiting before the next one",
-    Clones = "clones": "cloning from {member}",
+    RejoinRewinds = "rejoin_rewinds": "rewinding to the timeline of {member}" ["e777a5353d884e70b7274d06f62e03cb"],
+    RejoinSetsAside = "rejoin_sets_aside": "the data cannot be rewound; setting it aside to clone from {member}" ["e7c13c51e1c848eaa48546eb95f5c1c3"],
+    RejoinBlocked = "rejoin_blocked": "the data has diverged from {member} and may be neither rewound nor cloned by the settings; an operator must decide" ["12d17e317cf8422da92e4444353ea58e"],
+    RejoinBacksOff = "rejoin_backs_off": "the last attempt to come back failed; waiting before the next one" ["dcfeb51a3a9b42ae980b23a30c7e5850"],
+    Clones = "clones": "cloning from {member}" ["2b630d9125404d6b9d8dd2ac8f8e99d1"],
     CloneWaitsForLeader = "clone_waits_for_leader": "the data directory is empty; waiting until {member} can be cloned from",
-    ClearsUnfinished = "clears_unfinished": "setting aside what an interrupted attempt left behind",
+    ClearsUnfinished = "clears_unfinished": "setting aside what an interrupted attempt left behind" ["ca2b544f9c1c48d3b38a6c13788e49fe"],
     OwnOldLease = "own_old_lease": "the leader key bears this member's name but is not its own; waiting for its end",
     ReleasesAgain = "releases_again": "gave the lease back without hearing an answer; giving it back again",
     AwaitsRenewal = "awaits_renewal": "holds the leader key; waiting for the store to confirm it",
 
     // No leader: the race.
     RaceStartsStandby = "race_starts_standby": "there is no leader; starting PostgreSQL as a standby to be able to take part",
-    RaceWaitsForData = "race_waits_for_data": "there is no leader and no usable data here; waiting for a leader",
+    RaceWaitsForData = "race_waits_for_data": "there is no leader and no usable data here; waiting for a leader" ["1404d4c18bdd4edaba2f6e6cf9d8e9a8"],
     RaceStarting = "race_starting": "there is no leader; PostgreSQL is starting",
     RaceAsks = "race_asks": "there is no leader; asking the other members where they stand",
-    CandidateTakes = "candidate_takes": "no member is further; taking the lease",
-    CandidateNamed = "candidate_named": "named as the next leader; taking the lease",
-    CandidateBarred = "candidate_barred": "there is no leader, and this member may not lead (nofailover)",
+    CandidateTakes = "candidate_takes": "no member is further; taking the lease" ["1af4f77cf84e4d488ce51359981e535c"],
+    CandidateNamed = "candidate_named": "named as the next leader; taking the lease" ["60e8090b6f2b44a7b962caf88ce1ba3a"],
+    CandidateBarred = "candidate_barred": "there is no leader, and this member may not lead (nofailover)" ["12036d4fd9404555a00e36050566c8fa"],
     CandidateUnknown = "candidate_unknown": "there is no leader, and this member's position is not known",
-    CandidateTooFarBehind = "candidate_too_far_behind": "there is no leader, and this member lacks more than the lag limit allows",
-    CandidateOnOldTimeline = "candidate_on_old_timeline": "there is no leader, and this member is on an older timeline than the last one",
+    CandidateTooFarBehind = "candidate_too_far_behind": "there is no leader, and this member lacks more than the lag limit allows" ["af3acfbe811846af8644fec7b4be73d3"],
+    CandidateOnOldTimeline = "candidate_on_old_timeline": "there is no leader, and this member is on an older timeline than the last one" ["6b126ee52f9e41c08a9f3b537d7490de"],
     CandidateYields = "candidate_yields": "there is no leader; {member} is further or preferred",
     CandidateYieldsToNamed = "candidate_yields_to_named": "there is no leader; {member} has been named as the next one",
-    CandidateSeesPrimary = "candidate_sees_primary": "there is no leader, but {member} still runs as a primary",
-    CandidateBacksOff = "candidate_backs_off": "there is no leader; promoting PostgreSQL failed here, and it is tried again later",
-    CandidateWithoutGuardian = "candidate_without_guardian": "there is no leader, and no guardian answers here",
+    CandidateSeesPrimary = "candidate_sees_primary": "there is no leader, but {member} still runs as a primary" ["a0c62a99e03042d1a0333dc7e6ce0127"],
+    CandidateBacksOff = "candidate_backs_off": "there is no leader; promoting PostgreSQL failed here, and it is tried again later" ["3c6899979ea2492885755ceaa66ec1eb"],
+    CandidateWithoutGuardian = "candidate_without_guardian": "there is no leader, and no guardian answers here" ["c674cc3aee23427cbf4fa317655b10c9"],
 
     // Making a cluster.
-    BootstrapTakes = "bootstrap_takes": "there is no cluster yet; claiming the right to make it",
+    BootstrapTakes = "bootstrap_takes": "there is no cluster yet; claiming the right to make it" ["fbe888c7bf7d4ac68f6e0b492620547e"],
     BootstrapMakes = "bootstrap_makes": "making the cluster's data",
-    BootstrapFinishes = "bootstrap_finishes": "the cluster's data is made; publishing its identity",
-    BootstrapAbandons = "bootstrap_abandons": "making the cluster's data failed; giving the right back",
-    BootstrapLeads = "bootstrap_leads": "made the cluster's data; taking the first lease",
+    BootstrapFinishes = "bootstrap_finishes": "the cluster's data is made; publishing its identity" ["1cc4861391ef4173b613c940bba1a9c8"],
+    BootstrapAbandons = "bootstrap_abandons": "making the cluster's data failed; giving the right back" ["b98fa7d3716a41c48aab277715b15cd4"],
+    BootstrapLeads = "bootstrap_leads": "made the cluster's data; taking the first lease" ["bfbceb6a73f547609ecfc108373ff5ae"],
     BootstrapWaits = "bootstrap_waits": "waiting for another member to make the cluster's data",
-    BootstrapBarred = "bootstrap_barred": "there is no cluster yet, and this member may not make one",
-    BootstrapBlocked = "bootstrap_blocked": "the store's initialize key holds something unknown; an operator must decide",
-    AdoptsData = "adopts_data": "the store does not know the cluster of this primary's data; publishing its identity",
+    BootstrapBarred = "bootstrap_barred": "there is no cluster yet, and this member may not make one" ["f002f23dac474e7bb412d54b78b4463a"],
+    BootstrapBlocked = "bootstrap_blocked": "the store's initialize key holds something unknown; an operator must decide" ["3cdf2d3324734d70956dc67416e4585f"],
+    AdoptsData = "adopts_data": "the store does not know the cluster of this primary's data; publishing its identity" ["8e2ebeddedc941fba733fa923bf10f9b"],
     AdoptionWaits = "adoption_waits": "the store does not know this standby's cluster; waiting for its primary's agent",
 
     // Maintenance.
-    Paused = "paused": "maintenance mode: nothing is started, stopped or promoted",
+    Paused = "paused": "maintenance mode: nothing is started, stopped or promoted" ["4cb062fca49843dcab0d33b8fbcd16a6"],
 
     // Ending.
-    EndingStops = "ending_stops": "asked to end; stopping PostgreSQL in good order",
+    EndingStops = "ending_stops": "asked to end; stopping PostgreSQL in good order" ["9fac4ff2a5214882ada92041d89cf20e"],
     EndingConfirms = "ending_confirms": "asked to end; waiting until a candidate has the last record",
-    EndingReleases = "ending_releases": "asked to end; giving the lease back",
+    EndingReleases = "ending_releases": "asked to end; giving the lease back" ["038b416ccfe34c9b88afe3baaba22bf8"],
     EndingWaits = "ending_waits": "asked to end; waiting for the work under way",
-    Ended = "ended": "ended in good order",
+    Ended = "ended": "ended in good order" ["ef1c30a3dc8646fb89e0338b89a193a1"],
 }
 
 impl Reason {

@@ -31,7 +31,7 @@ pub async fn ask(targets: Vec<Target>) -> BTreeMap<MemberName, PeerAnswer> {
         let answer = match ask_one(&url, patience).await {
             Ok(status) => PeerAnswer::Stands(status),
             Err(error) => {
-                tracing::debug!(member = %name, "{error:#}");
+                tracing::debug!(other_member = %name, "{error:#}");
                 PeerAnswer::Silent
             }
         };

@@ -1,0 +1,212 @@
+//! One event with everything that any output needs, and its forms for stderr.
+
+use std::fmt::{self, Write as _};
+
+use jiff::Zoned;
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata};
+
+/// Fields for the journal and for programs, which would only make a line longer for people: the sentence says the same.
+const FOR_PROGRAMS: &[&str] = &["message_id", "other_member"];
+
+/// In whose name lines are written.
+#[derive(Clone, Debug)]
+pub struct Author {
+    pub cluster: String,
+    pub member: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub at: Zoned,
+    /// The place in the code that says it.
+    pub place: &'static Metadata<'static>,
+    pub sentence: String,
+    pub fields: Vec<(&'static str, String)>,
+}
+
+impl Line {
+    pub fn of(event: &Event<'_>) -> Line {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        Line { at: now(), place: event.metadata(), sentence: fields.sentence, fields: fields.others }
+    }
+
+    pub fn field(&self, wanted: &str) -> Option<&str> {
+        self.fields.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.as_str())
+    }
+
+    /// The sentence and its fields: `leading term=7`.
+    pub fn message(&self) -> String {
+        let mut text = escaped(&self.sentence);
+        for (name, value) in self.fields.iter().filter(|(name, _)| !FOR_PROGRAMS.contains(name)) {
+            let quoted = value.is_empty() || value.contains([' ', '"', '=']);
+            let value = escaped(value);
+            let written =
+                if quoted { write!(text, " {name}={value:?}") } else { write!(text, " {name}={value}") };
+            written.expect("text grows");
+        }
+        text
+    }
+
+    pub fn plain(&self, author: &Author, coloured: bool) -> String {
+        let level = *self.place.level();
+        let colour = match level {
+            _ if !coloured => None,
+            Level::ERROR => Some("31"),
+            Level::WARN => Some("33"),
+            _ => None,
+        };
+        let level = match colour {
+            Some(code) => format!("\u{1b}[{code}m{level}\u{1b}[0m"),
+            None => level.to_string(),
+        };
+        let at = self.at.strftime("%Y-%m-%d %H:%M:%S%.3f");
+        format!("{at} {level} {}: {}\n", author.member, self.message())
+    }
+
+    pub fn json(&self, author: &Author) -> String {
+        let mut fields = Map::new();
+        for (name, value) in &self.fields {
+            fields.insert((*name).to_owned(), Value::from(value.as_str()));
+        }
+        // The line's own words win over a field that happens to bear the same name.
+        fields.insert("asctime".into(), self.at.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string().into());
+        fields.insert("levelname".into(), python_name(*self.place.level()).into());
+        fields.insert("cluster".into(), author.cluster.as_str().into());
+        fields.insert("member".into(), author.member.as_str().into());
+        fields.insert("module".into(), self.place.target().into());
+        fields.insert("message".into(), self.sentence.as_str().into());
+        format!("{}\n", Value::Object(fields))
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "people read when a line was written; nothing is decided by it"
+)]
+pub fn now() -> Zoned {
+    Zoned::now()
+}
+
+fn python_name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARNING",
+        Level::INFO => "INFO",
+        _ => "DEBUG",
+    }
+}
+
+/// One event is one line, and what comes from outside does not move a terminal's cursor.
+fn escaped(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { clean.extend(c.escape_default()) } else { clean.push(c) }
+    }
+    clean
+}
+
+/// Collects the fields of an event; the one named `message` is the sentence.
+#[derive(Default)]
+struct Fields {
+    sentence: String,
+    others: Vec<(&'static str, String)>,
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, text: String) {
+        match field.name() {
+            "message" => self.sentence = text,
+            // Left there by the bridge from the `log` crate; the module is told already.
+            name if name.starts_with("log.") => {}
+            name => self.others.push((name, text)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.to_owned());
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        // The whole chain, once: what was tried, and what happened.
+        let mut text = value.to_string();
+        let mut cause = value.source();
+        while let Some(error) = cause {
+            write!(text, ": {error}").expect("text grows");
+            cause = error.source();
+        }
+        self.put(field, text);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{error, info};
+
+    use super::super::captured;
+    use super::*;
+
+    fn author() -> Author {
+        Author { cluster: "batman".to_owned(), member: "turku".to_owned() }
+    }
+
+    fn at_a_known_time(line: &Line) -> Line {
+        Line { at: "2026-11-21T04:50:45.123[UTC]".parse().expect("a time"), ..line.clone() }
+    }
+
+    #[test]
+    fn a_line_reads_as_a_sentence_with_its_fields() {
+        let lines = captured(|| info!(term = 7, why = "no answer", none = "", "leading"));
+        let line = at_a_known_time(&lines[0]);
+        assert_eq!(
+            line.plain(&author(), false),
+            "2026-11-21 04:50:45.123 INFO turku: leading term=7 why=\"no answer\" none=\"\"\n"
+        );
+        assert_eq!(
+            line.json(&author()),
+            "{\"asctime\":\"2026-11-21T04:50:45.123+00:00\",\"cluster\":\"batman\",\"levelname\":\"INFO\",\
+             \"member\":\"turku\",\"message\":\"leading\",\"module\":\"tenure::log::line::tests\",\"none\":\"\",\
+             \"term\":\"7\",\"why\":\"no answer\"}\n"
+        );
+    }
+
+    #[test]
+    fn what_is_meant_for_programs_does_not_lengthen_the_line_for_people() {
+        let lines = captured(|| info!(message_id = "abc", other_member = "oulu", "following oulu"));
+        assert_eq!(lines[0].message(), "following oulu");
+        assert!(lines[0].json(&author()).contains("\"message_id\":\"abc\""));
+    }
+
+    #[test]
+    fn nothing_from_outside_breaks_a_line_or_moves_the_cursor() {
+        let lines = captured(|| info!(name = "a\nb", "two\nlines \u{1b}[2J"));
+        let text = lines[0].plain(&author(), false);
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
+        assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn colours_are_for_terminals_and_for_what_is_wrong() {
+        let lines = captured(|| {
+            info!("x");
+            error!("x");
+        });
+        assert!(!lines[0].plain(&author(), true).contains('\u{1b}'));
+        assert!(lines[1].plain(&author(), true).contains("\u{1b}[31mERROR\u{1b}[0m turku: x"));
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let error = std::io::Error::other(super::super::LogError("no thread".to_owned()));
+        let lines = captured(|| error!(error = &error as &(dyn std::error::Error + 'static), "cannot begin"));
+        assert_eq!(lines[0].message(), "cannot begin error=\"start the log: no thread\"");
+    }
+}
