@@ -3,6 +3,7 @@
 //! `keeper` renews the lease on a thread of its own, `sentry` speaks with the guardian, `eyes` look at PostgreSQL, `workshop`
 //! works on it, `errands` and `publisher` write to the store, `requests` are what REST asks for, `upkeep` does the chores.
 
+mod arguments;
 mod errands;
 mod eyes;
 mod home;
@@ -23,6 +24,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+
+pub use arguments::Arguments;
 
 use crate::config::{Config, Loaded, Sources};
 use crate::decide::decide;

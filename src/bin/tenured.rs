@@ -1,32 +1,11 @@
 //! The agent's command line. What the agent does is `tenure::agent`'s business.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tenure::agent;
+use tenure::agent::{self, Arguments};
 use tenure::config::{self, Loaded, Sources};
-
-/// Keep one PostgreSQL instance in or out of office.
-///
-/// One agent runs per instance, usually as the unit tenured@.service. Its settings come from the files given, then from the
-/// environment variables PATRONI_… and TENURE_…; docs/configuration.md lists them. Patroni's files work as they are.
-#[derive(Debug, Parser)]
-#[command(name = "tenured", version, max_term_width = 100)]
-struct Arguments {
-    /// Files, or directories of *.yml files; the later win, setting by setting.
-    #[arg(value_name = "CONFIG", env = "TENURE_CONFIG", value_delimiter = ':')]
-    config: Vec<PathBuf>,
-
-    /// Check the configuration and end.
-    #[arg(long)]
-    validate_config: bool,
-
-    /// Print the configuration that results from all layers, without passwords, and end.
-    #[arg(long, visible_alias = "print")]
-    print_config: bool,
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -51,10 +51,18 @@ impl Sources {
 /// Read, check and unite everything.
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let mut findings = Findings::default();
+    let (texts, variables) = texts_of(sources, &mut findings)?;
+    unite(&texts, &variables, findings)
+}
+
+/// A text with its name, and the variables that count beside the texts.
+pub(super) type Texts = (Vec<(String, String)>, BTreeMap<String, String>);
+
+pub(super) fn texts_of(sources: &Sources, findings: &mut Findings) -> Result<Texts, Problems> {
     let mut texts = Vec::new();
     for path in files_of(&sources.paths)? {
         let text = read(&path).map_err(|why| unreadable(&path, &why))?;
-        warn_of_readers(&path, &text, &mut findings);
+        warn_of_readers(&path, &text, findings);
         texts.push((path.display().to_string(), text));
     }
     let mut variables = sources.variables.clone();
@@ -69,7 +77,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
             }
         }
     }
-    unite(&texts, &variables, findings)
+    Ok((texts, variables))
 }
 
 /// The same from texts with their names, without looking at any configuration file.
@@ -85,23 +93,15 @@ fn unite(
     variables: &BTreeMap<String, String>,
     mut findings: Findings,
 ) -> Result<Loaded, Problems> {
-    let mut figment = Figment::new();
+    let mut layers = Vec::new();
     for (name, text) in texts {
         match yaml::parse(name, text) {
-            Ok(tree) => {
-                let settings = check(&tree, Table::Local, &mut findings);
-                figment = figment.merge(Layer { name: name.clone(), settings });
-            }
+            Ok(tree) => layers.push((name.clone(), check(&tree, Table::Local, &mut findings))),
             Err(problem) => findings.errors.push(problem),
         }
     }
-    let fetch = |path: &str| read(Path::new(path)).map_err(|why| why.to_string());
-    for prefix in environment::PREFIXES {
-        let settings = environment::settings(variables, prefix, &fetch, &mut findings);
-        figment = figment.merge(Layer { name: format!("{prefix}*"), settings });
-    }
-    let merged: Value = figment.extract().map_err(|why| unexpected(&why.to_string()))?;
-    let mut merged = without_nulls(merged);
+    layers.extend(layers_of_environment(variables, &mut findings));
+    let mut merged = merged_layers(layers).map_err(|why| unexpected(&why))?;
     let files: Vec<&str> = texts.iter().map(|(name, _)| name.as_str()).collect();
     whole::complete(&mut merged, &files, &mut findings);
     if !findings.errors.is_empty() {
@@ -109,6 +109,26 @@ fn unite(
     }
     let config: Config = serde_json::from_value(merged).map_err(|why| unexpected(&why.to_string()))?;
     Ok(Loaded { config, warnings: findings.warnings })
+}
+
+/// What the variables set, the weaker prefix first.
+pub(super) fn layers_of_environment(
+    variables: &BTreeMap<String, String>,
+    findings: &mut Findings,
+) -> Vec<(String, Map<String, Value>)> {
+    let fetch = |path: &str| read(Path::new(path)).map_err(|why| why.to_string());
+    let layer = |prefix| (format!("{prefix}*"), environment::settings(variables, prefix, &fetch, findings));
+    environment::PREFIXES.map(layer).into()
+}
+
+/// All layers in one, the later winning.
+pub(super) fn merged_layers(layers: Vec<(String, Map<String, Value>)>) -> Result<Value, String> {
+    let mut figment = Figment::new();
+    for (name, settings) in layers {
+        figment = figment.merge(Layer { name, settings });
+    }
+    let merged: Value = figment.extract().map_err(|why| why.to_string())?;
+    Ok(without_nulls(merged))
 }
 
 impl Provider for Layer {
@@ -123,7 +143,7 @@ impl Provider for Layer {
 }
 
 /// The table and the types disagree, which a test should have shown. Still nothing that may panic.
-fn unexpected(why: &str) -> Problems {
+pub(super) fn unexpected(why: &str) -> Problems {
     Problem {
         place: None,
         key: None,
