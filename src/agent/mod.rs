@@ -4,6 +4,7 @@
 //! works on it, `errands` and `publisher` write to the store, `requests` are what REST asks for, `upkeep` does the chores.
 //! `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
 
+mod arguments;
 mod cgroup;
 mod errands;
 mod eyes;
@@ -28,6 +29,8 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+
+pub use arguments::Arguments;
 
 use crate::config::{Config, Loaded, Sources};
 use crate::decide::decide;

@@ -1,40 +1,11 @@
 //! The agent's command line. What the agent does is `tenure::agent`'s business.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tenure::agent::{self, Inheritance, Service};
+use tenure::agent::{self, Arguments, Inheritance, Service};
 use tenure::config::{self, Loaded, Sources};
-
-/// Keep one PostgreSQL instance in or out of office.
-///
-/// One agent runs per instance, usually as the unit tenured@.service. Its settings come from the files given, then from the
-/// environment variables PATRONI_… and TENURE_…; docs/configuration.md lists them. Patroni's files work as they are.
-#[derive(Debug, Parser)]
-#[command(name = "tenured", version, max_term_width = 100)]
-struct Arguments {
-    /// Files, or directories of *.yml files; the later win, setting by setting.
-    #[arg(value_name = "CONFIG", env = "TENURE_CONFIG", value_delimiter = ':')]
-    config: Vec<PathBuf>,
-
-    /// Check the configuration and end.
-    #[arg(long)]
-    validate_config: bool,
-
-    /// Print the configuration that results from all layers, without passwords, and end.
-    #[arg(long, visible_alias = "print")]
-    print_config: bool,
-
-    /// The unit that runs the guardian, which the agent then never starts by itself.
-    #[arg(long, value_name = "UNIT")]
-    guardian_unit: Option<String>,
-
-    /// For the ExecStop= of a unit: if UNIT is being restarted, make the agent $MAINPID leave without touching PostgreSQL.
-    #[arg(long, value_name = "UNIT", hide_short_help = true, conflicts_with_all = ["config", "guardian_unit"])]
-    leave_on_restart: Option<String>,
-}
 
 fn main() -> ExitCode {
     // Before anything else is opened: the descriptors that systemd has handed over are known by their numbers.

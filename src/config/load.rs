@@ -57,16 +57,24 @@ impl Sources {
 /// Read, check and unite everything.
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     let mut findings = Findings::default();
-    let mut texts = Vec::new();
-    for path in files_of(&sources.paths)? {
-        let text = read(&path).map_err(|why| unreadable(&path, &why))?;
-        warn_of_readers(&path, &text, &mut findings);
-        texts.push((path.display().to_string(), text));
-    }
+    let (texts, variables) = texts_of(sources, &mut findings)?;
     let credentials = match &sources.credentials {
         Some(directory) => credentials::settings(directory, &mut findings),
         None => Map::new(),
     };
+    unite(&texts, &variables, credentials, findings)
+}
+
+/// A text with its name, and the variables that count beside the texts.
+pub(super) type Texts = (Vec<(String, String)>, BTreeMap<String, String>);
+
+pub(super) fn texts_of(sources: &Sources, findings: &mut Findings) -> Result<Texts, Problems> {
+    let mut texts = Vec::new();
+    for path in files_of(&sources.paths)? {
+        let text = read(&path).map_err(|why| unreadable(&path, &why))?;
+        warn_of_readers(&path, &text, findings);
+        texts.push((path.display().to_string(), text));
+    }
     let mut variables = sources.variables.clone();
     if texts.is_empty() {
         // Patroni's rule: a whole configuration in one variable stands alone.
@@ -79,7 +87,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
             }
         }
     }
-    unite(&texts, &variables, credentials, findings)
+    Ok((texts, variables))
 }
 
 /// The same from texts with their names, without looking at any configuration file.
@@ -96,24 +104,16 @@ fn unite(
     credentials: Map<String, Value>,
     mut findings: Findings,
 ) -> Result<Loaded, Problems> {
-    let mut figment = Figment::new();
+    let mut layers = Vec::new();
     for (name, text) in texts {
         match yaml::parse(name, text) {
-            Ok(tree) => {
-                let settings = check(&tree, Table::Local, &mut findings);
-                figment = figment.merge(Layer { name: name.clone(), settings });
-            }
+            Ok(tree) => layers.push((name.clone(), check(&tree, Table::Local, &mut findings))),
             Err(problem) => findings.errors.push(problem),
         }
     }
-    figment = figment.merge(Layer { name: "credentials".to_owned(), settings: credentials });
-    let fetch = |path: &str| read(Path::new(path)).map_err(|why| why.to_string());
-    for prefix in environment::PREFIXES {
-        let settings = environment::settings(variables, prefix, &fetch, &mut findings);
-        figment = figment.merge(Layer { name: format!("{prefix}*"), settings });
-    }
-    let merged: Value = figment.extract().map_err(|why| unexpected(&why.to_string()))?;
-    let mut merged = without_nulls(merged);
+    layers.push(("credentials".to_owned(), credentials));
+    layers.extend(layers_of_environment(variables, &mut findings));
+    let mut merged = merged_layers(layers).map_err(|why| unexpected(&why))?;
     let files: Vec<&str> = texts.iter().map(|(name, _)| name.as_str()).collect();
     whole::complete(&mut merged, &files, &mut findings);
     if !findings.errors.is_empty() {
@@ -121,6 +121,26 @@ fn unite(
     }
     let config: Config = serde_json::from_value(merged).map_err(|why| unexpected(&why.to_string()))?;
     Ok(Loaded { config, warnings: findings.warnings })
+}
+
+/// What the variables set, the weaker prefix first.
+pub(super) fn layers_of_environment(
+    variables: &BTreeMap<String, String>,
+    findings: &mut Findings,
+) -> Vec<(String, Map<String, Value>)> {
+    let fetch = |path: &str| read(Path::new(path)).map_err(|why| why.to_string());
+    let layer = |prefix| (format!("{prefix}*"), environment::settings(variables, prefix, &fetch, findings));
+    environment::PREFIXES.map(layer).into()
+}
+
+/// All layers in one, the later winning.
+pub(super) fn merged_layers(layers: Vec<(String, Map<String, Value>)>) -> Result<Value, String> {
+    let mut figment = Figment::new();
+    for (name, settings) in layers {
+        figment = figment.merge(Layer { name, settings });
+    }
+    let merged: Value = figment.extract().map_err(|why| why.to_string())?;
+    Ok(without_nulls(merged))
 }
 
 impl Provider for Layer {
@@ -135,7 +155,7 @@ impl Provider for Layer {
 }
 
 /// The table and the types disagree, which a test should have shown. Still nothing that may panic.
-fn unexpected(why: &str) -> Problems {
+pub(super) fn unexpected(why: &str) -> Problems {
     Problem {
         place: None,
         key: None,

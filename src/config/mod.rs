@@ -6,6 +6,7 @@ mod credentials;
 mod dynamic;
 mod environment;
 mod load;
+mod operator;
 mod problem;
 pub mod settings;
 mod types;
@@ -16,9 +17,10 @@ mod yaml;
 pub use dynamic::*;
 pub use environment::is_ours as is_our_variable;
 pub use load::*;
+pub use operator::*;
 pub use problem::{Problem, Problems};
 pub use types::*;
-pub use yaml::Place;
+pub use yaml::{Node, Place, parse as parse_yaml};
 
 #[cfg(test)]
 mod reference;

@@ -32,6 +32,11 @@ pub fn complete(merged: &mut Value, files: &[&str], findings: &mut Findings) {
     whole.watchdog();
 }
 
+/// The part of it that concerns the store.
+pub fn complete_store(merged: &mut Value, files: &[&str], findings: &mut Findings) {
+    Whole { merged, findings, files }.store();
+}
+
 struct Whole<'a> {
     merged: &'a mut Value,
     findings: &'a mut Findings,

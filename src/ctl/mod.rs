@@ -1,33 +1,189 @@
-//! `tenurectl`: the operator's command.
+//! `tenurectl`: the operator's command. It does what `patronictl` does, with the same arguments, questions and answers, on
+//! clusters of Tenure's and of Patroni's agents alike.
+//!
+//! `access` is the way to the store and the members, `cluster` what they tell. One file per family of commands; `table`,
+//! `yaml`, `document` and `diff` make text of it.
 
+mod access;
+mod act;
+mod cluster;
+mod configuration;
+mod console;
+mod diff;
+mod document;
+mod facts;
+mod manual;
+mod members;
+mod pause;
 mod play;
+mod query;
+mod rest;
+mod site;
+mod sql;
+mod switch;
+mod table;
+mod time;
+mod tls;
+mod yaml;
 
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use access::{Access, AccessArguments};
+use console::{Aborted, Hinted, Unread};
+
+/// Operates PostgreSQL clusters that are run by Tenure or by Patroni.
+///
+/// Every command of patronictl is here under its own name, with its arguments, questions and output. Settings come from a
+/// configuration file (an agent's will do), from the environment variables PATRONI_… and TENURE_…, and from the options.
 #[derive(Debug, Parser)]
-#[command(name = "tenurectl", version, about = "Operates PostgreSQL clusters that are run by Tenure")]
+#[command(name = "tenurectl", version, max_term_width = 100)]
 struct Arguments {
+    #[command(flatten)]
+    access: AccessArguments,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// List the members of a cluster
+    List(facts::ListArguments),
+    /// Show the members of a cluster as a tree of replication
+    Topology(facts::TopologyArguments),
+    /// Show when the cluster has had which leader
+    History(facts::HistoryArguments),
+    /// Show the cluster's shared configuration
+    ShowConfig(configuration::ShowArguments),
+    /// Change the cluster's shared configuration
+    EditConfig(configuration::EditArguments),
+    /// Hand over to a replica, in good order
+    Switchover(switch::SwitchoverArguments),
+    /// Make a replica the leader, also where there is none
+    Failover(switch::FailoverArguments),
+    /// Restart PostgreSQL on members
+    Restart(act::RestartArguments),
+    /// Have members read their configuration files again
+    Reload(act::ReloadArguments),
+    /// Replace the data of replicas by a new copy
+    Reinit(act::ReinitArguments),
+    /// Discard what is scheduled
+    Flush(act::FlushArguments),
+    /// Begin maintenance: nobody is promoted or demoted
+    Pause(pause::PauseArguments),
+    /// End maintenance
+    Resume(pause::PauseArguments),
+    /// Print how to connect to a member
+    Dsn(facts::DsnArguments),
+    /// Run SQL on a member
+    Query(query::QueryArguments),
+    /// Print the version of this command and of running members
+    Version(facts::VersionArguments),
+    /// Remove a cluster from the store
+    Remove(facts::RemoveArguments),
+    /// Make a cluster the standby of another one
+    DemoteCluster(site::DemoteArguments),
+    /// Make a standby cluster independent
+    PromoteCluster(site::PromoteArguments),
     /// Run a whole cluster on this machine to play with: etcd, three members, HAProxy
     Play(play::PlayArguments),
+    /// Print the completions for a shell
+    Completions(manual::CompletionsArguments),
+    /// Write the man pages of all programs into a directory
+    #[command(hide = true)]
+    Man(manual::ManArguments),
 }
 
-/// Runs the command that the process was started with. An error is printed, and its chain, once, here.
-pub fn main() -> std::process::ExitCode {
+/// A wrong command line that only the command itself could see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+/// Ends as `patronictl` does: 0, 1 after an error, 2 after wrong usage.
+pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Play(arguments) => play::play(&arguments),
+        Command::Completions(arguments) => manual::completions(&arguments),
+        Command::Man(arguments) => manual::man(&arguments),
+        Command::Version(arguments) if !arguments.asks_members() => facts::own_version(),
+        command => run(&arguments.access, command),
     };
     match outcome {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            std::process::ExitCode::FAILURE
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => explain(&error),
+    }
+}
+
+/// An error and its chain are printed once, here.
+fn explain(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Unread>() {
+        return ExitCode::FAILURE;
+    }
+    if error.is::<Aborted>() {
+        eprintln!("Aborted!");
+        return ExitCode::FAILURE;
+    }
+    eprintln!("Error: {}", format!("{error:#}").trim_end());
+    if let Some(hinted) = error.chain().find_map(|cause| cause.downcast_ref::<Hinted>()) {
+        eprintln!("hint: {}", hinted.hint);
+    }
+    if error.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+fn run(access: &AccessArguments, command: Command) -> Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = carry_out(access, command) => outcome,
+            () = interrupted() => {
+                eprintln!();
+                Err(Aborted.into())
+            }
         }
+    });
+    // A thread may still be waiting for a line from the terminal.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Ctrl-C, unless another program has the terminal.
+async fn interrupted() {
+    loop {
+        if tokio::signal::ctrl_c().await.is_err() {
+            return std::future::pending().await;
+        }
+        if !console::is_lent() {
+            return;
+        }
+    }
+}
+
+async fn carry_out(access: &AccessArguments, command: Command) -> Result<()> {
+    let access = &Access::new(access)?;
+    match command {
+        Command::List(arguments) => facts::list(access, &arguments).await,
+        Command::Topology(arguments) => facts::topology(access, &arguments).await,
+        Command::History(arguments) => facts::history(access, &arguments).await,
+        Command::ShowConfig(arguments) => configuration::show(access, &arguments).await,
+        Command::EditConfig(arguments) => configuration::edit(access, &arguments).await,
+        Command::Switchover(arguments) => switch::switchover(access, &arguments).await,
+        Command::Failover(arguments) => switch::failover(access, &arguments).await,
+        Command::Restart(arguments) => act::restart(access, &arguments).await,
+        Command::Reload(arguments) => act::reload(access, &arguments).await,
+        Command::Reinit(arguments) => act::reinit(access, &arguments).await,
+        Command::Flush(arguments) => act::flush(access, &arguments).await,
+        Command::Pause(arguments) => pause::pause(access, &arguments).await,
+        Command::Resume(arguments) => pause::resume(access, &arguments).await,
+        Command::Dsn(arguments) => facts::dsn(access, &arguments).await,
+        Command::Query(arguments) => query::query(access, &arguments).await,
+        Command::Version(arguments) => facts::version(access, &arguments).await,
+        Command::Remove(arguments) => facts::remove(access, &arguments).await,
+        Command::DemoteCluster(arguments) => site::demote(access, &arguments).await,
+        Command::PromoteCluster(arguments) => site::promote(access, &arguments).await,
+        Command::Play(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }

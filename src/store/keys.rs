@@ -32,6 +32,11 @@ impl Store {
         Ok(cluster)
     }
 
+    /// The same, key by key and word for word, for whoever shows it.
+    pub async fn entries(&self, within: Duration) -> Result<Vec<Entry>, StoreError> {
+        Ok(self.adapter.read("read the cluster", self.place.base(), within).await?.entries)
+    }
+
     /// The scopes of all clusters in our namespace.
     pub async fn clusters(&self, within: Duration) -> Result<BTreeSet<String>, StoreError> {
         let reading = self.adapter.read("list the clusters", self.place.namespace(), within).await?;

@@ -1,0 +1,91 @@
+//! `pause` and `resume`: the maintenance mode, in which nobody is promoted or demoted.
+
+use anyhow::{Result, bail};
+use hyper::Method;
+use tokio::time::Instant;
+
+use super::access::Access;
+use super::cluster::Cluster;
+use super::console::{echo, warn};
+use super::document::Document;
+use crate::clock;
+use crate::model::Span;
+
+#[derive(Debug, clap::Args)]
+pub struct PauseArguments {
+    /// The cluster [default: the configured scope]
+    cluster_name: Option<String>,
+    /// Wait until all members have recognised it
+    #[arg(long)]
+    wait: bool,
+}
+
+pub async fn pause(access: &Access, arguments: &PauseArguments) -> Result<()> {
+    toggle(access, arguments, true).await
+}
+
+pub async fn resume(access: &Access, arguments: &PauseArguments) -> Result<()> {
+    toggle(access, arguments, false).await
+}
+
+async fn toggle(access: &Access, arguments: &PauseArguments, paused: bool) -> Result<()> {
+    let scope = access.scope(arguments.cluster_name.as_deref())?;
+    let cluster = access.read(&scope).await?;
+    if cluster.is_paused() == paused {
+        bail!("Cluster is {} paused", if paused { "already" } else { "not" });
+    }
+    let wish = if paused { Document::Bool(true) } else { Document::Null };
+    let body = Document::Map(vec![("pause".to_owned(), wish)]);
+    for member in cluster.leader_first() {
+        match access.members.ask(&member, Method::PATCH, Some("config"), Some(body.clone())).await {
+            Ok(reply) if reply.status == 200 && arguments.wait => {
+                return until_applied(access, &cluster, paused).await;
+            }
+            Ok(reply) if reply.status == 200 => return success(paused),
+            Ok(reply) => {
+                let action = if paused { "pause" } else { "resume" };
+                let (status, text) = (reply.status, reply.text);
+                return echo(format!("Failed: {action} cluster management status code={status}, ({text})"));
+            }
+            Err(error) => {
+                warn(format!("{error:#}"));
+                warn(format!("Member {} is not accessible", member.name));
+            }
+        }
+    }
+    bail!("Can not find accessible cluster member")
+}
+
+async fn until_applied(access: &Access, before: &Cluster, paused: bool) -> Result<()> {
+    let action = if paused { "pause" } else { "resume" };
+    echo(format!("'{action}' request sent, waiting until it is recognized by all nodes"))?;
+    let rounds = u64::try_from(before.loop_wait()).unwrap_or(10);
+    let give_up = Instant::now() + std::time::Duration::from_secs(rounds + 1);
+    let asked = |name: &str| before.member(name).filter(|member| member.api_url().is_some());
+    loop {
+        let cluster = access.read(&before.scope).await?;
+        let late: Vec<_> = (cluster.members.iter())
+            .filter(|member| asked(&member.name).is_some() && member.is_on("pause") != paused)
+            .collect();
+        if late.is_empty() {
+            return success(paused);
+        }
+        if give_up <= Instant::now() {
+            // Whoever has not written anything since may be down, and then there is nobody to recognise it.
+            let alive = late
+                .iter()
+                .filter(|member| asked(&member.name).is_some_and(|old| old.version != member.version));
+            let names: Vec<&str> = alive.map(|member| member.name.as_str()).collect();
+            if names.is_empty() {
+                return success(paused);
+            }
+            let names = names.join(", ");
+            return echo(format!("{names} members didn't recognized pause state after {rounds} seconds"));
+        }
+        clock::pause(Span::from_ms(250)).await;
+    }
+}
+
+fn success(paused: bool) -> Result<()> {
+    echo(format!("Success: cluster management is {}", if paused { "paused" } else { "resumed" }))
+}
