@@ -3,6 +3,7 @@
 //! `keeper` renews the lease on a thread of its own, `sentry` speaks with the guardian, `eyes` look at PostgreSQL, `workshop`
 //! works on it, `errands` and `publisher` write to the store, `requests` are what REST asks for, `upkeep` does the chores.
 
+mod asks;
 mod errands;
 mod eyes;
 mod home;
@@ -110,10 +111,13 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     tasks.spawn(eyes.look());
     tasks.spawn(Workshop { settings: instance.clone(), assignments: assigned, finished }.work());
     tasks.spawn(publisher::publish(store.clone(), config.name.clone(), published, STORE_WITHIN));
-    tasks.spawn(requests::serve(store.clone(), requested, STORE_WITHIN));
+    let (asks, asked) = mpsc::channel(REQUESTS);
+    let (reload, reload_asked) = mpsc::channel(1);
+    let inside = requests::Inside { asks, reload };
+    tasks.spawn(requests::serve(store.clone(), requested, inside, STORE_WITHIN));
     tasks.spawn(watch_store(store.clone(), events.clone()));
     tasks.spawn(remember_session(home, session_known));
-    tasks.spawn(follow_signals(events.clone(), reloads, sources));
+    tasks.spawn(follow_signals(events.clone(), reloads, reload_asked, sources));
     let sentry = Sentry {
         settings: fence.clone(),
         orders: fence_ordered,
@@ -132,6 +136,7 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     let desk = Desk {
         events: event_receiver,
         reloads: reloaded,
+        asks: asked,
         answers: events,
         store,
         identity: wishes::identity(&config),
@@ -198,6 +203,7 @@ async fn remember_session(home: Home, mut session: watch::Receiver<Option<Sessio
 async fn follow_signals(
     events: mpsc::Sender<Event>,
     reloads: watch::Sender<Option<Box<Config>>>,
+    mut reload_asked: mpsc::Receiver<()>,
     sources: Sources,
 ) {
     let signals =
@@ -208,14 +214,16 @@ async fn follow_signals(
     };
     loop {
         let event = tokio::select! {
-            _ = terminate.recv() => Event::End,
-            _ = interrupt.recv() => Event::End,
-            _ = reload.recv() => {
-                if let Some(config) = reread(&sources) {
-                    reloads.send_replace(Some(Box::new(config)));
-                }
-                continue;
+            _ = terminate.recv() => Some(Event::End),
+            _ = interrupt.recv() => Some(Event::End),
+            _ = reload.recv() => None,
+            Some(()) = reload_asked.recv() => None,
+        };
+        let Some(event) = event else {
+            if let Some(config) = reread(&sources) {
+                reloads.send_replace(Some(Box::new(config)));
             }
+            continue;
         };
         if events.send(event).await.is_err() {
             return;

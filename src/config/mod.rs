@@ -17,6 +17,7 @@ pub use environment::is_ours as is_our_variable;
 pub use load::*;
 pub use problem::{Problem, Problems};
 pub use types::*;
+pub use values::milliseconds;
 pub use yaml::Place;
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod secret;
 mod standing;
 mod view;
 mod wal;
+mod wish;
 
 pub use cluster::*;
 pub use moment::*;
@@ -23,3 +24,4 @@ pub use secret::*;
 pub use standing::*;
 pub use view::*;
 pub use wal::*;
+pub use wish::*;
