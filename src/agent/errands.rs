@@ -40,6 +40,9 @@ pub async fn carry_out(store: &Store, errand: Errand, context: ErrandContext) ->
         (Errand::ReleaseLease { term }, _) => {
             done(store.release_lease(&me, *term, status.as_ref(), deadline).await)
         }
+        (Errand::MakeDue { request, version }, _) => {
+            store.request_failover(request, Some(*version), deadline).await.map(|_| ErrandOutcome::Done)
+        }
         (Errand::ClearFailover { version }, _) => done(store.clear_failover(*version, deadline).await),
     };
     result.unwrap_or_else(|error| {

@@ -5,6 +5,7 @@
 //! `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
 
 mod arguments;
+mod asks;
 mod cgroup;
 mod errands;
 mod eyes;
@@ -140,10 +141,20 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
     tasks.spawn(eyes.look());
     tasks.spawn(Workshop { settings: instance.clone(), assignments: assigned, finished }.work());
     tasks.spawn(publisher::publish(store.clone(), config.name.clone(), published, STORE_WITHIN));
-    tasks.spawn(requests::serve(store.clone(), requested, STORE_WITHIN));
+    let (asks, asked) = mpsc::channel(REQUESTS);
+    let (reload, reload_asked) = mpsc::channel(1);
+    let inside = requests::Inside { asks, reload };
+    tasks.spawn(requests::serve(store.clone(), requested, inside, STORE_WITHIN));
     tasks.spawn(watch_store(store.clone(), events.clone()));
     tasks.spawn(remember_session(home, session_known));
-    tasks.spawn(follow_signals(events.clone(), reloads, make_way, sources, inheritance.line.clone()));
+    tasks.spawn(follow_signals(
+        events.clone(),
+        reloads,
+        reload_asked,
+        make_way,
+        sources,
+        inheritance.line.clone(),
+    ));
     let sentry = Sentry {
         settings: fence.clone(),
         unit: guardian_unit.clone(),
@@ -166,6 +177,7 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
         reloads: reloaded,
         leave: asked_to_leave,
         herald: Herald::new(inheritance.line, inheritance.watchdog),
+        asks: asked,
         answers: events,
         store,
         identity: wishes::identity(&config),
@@ -243,6 +255,7 @@ async fn remember_session(home: Home, mut session: watch::Receiver<Option<Sessio
 async fn follow_signals(
     events: mpsc::Sender<Event>,
     reloads: watch::Sender<Option<Box<Config>>>,
+    mut reload_asked: mpsc::Receiver<()>,
     leave: watch::Sender<bool>,
     sources: Sources,
     line: Line,
@@ -259,20 +272,24 @@ async fn follow_signals(
     };
     loop {
         let event = tokio::select! {
-            _ = terminate.recv() => Event::End,
-            _ = interrupt.recv() => Event::End,
-            _ = reload.recv() => {
-                line.reloading();
-                match reread(&sources) {
-                    Some(config) => { reloads.send_replace(Some(Box::new(config))); }
-                    None => line.reloaded(),
-                }
-                continue;
-            }
+            _ = terminate.recv() => Some(Event::End),
+            _ = interrupt.recv() => Some(Event::End),
+            _ = reload.recv() => None,
+            Some(()) = reload_asked.recv() => None,
             _ = make_way.recv() => {
                 leave.send_replace(true);
                 continue;
             }
+        };
+        let Some(event) = event else {
+            line.reloading();
+            match reread(&sources) {
+                Some(config) => {
+                    reloads.send_replace(Some(Box::new(config)));
+                }
+                None => line.reloaded(),
+            }
+            continue;
         };
         if events.send(event).await.is_err() {
             return;

@@ -7,19 +7,21 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::asks::{Asks, moment_of};
 use super::errands::{self, ErrandContext};
 use super::eyes::Sight;
 use super::publisher::Publication;
 use super::service::Herald;
 use super::wishes::Wishes;
 use super::workshop::Assignment;
+use crate::api;
 use crate::clock;
 use crate::config::Config;
 use crate::decide::mind::{Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Errand, FenceOrder, MemberName, MessageId, Moment, Plan, Reason, Running, SessionId, Severity,
-    Span, Standing, View,
+    Cluster, Errand, Facts, FenceOrder, MemberName, MemberRecord, MessageId, Moment, Plan, Reason, Running,
+    SessionId, Severity, Span, Standing, View,
 };
 use crate::peers;
 use crate::store::Store;
@@ -32,6 +34,8 @@ pub struct Desk {
     /// Somebody else is to take over everything as it is.
     pub leave: watch::Receiver<bool>,
     pub herald: Herald,
+    /// What operators ask of this member's PostgreSQL.
+    pub asks: mpsc::Receiver<api::Command>,
     /// For the tasks that the loop starts.
     pub answers: mpsc::Sender<Event>,
     pub store: Store,
@@ -64,6 +68,7 @@ pub struct Office {
     config_version: Option<i64>,
     store_seen: Option<(Moment, u64)>,
     decisions: u64,
+    asks: Asks,
 }
 
 impl Office {
@@ -76,6 +81,7 @@ impl Office {
             config_version: None,
             store_seen: None,
             decisions: 0,
+            asks: Asks::default(),
         }
     }
 
@@ -99,6 +105,10 @@ impl Office {
                     self.reload();
                     Event::Tick
                 }
+                Some(command) = self.desk.asks.recv() => {
+                    let started = self.desk.sight.borrow().facts.postmaster_start_time.clone();
+                    self.asks.take(command, started).unwrap_or(Event::Tick)
+                }
                 Some(_) = self.running.join_next() => continue,
             };
             self.learn(event);
@@ -106,6 +116,7 @@ impl Office {
             while let Ok(event) = self.desk.events.try_recv() {
                 self.learn(event);
             }
+            self.look_at_schedules();
             let turn = self.mind.turn(clock::now());
             self.decisions += 1;
             look_again = turn.plan.look_again;
@@ -147,6 +158,19 @@ impl Office {
         self.mind.apply(now, Event::Policy(Box::new(policy)));
     }
 
+    /// What is to happen at some time of the wall clock.
+    fn look_at_schedules(&mut self) {
+        let (now, wall) = (clock::now(), clock::wall());
+        let request = self.mind.view().cluster().and_then(|cluster| cluster.failover.as_ref());
+        let at = request.and_then(|request| request.value.scheduled_at.as_ref());
+        let due = at.map(|at| moment_of(at, now, wall));
+        self.mind.apply(now, Event::SwitchoverDue(due));
+        let standing = Arc::clone(&self.desk.standing.borrow());
+        if let Some(event) = self.asks.due(&standing, wall) {
+            self.mind.apply(now, event);
+        }
+    }
+
     fn reload(&mut self) {
         let Some(config) = self.desk.reloads.borrow_and_update().clone() else { return };
         let now = clock::now();
@@ -176,6 +200,7 @@ impl Office {
                 }
                 Command::CancelJob { id } => self.assign(Assignment::Cancel { id }),
                 Command::Fence(order) => self.order_guardian(order),
+                Command::Answer { id, outcome } => self.asks.answer(id, outcome),
                 Command::Exit => ended = true,
             }
         }
@@ -246,11 +271,17 @@ impl Office {
     }
 
     fn publish(&mut self, plan: Plan) {
+        let facts = self.facts();
         let view = self.mind.view();
         let publication = view.session.zip(view.cluster()).map(|(session, cluster)| Publication {
             session: session.id,
             term: view.lease.map(|lease| lease.term),
-            record: publish::member_record(view, &self.desk.identity),
+            record: MemberRecord {
+                pending_restart: facts.pending_restart.is_some().then_some(true),
+                pending_restart_reason: facts.pending_restart.clone(),
+                scheduled_restart: facts.scheduled_restart.clone(),
+                ..publish::member_record(view, &self.desk.identity)
+            },
             record_stands: cluster.members.contains_key(&view.me),
             status: publish::status(view, cluster),
             history: publish::history(view, cluster, &clock::wall().to_string()),
@@ -261,13 +292,18 @@ impl Office {
             *known = publication;
             news
         });
+        self.desk.herald.turned(clock::now(), view, &plan, &facts);
+        self.desk.standing.send_replace(Arc::new(Standing { view: view.clone(), plan, facts }));
+    }
+
+    fn facts(&self) -> Facts {
         let mut facts = self.desk.sight.borrow().facts.clone();
         facts.scope.clone_from(&self.desk.scope);
         facts.store_last_seen_at = self.store_seen.map(|(at, _)| at);
         facts.decisions = self.decisions;
         facts.store_last_seen = self.store_seen.map(|(_, seconds)| seconds);
-        self.desk.herald.turned(clock::now(), view, &plan, &facts);
-        self.desk.standing.send_replace(Arc::new(Standing { view: view.clone(), plan, facts }));
+        facts.scheduled_restart = self.asks.document();
+        facts
     }
 }
 

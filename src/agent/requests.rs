@@ -7,8 +7,15 @@ use tokio::sync::mpsc;
 use crate::api::{Command, Written};
 use crate::store::{Expect, Store, StoreError};
 
+/// Where those requests go that are not for the store.
+pub struct Inside {
+    /// To the loop.
+    pub asks: mpsc::Sender<Command>,
+    pub reload: mpsc::Sender<()>,
+}
+
 /// Carries out one request after the other until nobody can ask any more.
-pub async fn serve(store: Store, mut commands: mpsc::Receiver<Command>, within: Duration) {
+pub async fn serve(store: Store, mut commands: mpsc::Receiver<Command>, inside: Inside, within: Duration) {
     while let Some(command) = commands.recv().await {
         // Whoever has stopped waiting for the answer will not miss it.
         match command {
@@ -22,6 +29,18 @@ pub async fn serve(store: Store, mut commands: mpsc::Receiver<Command>, within: 
             Command::WriteConfig { config, if_version, reply } => {
                 let expect = if_version.map_or(Expect::Anything, Expect::Version);
                 let _ = reply.send(written(store.put_config(&config, expect, within).await));
+            }
+            Command::Reload => {
+                // One that waits already will read the same files.
+                let _ = inside.reload.try_send(());
+            }
+            command @ (Command::Ask { .. }
+            | Command::ScheduleRestart { .. }
+            | Command::DeleteRestart { .. }) => {
+                // What does not fit is dropped, and whoever asked hears that nobody answered.
+                if inside.asks.try_send(command).is_err() {
+                    tracing::warn!("a REST request was dropped: the loop has too many of them");
+                }
             }
         }
     }

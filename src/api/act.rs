@@ -9,12 +9,14 @@ use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::model::{Contact, FailoverRequest, MemberName, Standing};
+use crate::config::validate_dynamic;
+use crate::model::{Ask, Contact, FailoverRequest, MemberName, Outcome, Refusal, Standing};
 use crate::peers;
 
 use super::answer::Answer;
 use super::look::Look;
 use super::query::Target;
+use super::restart::{self, Restart, conditions_hold};
 use super::server::Api;
 use super::settings::merge;
 use super::wish::{self, Kind, Progress, Wish, can_take_over};
@@ -29,6 +31,14 @@ pub enum Command {
     ClearFailover { version: i64, reply: oneshot::Sender<Written> },
     /// Replace the configuration; with a version, only if it is still that one.
     WriteConfig { config: Value, if_version: Option<i64>, reply: oneshot::Sender<Written> },
+    /// Something that this member does with its own PostgreSQL, if the rules allow it.
+    Ask { ask: Ask, reply: oneshot::Sender<Outcome> },
+    /// The reply is false if there is another one already.
+    ScheduleRestart { restart: Restart, reply: oneshot::Sender<bool> },
+    /// The reply is false if there was none.
+    DeleteRestart { reply: oneshot::Sender<bool> },
+    /// Read this member's files again.
+    Reload,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +50,10 @@ pub enum Written {
     Unanswered,
 }
 
+/// The agent's loop answers within this whatever happens, and a busy one a little later.
+const AGENT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a restart takes at most besides the start itself: the rules give it up before.
+const RESTART_PATIENCE: Duration = Duration::from_secs(90);
 /// How long members are given to say whether they could take over.
 const POLL_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a new leader is waited for to be promoted before the answer is given without that.
@@ -55,8 +69,16 @@ pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]
         ("DELETE", "switchover") => Ok(delete_switchover(api).await),
         ("PATCH", "config") => patch_config(api, body).await,
         ("PUT", "config") => put_config(api, body).await,
-        ("POST", "reload" | "restart" | "reinitialize" | "failsafe") | ("DELETE", "restart") => {
-            Ok(Answer::sentence(501, format!("{method} /{} is not available yet", target.endpoint())))
+        ("POST", "reload") => Ok(reload(api)),
+        ("POST", "restart") => restart(api, body).await,
+        ("DELETE", "restart") => Ok(delete_restart(api).await),
+        ("POST", "reinitialize") => reinitialize(api, body).await,
+        // What patronictl gives to a member that knows no failsafe mode: it is refused in the configuration.
+        ("POST", "failsafe") => Ok(Answer::sentence(502, "failsafe_mode is not enabled")),
+        // On Unix Patroni only says so, too; ending an agent is its service manager's business.
+        ("POST", "sigterm") => Ok(Answer::sentence(202, "shutdown scheduled")),
+        ("POST", "citus" | "mpp") => {
+            Ok(Answer::sentence(501, "Citus clusters are not supported: there is no coordinator here"))
         }
         _ => Ok(Answer::sentence(501, format!("Unsupported method ('{method}')"))),
     };
@@ -173,6 +195,7 @@ async fn patch_config(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> 
     };
     let Some(merged) = merge(config, &patch) else { return Ok(Answer::json(200, config)) };
     let config = Value::Object(merged.clone());
+    refuse_new_problems(&config, present.map(|present| &present.value))?;
     match order(api, |reply| Command::WriteConfig { config, if_version: Some(version), reply }).await {
         Written::Done => Ok(Answer::json(200, &merged)),
         Written::Conflict => Err(Answer::sentence(409, "the configuration has been changed meanwhile")),
@@ -189,6 +212,7 @@ async fn put_config(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
     if present.is_some_and(|present| present.value == config) {
         return Ok(Answer::json(200, &config));
     }
+    refuse_new_problems(&config, present.map(|present| &present.value))?;
     let answer = Answer::json(200, &config);
     match order(api, |reply| Command::WriteConfig { config, if_version: None, reply }).await {
         Written::Done => Ok(answer),
@@ -198,21 +222,114 @@ async fn put_config(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
     }
 }
 
-/// Hands a command to the loop and waits for its reply, as long as the store may take.
+/// A setting that was wrong before stays what it is: whoever changes another one must be able to.
+fn refuse_new_problems(config: &Value, present: Option<&Value>) -> Result<(), Answer> {
+    let known = present.map(validate_dynamic).unwrap_or_default();
+    let news: Vec<String> = (validate_dynamic(config).iter())
+        .filter(|problem| !known.contains(problem))
+        .map(ToString::to_string)
+        .collect();
+    if news.is_empty() { Ok(()) } else { Err(Answer::sentence(422, news.join("\n"))) }
+}
+
+fn reload(api: &Api) -> Answer {
+    // A queue that is full holds one already, or the agent has other troubles.
+    match api.commands.try_send(Command::Reload) {
+        Ok(()) => Answer::sentence(202, "reload scheduled"),
+        Err(_) => Answer::sentence(503, "too many requests are under way"),
+    }
+}
+
+async fn restart(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
+    let body = optional_object(body)?;
+    let standing = api.standing();
+    let restart = restart::check(&body, standing.view.policy.pause, crate::clock::wall())?;
+    let filters = Value::Object(restart.document.clone());
+    if restart.schedule.is_some() {
+        tracing::info!(%filters, "a restart was scheduled over REST");
+        let scheduled = ask(api, Duration::ZERO, |reply| Command::ScheduleRestart { restart, reply }).await;
+        return Ok(match scheduled {
+            Some(true) => Answer::sentence(202, "Restart scheduled"),
+            Some(false) => Answer::sentence(409, "Another restart is already scheduled"),
+            None => Answer::sentence(503, "the agent did not answer"),
+        });
+    }
+    if !conditions_hold(&restart.conditions, &standing) {
+        return Err(Answer::sentence(503, "restart conditions are not satisfied"));
+    }
+    tracing::info!(%filters, "a restart was requested over REST");
+    let wanted = Ask::Restart { timeout: restart.timeout };
+    let patience = RESTART_PATIENCE
+        + restart.timeout.unwrap_or(standing.view.policy.primary_start_timeout).as_duration();
+    match ask(api, patience, |reply| Command::Ask { ask: wanted, reply }).await {
+        Some(outcome) => Ok(restart::answer(&outcome)),
+        None => Err(Answer::sentence(503, "restart status unknown")),
+    }
+}
+
+async fn delete_restart(api: &Api) -> Answer {
+    match ask(api, Duration::ZERO, |reply| Command::DeleteRestart { reply }).await {
+        Some(true) => Answer::sentence(200, "scheduled restart deleted"),
+        Some(false) => Answer::sentence(404, "no restarts are scheduled"),
+        None => Answer::sentence(503, "the agent did not answer"),
+    }
+}
+
+async fn reinitialize(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
+    let body = optional_object(body)?;
+    // A copy always comes from the leader, so `from_leader` is granted either way.
+    let force = body.get("force").is_some_and(truthy);
+    tracing::info!(force, "making the data anew was requested over REST");
+    let wanted = Ask::Reinitialize { force };
+    match ask(api, Duration::ZERO, |reply| Command::Ask { ask: wanted, reply }).await {
+        Some(Outcome::Done) => Ok(Answer::sentence(200, "reinitialize started")),
+        Some(Outcome::Refused(refusal)) => Err(restart::refused(refusal)),
+        Some(Outcome::Failed) => Err(restart::refused(Refusal::NotNow)),
+        None => Err(Answer::sentence(503, "the agent did not answer")),
+    }
+}
+
+/// What Python takes for true.
+fn truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(flag) => *flag,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+    }
+}
+
+/// Hands a write to the loop and waits for its reply, as long as the store may take.
 async fn order(api: &Api, command: impl FnOnce(oneshot::Sender<Written>) -> Command) -> Written {
-    let patience = api.standing().view.policy.retry_timeout.as_duration() + Duration::from_secs(1);
-    let (reply, written) = oneshot::channel();
+    let patience = api.standing().view.policy.retry_timeout.as_duration();
+    ask(api, patience, command).await.unwrap_or(Written::Unanswered)
+}
+
+/// `patience` is what the work may take; the agent itself answers within a second.
+async fn ask<T>(
+    api: &Api,
+    patience: Duration,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Option<T> {
+    let (reply, answered) = oneshot::channel();
     match api.commands.try_send(command(reply)) {
         Ok(()) => (),
         Err(mpsc::error::TrySendError::Full(_)) => {
             tracing::warn!("a REST request was refused: the agent's command queue is full");
-            return Written::Unanswered;
+            return None;
         }
-        Err(mpsc::error::TrySendError::Closed(_)) => return Written::Unanswered,
+        Err(mpsc::error::TrySendError::Closed(_)) => return None,
     }
-    match timeout(patience, written).await {
-        Ok(Ok(written)) => written,
-        Ok(Err(_)) | Err(_) => Written::Unanswered,
+    timeout(patience + AGENT_PATIENCE, answered).await.ok()?.ok()
+}
+
+/// The object in a body that may be left out.
+fn optional_object(body: Option<&[u8]>) -> Result<Map<String, Value>, Answer> {
+    match body {
+        None | Some([] | b"{}") => Ok(Map::new()),
+        Some(body) => object(Some(body)),
     }
 }
 

@@ -118,6 +118,9 @@ impl<'a> Look<'a> {
 
     pub fn state(&self) -> MemberState {
         let job = self.view().work.job.as_ref().map(|running| &running.job);
+        if self.view().is_restarting() {
+            return MemberState::Restarting;
+        }
         match (&self.view().postgres, job) {
             (Postgres::Running(_) | Postgres::Starting { .. }, Some(Job::StopAtOnce)) => {
                 MemberState::Stopping

@@ -47,6 +47,8 @@ pub struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pending_restart_reason: Option<&'a Value>,
     patroni: Patroni<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduled_restart: Option<Value>,
     #[serde(skip_serializing_if = "is_false")]
     watchdog_failed: bool,
     tenure: Tenure,
@@ -124,6 +126,7 @@ pub fn document(look: Look<'_>) -> Document<'_> {
         pending_restart: facts.pending_restart.is_some(),
         pending_restart_reason: facts.pending_restart.as_ref(),
         patroni: Patroni { version: PATRONI_VERSION, scope: &facts.scope, name: &view.me },
+        scheduled_restart: facts.scheduled_restart.as_ref().map(without_start_time),
         watchdog_failed: look.cannot_be_fenced(),
         tenure: Tenure {
             version: env!("CARGO_PKG_VERSION"),
@@ -135,6 +138,15 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             guardian: guardian_word(view.guardian, look.now),
         },
     }
+}
+
+/// Only the store is told which PostgreSQL is meant.
+fn without_start_time(scheduled: &Value) -> Value {
+    let mut shown = scheduled.clone();
+    if let Value::Object(members) = &mut shown {
+        members.remove("postmaster_start_time");
+    }
+    shown
 }
 
 /// Nobody is known to lead.

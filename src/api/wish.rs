@@ -2,8 +2,6 @@
 //! in its order. Whether a candidate can really take over is asked of the candidates themselves, by `act`.
 
 use jiff::Timestamp;
-use jiff::fmt::temporal::Pieces;
-use jiff::tz::TimeZone;
 use serde_json::{Map, Value};
 
 use crate::model::{Cluster, FailoverRequest, MemberName, MemberRole, MemberState, PeerAnswer};
@@ -124,25 +122,7 @@ fn schedule(kind: Kind, text: &str, paused: bool, today: Timestamp) -> Result<St
     if paused {
         return Err(Answer::sentence(400, "Can't schedule switchover in the paused state"));
     }
-    let unreadable = || {
-        Answer::sentence(
-            422,
-            "Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601",
-        )
-    };
-    let pieces = Pieces::parse(text).map_err(|_| unreadable())?;
-    let Some(offset) = pieces.to_numeric_offset() else {
-        return Err(Answer::sentence(
-            400,
-            format!("Timezone information is mandatory for the scheduled {}", kind.word()),
-        ));
-    };
-    let civil = pieces.date().to_datetime(pieces.time().unwrap_or_default());
-    let at = offset.to_timestamp(civil).map_err(|_| unreadable())?;
-    if at < today {
-        return Err(Answer::sentence(422, format!("Cannot schedule {} in the past", kind.word())));
-    }
-    Ok(at.to_zoned(TimeZone::fixed(offset)).strftime("%Y-%m-%dT%H:%M:%S%.f%:z").to_string())
+    Ok(super::schedule::parse(kind.word(), text, today)?.text)
 }
 
 /// Who could take over, by the store; or why nobody can.
@@ -230,7 +210,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::fixtures::*;
-    use super::*;
+    use super::{Wish, *};
     use crate::model::*;
 
     const TODAY: &str = "2026-11-21T09:00:00Z";

@@ -20,6 +20,7 @@ pub use load::*;
 pub use operator::*;
 pub use problem::{Problem, Problems};
 pub use types::*;
+pub use values::milliseconds;
 pub use yaml::{Node, Place, parse as parse_yaml};
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ mod tests {
         file.write_all(text.as_bytes()).expect("our own file");
         let variables: BTreeMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let sources = Sources { paths: vec![file.path().to_owned()], variables };
+        let sources = Sources { paths: vec![file.path().to_owned()], variables, credentials: None };
         load_operator(&sources, store_elsewhere).map_err(|problems| problems.to_string())
     }
 

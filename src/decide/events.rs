@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    Cluster, Errand, FenceOrder, Guardian, Job, MemberName, Moment, PeerAnswer, Plan, Policy, Postgres,
-    Session, SessionId, Span, SystemId, Tags, Term,
+    Ask, Cluster, Errand, FenceOrder, Guardian, Job, MemberName, Moment, Outcome, PeerAnswer, Plan, Policy,
+    Postgres, Session, SessionId, Span, SystemId, Tags, Term,
 };
 
 /// Everything that a member can learn.
@@ -32,6 +32,13 @@ pub enum Event {
     Guardian(Guardian),
     Policy(Box<Policy>),
     Tags(Tags),
+    /// An operator asks something of this member's PostgreSQL.
+    Asked {
+        id: u64,
+        ask: Ask,
+    },
+    /// When the scheduled switchover falls due, by the wall clock as it stands now.
+    SwitchoverDue(Option<Moment>),
     /// An orderly end is asked for.
     End,
 }
@@ -80,10 +87,23 @@ pub enum JobOutcome {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     Errand(Errand),
-    AskPeers { round: u64, questions: Vec<PeerQuestion> },
-    StartJob { id: u64, job: Job },
-    CancelJob { id: u64 },
+    AskPeers {
+        round: u64,
+        questions: Vec<PeerQuestion>,
+    },
+    StartJob {
+        id: u64,
+        job: Job,
+    },
+    CancelJob {
+        id: u64,
+    },
     Fence(FenceOrder),
+    /// Tell whoever asked.
+    Answer {
+        id: u64,
+        outcome: Outcome,
+    },
     Exit,
 }
 

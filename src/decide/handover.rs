@@ -14,6 +14,8 @@ const STOP_BUDGET: Span = Span::from_secs(30);
 const CONFIRM_BUDGET: Span = Span::from_secs(10);
 const ENDING_BUDGET: Span = Span::from_secs(3);
 const PATIENCE: Span = Span::from_secs(1);
+/// How late a scheduled switchover may begin, at least.
+const LATENESS: Span = Span::from_secs(15);
 /// How old answers may be when a candidate is chosen, and when it is only waited for. The first is longer than the
 /// patience: a round that had to wait for somebody silent must still count when it ends.
 const ANSWERS_KEEP: Span = Span::from_secs(2);
@@ -23,12 +25,24 @@ const CONFIRM_EVERY: Span = Span::from_ms(50);
 pub(super) fn requested(view: &View, cluster: &Cluster, running: &Running) -> Option<Choice> {
     let Versioned { value: request, version } = cluster.failover.as_ref()?;
     let clear = |rule| Some(Choice::store(rule, Errand::ClearFailover { version: *version }));
-    if request.is_empty() || request.scheduled_at.is_some() {
+    if request.is_empty() {
         return None;
+    }
+    if request.scheduled_at.is_some() && !is_due(view) {
+        return None;
+    }
+    if request.scheduled_at.is_some() && view.memory.switchover_due? + lateness_max(view) < view.now {
+        return clear(Rule::SwitchoverStale);
     }
     let for_others = request.leader.as_ref().is_some_and(|leader| *leader != view.me);
     if for_others || request.candidate.as_ref() == Some(&view.me) {
         return clear(Rule::LeaderClearsRequest);
+    }
+    if request.scheduled_at.is_some() {
+        // Everybody must know that it is meant now: whoever is named, and whoever would have to yield.
+        let request = FailoverRequest { scheduled_at: None, ..request.clone() };
+        let errand = Errand::MakeDue { request, version: *version };
+        return Some(Choice::store(Rule::SwitchoverFallsDue, errand));
     }
     let (_, seen) = view.memory.request_seen?;
     if !answers_younger_than(view, ANSWERS_KEEP) || view.peers.asked_at < Some(seen) {
@@ -47,6 +61,23 @@ pub(super) fn requested(view: &View, cluster: &Cluster, running: &Running) -> Op
         }
         Some(to) => Some(stop_for(view, Rule::SwitchoverStops, Some(to))),
         None => clear(Rule::SwitchoverImpossible),
+    }
+}
+
+fn is_due(view: &View) -> bool {
+    view.memory.switchover_due.is_some_and(|due| due <= view.now)
+}
+
+/// What could not begin in time is not wanted any more.
+fn lateness_max(view: &View) -> Span {
+    view.policy.loop_wait.scaled(3, 2).max(LATENESS)
+}
+
+/// How long until a scheduled switchover wants to be looked at.
+pub(super) fn until_due(view: &View) -> Span {
+    match view.memory.switchover_due {
+        Some(due) if view.now < due => view.now.until(due),
+        Some(_) | None => super::LOOK_AGAIN,
     }
 }
 

@@ -1,7 +1,7 @@
 //! This member holds the lease and may act on it.
 
 use super::fault::{self, Fault};
-use super::{Choice, handover, may_try_again, shows_our_term, unfit, until_demotion};
+use super::{Choice, handover, may_try_again, shows_our_term, unfit, until_demotion, wishes};
 use crate::model::{
     Cluster, Control, Errand, Guardian, Job, Lease, Postgres, Rule, Running, Serving, Span, Timeline, View,
 };
@@ -14,6 +14,9 @@ const CHECKPOINT_BACKOFF: Span = Span::from_secs(5);
 
 pub(super) fn choose(view: &View, cluster: &Cluster, lease: &Lease) -> Choice {
     let release = || Errand::ReleaseLease { term: lease.term };
+    if let Some(choice) = wishes::took_too_long(view, lease) {
+        return choice.again_in(until_demotion(view));
+    }
     let choice = match &view.postgres {
         Postgres::Running(running) => match &running.serving {
             Serving::Primary { checkpointed, .. } => primary(view, cluster, lease, running, *checkpointed),
@@ -29,7 +32,7 @@ pub(super) fn choose(view: &View, cluster: &Cluster, lease: &Lease) -> Choice {
         }
         Postgres::Unobserved => Choice::wait(Rule::LooksAtPostgres),
     };
-    choice.again_in(until_demotion(view))
+    choice.again_in(until_demotion(view)).again_in(handover::until_due(view))
 }
 
 fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, checkpointed: bool) -> Choice {
@@ -50,6 +53,9 @@ fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, che
         return Choice::run(Rule::LeaderOnOldTimeline, Job::StopAtOnce);
     }
     if let Some(choice) = handover::requested(view, cluster, running) {
+        return choice;
+    }
+    if let Some(choice) = wishes::leader(view) {
         return choice;
     }
     let failed_lately =

@@ -1,6 +1,8 @@
 //! One member's knowledge and what follows from it: events go in, commands come out. Pure, so that the daemon and the
 //! simulator run the very same code; only carrying out the commands differs.
 
+mod asked;
+
 use std::collections::BTreeMap;
 
 use super::decide;
@@ -8,8 +10,8 @@ pub use super::events::*;
 use super::fault::{self, Fault};
 use crate::model::{
     Cluster, Contact, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
-    Moment, PeerAnswer, PeerRound, Policy, Postgres, Reason, RunningJob, Serving, Session, Span, Step,
-    StoreView, Tags, Term, Timing, View, Work,
+    Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, Serving, Session,
+    Span, Stage, Step, StoreView, Tags, Term, Timing, View, Work,
 };
 
 /// An errand that failed is not repeated at once.
@@ -29,6 +31,8 @@ pub struct Mind {
     /// primary under a lease that still runs for one that has lost it.
     seen_too_early: Option<Postgres>,
     guardian_heard: bool,
+    /// How wishes have ended that nobody has been told of yet.
+    answers: Vec<(u64, Outcome)>,
 }
 
 impl Mind {
@@ -57,6 +61,7 @@ impl Mind {
             armed_by_keeper: false,
             seen_too_early: None,
             guardian_heard: false,
+            answers: Vec::new(),
         }
     }
 
@@ -78,6 +83,8 @@ impl Mind {
             Event::Guardian(guardian) => self.learn_guardian(guardian),
             Event::Policy(policy) => self.view.policy = *policy,
             Event::Tags(tags) => self.view.tags = tags,
+            Event::Asked { id, ask } => self.learn_wish(id, ask),
+            Event::SwitchoverDue(due) => self.view.memory.switchover_due = due,
             Event::End => self.view.ending = true,
         }
     }
@@ -86,6 +93,7 @@ impl Mind {
     pub fn turn(&mut self, now: Moment) -> Turn {
         self.view.now = now;
         let mut commands = Vec::new();
+        self.advance_wish();
         let mut plan = decide(&self.view);
         if let Step::AskPeers(questions) = &plan.step {
             self.ask_peers(questions.clone(), &mut commands);
@@ -102,6 +110,7 @@ impl Mind {
             Step::Cancel => self.cancel_job(&mut commands),
             Step::Exit => commands.push(Command::Exit),
         }
+        commands.extend(self.answers.drain(..).map(|(id, outcome)| Command::Answer { id, outcome }));
         let lease = LeaseOrders {
             until: plan.renew_until,
             hold: self.term_to_hold(),
@@ -269,7 +278,8 @@ impl Mind {
                 | Errand::FinishInitialize { .. }
                 | Errand::AbandonInitialize
                 | Errand::ReleaseLease { .. }
-                | Errand::ClearFailover { .. },
+                | Errand::ClearFailover { .. }
+                | Errand::MakeDue { .. },
                 _,
             ) => {}
         }
@@ -284,6 +294,7 @@ impl Mind {
             {
                 handover.begun_at = self.view.now;
             }
+            self.end_restart_that_failed(&job, outcome);
         }
         self.learn_postgres(postgres);
     }
@@ -392,6 +403,9 @@ impl Mind {
             | Job::StopAtOnce
             | Job::SetAside
             | Job::Checkpoint => {}
+        }
+        if matches!(reason.rule, Rule::RestartStops | Rule::ReinitializeStops) {
+            self.go_on_with_wish(Stage::Stopping);
         }
         self.job_id += 1;
         self.view.work.job = Some(RunningJob {

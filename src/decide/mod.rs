@@ -13,6 +13,7 @@ mod leading;
 pub mod mind;
 pub mod publish;
 mod race;
+mod wishes;
 
 use fault::Fault;
 
@@ -89,13 +90,16 @@ fn choose(view: &View) -> Choice {
         };
     };
     if view.policy.pause {
-        return Choice::wait(Rule::Paused);
+        return wishes::paused(view, cluster).unwrap_or(Choice::wait(Rule::Paused));
     }
     if let Some(lease) = in_force(view) {
         return leading::choose(view, cluster, lease);
     }
     if view.postgres.may_accept_writes() {
         return dethroned::choose(view);
+    }
+    if let Some(choice) = wishes::standby(view, cluster) {
+        return choice;
     }
     if belongs_elsewhere(view, cluster) {
         return foreign(view);
@@ -145,6 +149,9 @@ fn under_way(view: &View, running: &RunningJob) -> Choice {
     }
     if view.ending && running.job.can_be_cancelled() && !running.cancelled {
         return Choice::step(Rule::JobLostItsReason, Step::Cancel);
+    }
+    if let Some(choice) = wishes::overtakes(view, running) {
+        return choice;
     }
     Choice::wait(running.reason.clone()).again_in(until_demotion(view))
 }
@@ -196,7 +203,8 @@ fn may_renew(view: &View) -> bool {
         return true;
     }
     let unguarded = view.postgres.may_accept_writes() && view.guardian == Guardian::Absent;
-    !unguarded && !view.postgres.running().is_some_and(|running| unfit(view, running))
+    let unfit = |running| unfit(view, running) && !wishes::is_stopping(view, running);
+    !unguarded && !view.postgres.running().is_some_and(unfit)
 }
 
 /// A primary that has not answered for half a lease will not answer soon.

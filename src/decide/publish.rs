@@ -108,6 +108,9 @@ pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<H
 }
 
 fn member_state(view: &View) -> MemberState {
+    if view.is_restarting() {
+        return MemberState::Restarting;
+    }
     if let Some(running) = &view.work.job {
         match running.job {
             Job::Bootstrap => return MemberState::Bootstrapping,

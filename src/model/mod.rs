@@ -14,6 +14,7 @@ mod standing;
 mod view;
 mod wal;
 mod watchdog;
+mod wish;
 
 pub use catalog::*;
 pub use cluster::*;
@@ -29,3 +30,4 @@ pub use standing::*;
 pub use view::*;
 pub use wal::*;
 pub use watchdog::*;
+pub use wish::*;

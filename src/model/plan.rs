@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, MemberName, Moment, Reason, Span, SystemId, Term, Timeline};
+use super::{Address, FailoverRequest, MemberName, Moment, Reason, Span, SystemId, Term, Timeline};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -49,6 +49,11 @@ pub enum Errand {
         term: Term,
     },
     ClearFailover {
+        version: i64,
+    },
+    /// The time of a scheduled switchover has come: put the request without its time in place of that version.
+    MakeDue {
+        request: FailoverRequest,
         version: i64,
     },
 }

@@ -83,6 +83,17 @@ rules! {
     SwitchoverReleases = "switchover_releases": "switching over to {member}, which has every record; giving the lease back" ["4da7e2ba2825472490a050f6d6388e23"],
     SwitchoverAbandoned = "switchover_abandoned": "no candidate received the last record in time; leading on" ["b51e900cc22a459db3dd41ec95dc652e"],
 
+    SwitchoverFallsDue = "switchover_falls_due": "the time of the scheduled switchover has come; asking everybody for it now",
+    SwitchoverStale = "switchover_stale": "the time of the scheduled switchover has passed, or cannot be read; clearing the request",
+
+    // An operator's wishes.
+    RestartStops = "restart_stops": "asked to restart; stopping PostgreSQL in good order",
+    RestartStarts = "restart_starts": "asked to restart in maintenance mode; starting PostgreSQL",
+    RestartTookTooLong = "restart_took_too_long": "PostgreSQL did not come back within the time given for the restart; giving the lease back",
+    ReinitializeCancels = "reinitialize_cancels": "asked to make this member's data anew; stopping the work under way",
+    ReinitializeStops = "reinitialize_stops": "asked to make this member's data anew; stopping PostgreSQL",
+    ReinitializeSetsAside = "reinitialize_sets_aside": "asked to make this member's data anew; setting the old data aside",
+
     // Losing the lease.
     LeaseRanOut = "lease_ran_out": "the lease could not be renewed in time; stopping PostgreSQL before another member may lead" ["d3875cefe4d348f3b4c1a7caae4a2201"],
     LeaseLost = "lease_lost": "the lease is gone; stopping PostgreSQL at once" ["e93484031c9041f2b02c4d5dbf33715c"],

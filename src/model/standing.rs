@@ -26,6 +26,8 @@ pub struct Facts {
     /// How far the upstream's WAL reached when it last said so, on a standby that streams.
     pub upstream_end: Option<Lsn>,
     pub pending_restart: Option<Value>,
+    /// A restart that is to come: its time, its conditions, and when PostgreSQL had been started.
+    pub scheduled_restart: Option<Value>,
     /// Seconds since 1970 at which the store last answered.
     pub store_last_seen: Option<u64>,
     /// The same on the boot clock.

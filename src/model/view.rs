@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Cluster, FenceOrder, Job, MemberName, MemberRole, MemberState, Moment, Policy, Position, Postgres,
-    Reason, SessionId, Span, SystemId, Tags, Term, Timing,
+    Reason, SessionId, Span, Stage, SystemId, Tags, Term, Timing, Wish,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -144,6 +144,11 @@ pub struct Memory {
     pub handover: Option<Handover>,
     /// The term that this member has asked the store to end. Whatever the answer was, it is never acted upon again.
     pub released: Option<Term>,
+    /// What an operator has asked this member to do, as long as it is not done.
+    pub wish: Option<Wish>,
+    /// When the scheduled switchover of the last snapshot falls due, by the wall clock as it stands now; a time that
+    /// nobody can read has been due for ever.
+    pub switchover_due: Option<Moment>,
 }
 
 /// How often in a row something has failed, and when it last did.
@@ -176,6 +181,11 @@ impl View {
 
     pub fn cluster(&self) -> Option<&Cluster> {
         self.store.cluster.as_ref()
+    }
+
+    /// PostgreSQL is on its way down or up because an operator asked for a restart.
+    pub fn is_restarting(&self) -> bool {
+        self.memory.wish.as_ref().is_some_and(|wish| wish.is_restart() && wish.stage != Stage::Asked)
     }
 
     pub fn cut_off(&self) -> bool {

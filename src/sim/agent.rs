@@ -78,7 +78,12 @@ impl World {
     fn turn(&mut self, host: usize) {
         let (now, true_now) = (self.local(host), self.now);
         let late = if self.random.chance(5) { self.random.between(0, 80 * MS) } else { 0 };
+        let clock = self.hosts[host].clock;
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        let request = agent.mind.view().cluster().and_then(|cluster| cluster.failover.as_ref());
+        let at = request.and_then(|request| request.value.scheduled_at.as_ref());
+        let due = at.and_then(|at| at.parse().ok()).map(|at| clock.read(at));
+        agent.mind.apply(now, Event::SwitchoverDue(due));
         let turn = agent.mind.turn(now);
         agent.keeper.orders = turn.lease;
         agent.wake += 1;
@@ -301,6 +306,7 @@ impl World {
                 Command::StartJob { id, job } => self.begin_job(host, life, id, job),
                 Command::CancelJob { id } => self.cancel_job(host, life, id),
                 Command::Fence(order) => self.order_fence(host, order),
+                Command::Answer { .. } => {}
                 Command::Exit => self.agent_exits(host),
             }
         }
@@ -322,7 +328,8 @@ impl World {
     }
 
     fn order_fence(&mut self, host: usize, order: FenceOrder) {
-        if order == FenceOrder::Disarm {
+        // In maintenance mode the guardian is disarmed, and everybody is told so.
+        if order == FenceOrder::Disarm && !self.policy.pause {
             self.laws.look_at_disarm(&self.hosts[host]);
         }
         self.order_guardian(host, order, Speaker::Agent);
@@ -403,6 +410,7 @@ fn describe(step: &crate::model::Step) -> String {
         }
         Step::Store(Errand::ReleaseLease { .. }) => ": release the lease".to_owned(),
         Step::Store(Errand::ClearFailover { .. }) => ": clear the request".to_owned(),
+        Step::Store(Errand::MakeDue { .. }) => ": ask for it now".to_owned(),
         Step::AskPeers(_) => ": ask".to_owned(),
         Step::Run(Job::Promote { timeline, .. }) => format!(": promote to timeline {timeline}"),
         Step::Run(job) => format!(": {}", job.name()),

@@ -9,7 +9,7 @@ use super::random::Random;
 use super::world::{Happening, Line, World};
 use super::{MS, SECOND, Time};
 use crate::decide::mind::Event;
-use crate::model::{ControlState, SystemId};
+use crate::model::{Ask, ControlState, SystemId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -25,6 +25,8 @@ pub(super) enum Trouble {
     StoreFails,
     StoreElects,
     Switchover(Option<usize>),
+    Restart(usize),
+    Reinitialize(usize),
     AgentEnds(usize),
     DataVanishes(usize),
     DiskIsSlow(usize),
@@ -76,6 +78,8 @@ impl World {
                 self.store_elects(takes);
             }
             Trouble::Switchover(to) => self.ask_for_switchover(to),
+            Trouble::Restart(host) => self.ask(host, Ask::Restart { timeout: None }),
+            Trouble::Reinitialize(host) => self.ask(host, Ask::Reinitialize { force: false }),
             Trouble::AgentEnds(host) => {
                 if self.hosts[host].agent.as_ref().is_some_and(|agent| !agent.frozen) {
                     self.learn(host, Event::End);
@@ -103,6 +107,8 @@ impl World {
             | Trouble::GuardianDies(_)
             | Trouble::StoreElects
             | Trouble::Switchover(_)
+            | Trouble::Restart(_)
+            | Trouble::Reinitialize(_)
             | Trouble::DataVanishes(_) => {}
         }
     }
@@ -197,6 +203,24 @@ impl World {
         }
     }
 
+    pub fn ask_for_switchover_at(&mut self, to: usize, at: Time) {
+        let leader = self.store.leader.as_ref().map(|leader| leader.name.clone());
+        let candidate = self.hosts[to].name.clone();
+        self.store.schedule_failover(leader, Some(candidate), Some(at));
+        self.tell_watchers();
+    }
+
+    /// By REST, on the machine itself.
+    pub fn ask(&mut self, host: usize, ask: Ask) {
+        // Where it would take the last copy away, an operator does not ask for it.
+        let copies = self.hosts.iter().filter(|other| other.up && other.pg.server == Server::Standby).count();
+        let harmless =
+            matches!(ask, Ask::Restart { .. }) || 2 <= copies || self.hosts[host].pg.data.is_none();
+        if harmless && self.hosts[host].agent.as_ref().is_some_and(|agent| !agent.frozen) {
+            self.learn(host, Event::Asked { id: 0, ask });
+        }
+    }
+
     /// Only where a copy is left elsewhere is there anything to learn from it.
     pub fn remove_data(&mut self, host: usize) {
         let copies = self.hosts.iter().filter(|other| other.up && other.pg.server == Server::Standby).count();
@@ -269,6 +293,13 @@ pub(super) fn plan_from(random: &mut Random, hosts: usize, from: Time, to: Time)
             _ => random.between(9 * SECOND, 30 * SECOND),
         };
         plan.push(Planned { at, lasts, trouble: trouble_from(random, hosts) });
+        // Beside the troubles, not instead of them: an old seed keeps its life.
+        if at.is_multiple_of(7) {
+            let host = usize::try_from(at / 7).unwrap_or(0) % hosts;
+            let trouble =
+                if at.is_multiple_of(2) { Trouble::Restart(host) } else { Trouble::Reinitialize(host) };
+            plan.push(Planned { at: at + lasts / 2, lasts, trouble });
+        }
     }
 }
 

@@ -185,6 +185,11 @@ const UNSEEN: &[(Rule, &str)] = &[
     (Rule::BootstrapBlocked, "nobody writes nonsense into the store"),
     (Rule::AdoptionWaits, "the data of a standby without a cluster; small views"),
     (Rule::Paused, "by the settings only"),
+    (Rule::SwitchoverFallsDue, "story switchover_scheduled"),
+    (Rule::SwitchoverStale, "story switchover_scheduled"),
+    (Rule::RestartStarts, "story paused_restart"),
+    (Rule::RestartTookTooLong, "story restart_too_slow"),
+    (Rule::ReinitializeCancels, "story reinitialize"),
     (Rule::LeaderOnOldTimeline, "a promotion is whole or not at all here; small views"),
 ];
 

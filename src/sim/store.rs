@@ -176,7 +176,17 @@ impl Store {
     }
 
     pub fn request_failover(&mut self, leader: Option<MemberName>, candidate: Option<MemberName>) {
-        let request = FailoverRequest { leader, candidate, scheduled_at: None };
+        self.schedule_failover(leader, candidate, None);
+    }
+
+    /// A time is a number of microseconds here.
+    pub fn schedule_failover(
+        &mut self,
+        leader: Option<MemberName>,
+        candidate: Option<MemberName>,
+        at: Option<Time>,
+    ) {
+        let request = FailoverRequest { leader, candidate, scheduled_at: at.map(|at| at.to_string()) };
         self.revision += 1;
         self.failover = Some(Versioned { value: request, version: self.revision });
     }
@@ -237,7 +247,14 @@ impl Store {
                 self.failover = None;
                 true
             }
-            Errand::TakeInitialize
+            Errand::MakeDue { request, version }
+                if self.failover.as_ref().is_some_and(|request| request.version == *version) =>
+            {
+                self.failover = Some(Versioned { value: request.clone(), version: self.revision + 1 });
+                true
+            }
+            Errand::MakeDue { .. }
+            | Errand::TakeInitialize
             | Errand::FinishInitialize { .. }
             | Errand::AbandonInitialize
             | Errand::ReleaseLease { .. }

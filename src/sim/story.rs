@@ -9,7 +9,8 @@ use super::faults::Trouble;
 use super::network::{Habits, Place};
 use super::world::{Line, World};
 use super::{SECOND, Time};
-use crate::model::{Policy, Span, Timing};
+use crate::decide::mind::Event;
+use crate::model::{Ask, Policy, Span, Timing};
 
 /// Nothing decided differently for this long: more than any lease of a story lasts.
 const QUIET: Time = 15 * SECOND;
@@ -97,6 +98,19 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
         ["delete", "leader", "key"] => world.delete_leader_key(),
         ["switchover"] => world.ask_for_switchover(None),
         ["switchover", "to", name] => world.ask_for_switchover(Some(host(&world, name))),
+        ["switchover", "to", name, "in", secs] => {
+            let at = world.now + secs.parse::<Time>().expect("seconds") * SECOND;
+            world.ask_for_switchover_at(host(&world, name), at);
+        }
+        ["restart", name] => world.ask(host(&world, name), Ask::Restart { timeout: None }),
+        ["restart", name, "within", secs] => {
+            let timeout = Some(Span::from_secs(secs.parse().expect("seconds")));
+            world.ask(host(&world, name), Ask::Restart { timeout });
+        }
+        ["reinitialize", name] => world.ask(host(&world, name), Ask::Reinitialize { force: false }),
+        ["reinitialize", name, "now"] => world.ask(host(&world, name), Ask::Reinitialize { force: true }),
+        ["pause"] => set_pause(&mut world, true),
+        ["resume"] => set_pause(&mut world, false),
         ["store", "fails"] => world.store_stops(),
         ["store", "returns"] => world.store_starts(),
         ["store", "elects"] => world.store_elects(SECOND),
@@ -106,13 +120,26 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             world.hosts[host].answers_to_lose = 1;
         }
         ["fail", kind, name, times] => {
-            let kind = ["rewind", "clone", "promote"].into_iter().find(|k| k == kind).expect("a kind of job");
+            let kind = ["rewind", "clone", "promote", "start-as-primary"]
+                .into_iter()
+                .find(|k| k == kind)
+                .expect("a kind of job");
             let host = host(&world, name);
-            world.hosts[host].failing.insert(kind, times.parse().expect("how often"));
+            world.hosts[host].failing.insert(
+                if kind == "start-as-primary" { "start as primary" } else { kind },
+                times.parse().expect("how often"),
+            );
         }
         _ => panic!("{line:?} is not understood"),
     }
     world
+}
+
+fn set_pause(world: &mut World, pause: bool) {
+    world.policy.pause = pause;
+    for host in 0..world.hosts.len() {
+        world.learn(host, Event::Policy(Box::new(world.policy.clone())));
+    }
 }
 
 /// A cluster as it should be, led by the first member. How it came about is another story.

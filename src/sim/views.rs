@@ -193,7 +193,16 @@ fn every_peer_round() -> Vec<PeerRound> {
 fn every_memory() -> Vec<Memory> {
     let base = Memory { no_leader_since: Some(NOW - Span::from_secs(1)), ..Memory::default() };
     let handover = Handover { to: name("oulu"), begun_at: NOW - Span::from_secs(1) };
+    let asked = |ask, stage| {
+        let wish = Wish { id: 1, ask, stage, since: NOW - Span::from_secs(1) };
+        Memory { managed: true, has_led: true, wish: Some(wish), ..base.clone() }
+    };
+    let restart = Ask::Restart { timeout: Some(Span::from_ms(900)) };
     vec![
+        asked(Ask::Restart { timeout: None }, Stage::Asked),
+        asked(restart, Stage::Stopping),
+        asked(restart, Stage::Down),
+        asked(Ask::Reinitialize { force: true }, Stage::Asked),
         base.clone(),
         Memory { managed: true, ..base.clone() },
         Memory { managed: true, has_led: true, ..base.clone() },
@@ -270,6 +279,10 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
         }
     }
     seen
+}
+
+fn stops_now(view: &View) -> bool {
+    view.work.job.as_ref().is_some_and(|running| running.job.is_stop())
 }
 
 /// What `decide` says of this view, if it breaks a law.
@@ -374,16 +387,20 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
     {
         return Some("the guardian is not disarmed where something may write");
     }
-    let silent =
-        view.postgres.running().is_some_and(|running| running.is_primary() && running.silent_since.is_some());
+    // A stop for a restart has a deadline of its own.
+    let restarting = stops_now(view) && view.is_restarting();
+    let silent = !restarting
+        && view
+            .postgres
+            .running()
+            .is_some_and(|running| running.is_primary() && running.silent_since.is_some());
     if view.lease.is_some() && silent && view.now < plan.renew_until {
         return Some("a primary that has long been silent is not renewed");
     }
     if view.lease.is_some() && writable && view.guardian == Guardian::Absent && view.now < plan.renew_until {
         return Some("an unguarded primary is not renewed");
     }
-    let stops = matches!(&plan.step, Step::Run(job) if stopping(job))
-        || view.work.job.as_ref().is_some_and(|running| stopping(&running.job));
+    let stops = matches!(&plan.step, Step::Run(job) if stopping(job)) || stops_now(view);
     // A restarted agent that finds its primary under a lease that still runs, or a primary that is nobody's yet.
     let excused = matches!(
         plan.reason.rule,

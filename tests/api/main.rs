@@ -150,7 +150,9 @@ async fn a_body_that_cannot_be_used_is_refused_with_the_reason() {
         (with_body(&"[".repeat(900)), "400"),
         (with_body(&" ".repeat(1_001)), "413"),
         ("PUT /nonsense HTTP/1.0\r\n\r\n".to_owned(), "501"),
-        ("POST /restart HTTP/1.0\r\n\r\n".to_owned(), "501"),
+        ("POST /mpp HTTP/1.0\r\n\r\n".to_owned(), "501"),
+        ("POST /failsafe HTTP/1.0\r\n\r\n".to_owned(), "502"),
+        ("POST /sigterm HTTP/1.0\r\n\r\n".to_owned(), "202"),
     ];
     for (request, code) in requests {
         assert_eq!(server.code(&request).await, code, "{request:?}");
