@@ -194,7 +194,7 @@ mod tests {
     async fn a_socket_of_another_address_is_not_used() {
         let other = StdListener::bind("127.0.0.1:0").expect("loopback");
         for name in ["rest", "unit.socket"] {
-            let listen: Listen = "127.0.0.1:0".parse().expect("host:port");
+            let listen = Listen { hosts: vec!["127.0.0.1".to_owned()], port: 0 };
             let listener = handed(name, &other).listener(&listen).await.expect("a listener");
             assert_ne!(listener.local_addr().ok(), other.local_addr().ok(), "{name}");
         }
