@@ -2,6 +2,7 @@
 
 mod fencing;
 mod rest;
+mod service;
 #[path = "../support/mod.rs"]
 mod support;
 
