@@ -1,10 +1,70 @@
 //! Machines that stop in the middle of everything, and go on later or never: nobody acknowledges what another history has
 //! overtaken.
 
+use nix::sys::signal::Signal;
+use tenure::clock;
 use tenure::model::Span;
 
 use super::passes;
-use super::support::machines::{Setup, on_machines};
+use super::support::machine::Machine;
+use super::support::machines::{AGENT, GUARDIAN, Setup, Site, on_machines};
+use super::support::wait_for;
+use super::support::watchdog_device::Happening;
+
+/// The watchdog has reset the machine, once, and it is one of the cluster again.
+async fn comes_back_by_reset(site: &Site, leader: usize, boots: u32) {
+    let stopped_at = clock::now();
+    let device = &site.watchdogs[leader];
+    let expired = wait_for("the watchdog to fire", async || device.at(Happening::Expired)).await;
+    println!(
+        "the watchdog fired {} after the machine or its guardian had stopped",
+        expired.since(stopped_at)
+    );
+    site.leader_besides(leader).await;
+    site.until_boots(leader, boots + 1).await;
+    site.more_rows(100).await;
+    site.lease_outlived().await;
+    site.healthy().await;
+    assert_eq!(device.count(Happening::Expired), 1);
+}
+
+async fn until_watched(site: &Site, leader: usize) {
+    wait_for("a watchdog that runs", async || site.watchdogs[leader].runs().then_some(())).await;
+}
+
+#[test]
+fn a_frozen_machine_is_reset_by_its_watchdog_and_rejoins() {
+    on_machines(&Setup { watchdog: true, ..Setup::default() }, async |site| {
+        let leader = site.founded().await;
+        let writers = [site.write_anywhere(), site.write_at(leader)];
+        site.more_rows(100).await;
+        until_watched(site, leader).await;
+        let boots = site.machines[leader].power().boots();
+        site.machines[leader].freeze();
+        comes_back_by_reset(site, leader, boots).await;
+        drop(writers);
+        site.ledger.check_one_history_at_a_time();
+    });
+}
+
+#[test]
+fn a_machine_whose_agent_and_guardian_are_both_stopped_is_reset_by_its_watchdog_and_rejoins() {
+    on_machines(&Setup { watchdog: true, ..Setup::default() }, async |site| {
+        let leader = site.founded().await;
+        let writers = [site.write_anywhere(), site.write_at(leader)];
+        site.more_rows(100).await;
+        until_watched(site, leader).await;
+        let boots = site.machines[leader].power().boots();
+        let both =
+            [GUARDIAN, AGENT].map(|unit| site.machines[leader].main_process(unit).expect("the unit runs"));
+        for process in both {
+            Machine::signal(process, Signal::SIGSTOP);
+        }
+        comes_back_by_reset(site, leader, boots).await;
+        drop(writers);
+        site.ledger.check_one_history_at_a_time();
+    });
+}
 
 /// Its guardian and its clock wake late, together with PostgreSQL.
 #[test]

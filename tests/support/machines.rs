@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 use super::cgroup::Group;
 use super::machine::{Machine, mount};
 use super::netns::{self, Namespace};
+use super::watchdog_device::{Manners, WatchdogDevice};
 use super::writer::{Ledger, Writer, connect};
 use super::{rest, wait_for};
 
@@ -33,19 +34,21 @@ pub const DATA_DIR: &str = "var/lib/postgresql/main";
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub ttl: u32,
-    /// Further lines of every member's configuration.
-    pub addition: &'static str,
+    /// A device that resets the machine, and members that do not lead without it.
+    pub watchdog: bool,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { ttl: 10, addition: "" }
+        Setup { ttl: 10, watchdog: false }
     }
 }
 
 pub struct Site {
     // Dropped first to last: machines before the hub, everything before the ground it stands on.
     pub machines: Vec<Machine>,
+    /// One a machine, if any: it goes on whatever its machine does.
+    pub watchdogs: Vec<WatchdogDevice>,
     pub hub: Namespace,
     pub ledger: Ledger,
     ttl: Span,
@@ -59,6 +62,10 @@ pub fn on_machines(setup: &Setup, test: impl AsyncFnOnce(&mut Site)) {
         return;
     };
     assert!(netns::available() && Group::available(), "machines need root, ip, nft and control groups");
+    if setup.watchdog && !WatchdogDevice::available() {
+        println!("not run: a watchdog device without hardware needs /dev/fuse");
+        return;
+    }
     let mut site = Site::build(setup, &image);
     netns::enter(&site.hub.name);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -86,20 +93,27 @@ impl Site {
         let hub = Namespace::hub("hub".to_owned(), HUB);
         let packages = dir.join("packages");
         install_packages(&packages);
+        let mut watchdogs = Vec::new();
         let machines = (0..3).map(|index| {
             let (name, address) = (name(index), address(index));
             let network = Namespace::spoke(name.clone(), &hub, &format!("cable{index}"), &address);
             let layers = [packages.clone(), image.to_owned()];
             let group = format!("{id}-{name}");
-            let machine = Machine::new(&group, &dir.join(&name), &layers, network, &name, &address);
+            let mut machine = Machine::new(&group, &dir.join(&name), &layers, network, &name, &address);
             let etc = machine.root.join("etc");
             fs::write(etc.join("default/etcd"), etcd_environment(index)).expect("our own disk");
             fs::create_dir_all(etc.join("tenure")).expect("our own disk");
             fs::write(etc.join("tenure/main.yml"), configuration(setup, index)).expect("our own disk");
+            if setup.watchdog {
+                let (device, power) = (dir.join(format!("{name}-watchdog")), machine.power());
+                machine.bind(&device, "/dev/watchdog");
+                watchdogs.push(WatchdogDevice::serve(&device, Manners::default(), move || power.reset()));
+            }
             machine
         });
+        let machines: Vec<Machine> = machines.collect();
         let ttl = Span::from_secs(u64::from(setup.ttl));
-        Site { machines: machines.collect(), hub, ledger: Ledger::default(), ttl, _ground: ground }
+        Site { machines, watchdogs, hub, ledger: Ledger::default(), ttl, _ground: ground }
     }
 
     /// Three empty machines become a cluster by their units, with the writers' table on the leader.
@@ -313,7 +327,8 @@ ETCD_PRE_VOTE=true
 fn configuration(setup: &Setup, index: usize) -> String {
     let (name, address) = (name(index), address(index));
     let hosts: Vec<String> = (0..3).map(|index| format!("{}:2379", self::address(index))).collect();
-    let (hosts, ttl, addition) = (hosts.join(","), setup.ttl, setup.addition);
+    let (hosts, ttl) = (hosts.join(","), setup.ttl);
+    let watchdog = if setup.watchdog { "required" } else { "off" };
     format!(
         "scope: main
 name: {name}
@@ -350,6 +365,10 @@ postgresql:
     - host replication all 0.0.0.0/0 scram-sha-256
   parameters:
     shared_buffers: 16MB
-{addition}"
+watchdog:
+  mode: '{watchdog}'
+  device: /dev/watchdog
+  safety_margin: 5
+"
     )
 }

@@ -12,6 +12,7 @@ pub mod machines;
 pub mod majors;
 pub mod netns;
 pub mod rest;
+pub mod watchdog_device;
 pub mod writer;
 
 /// A condition that takes longer than this will never come.
