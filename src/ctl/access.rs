@@ -34,6 +34,9 @@ pub struct AccessArguments {
     /// How long to wait for something to be finished elsewhere, such as a clone
     #[arg(long, value_name = "SECONDS", default_value_t = 86400)]
     pub wait_timeout: u32,
+    /// Refused: Citus clusters are not supported
+    #[arg(long, global = true, hide = true, value_name = "GROUP")]
+    pub group: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -47,6 +50,9 @@ pub struct Access {
 
 impl Access {
     pub fn new(arguments: &AccessArguments) -> Result<Access> {
+        if arguments.group.is_some() {
+            bail!("--group is for Citus clusters, and those are not supported");
+        }
         let named = arguments.dcs_url.as_deref().map(parse_store_url).transpose()?;
         let paths = config_file(arguments)?;
         let sources = Sources::of_process(paths.into_iter().collect());

@@ -131,9 +131,9 @@ fn longest(
     let mut best = Run { before: from, after: other_from, length: 0 };
     // How long the run is that ends at this line of `after` and the last line of `before`.
     let mut ending: BTreeMap<usize, usize> = BTreeMap::new();
-    for index in from..to {
+    for (index, line) in before.iter().enumerate().take(to).skip(from) {
         let mut next = BTreeMap::new();
-        for &other in places.get(before[index]).map(Vec::as_slice).unwrap_or_default() {
+        for &other in places.get(line).map(Vec::as_slice).unwrap_or_default() {
             if other < other_from || other_to <= other {
                 continue;
             }
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn changes_far_from_each_other_stand_apart() {
-        let before: String = (0..20).map(|number| format!("{number}\n")).collect();
+        let before: String = (0..20).map(|number| number.to_string() + "\n").collect();
         let after = before.replace("2\n", "two\n").replace("1two\n", "12\n");
         let after = after.replace("17\n", "");
         let diff = unified(&before, &after);

@@ -144,10 +144,14 @@ async fn rows(connection: &Connection, sql: &str) -> Result<Table, tokio_postgre
         Err(_) => None,
     };
     let mut table = Table::default();
+    let mut described = false;
     for message in connection.client.simple_query(sql).await? {
         match message {
-            SimpleQueryMessage::RowDescription(columns) if table.columns.is_none() => {
-                table.columns = Some(columns.iter().map(|column| Column::left(column.name())).collect());
+            SimpleQueryMessage::RowDescription(columns) if !described => {
+                described = true;
+                // A row may have no columns at all, and then they have no names.
+                let names: Vec<Column> = columns.iter().map(|column| Column::left(column.name())).collect();
+                table.columns = Some(names).filter(|names| !names.is_empty());
             }
             SimpleQueryMessage::RowDescription(_) => break,
             SimpleQueryMessage::Row(row) => {
@@ -158,7 +162,7 @@ async fn rows(connection: &Connection, sql: &str) -> Result<Table, tokio_postgre
                     break;
                 }
             }
-            SimpleQueryMessage::CommandComplete(_) if table.columns.is_some() => break,
+            SimpleQueryMessage::CommandComplete(_) if described => break,
             _ => {}
         }
     }

@@ -94,7 +94,7 @@ impl Table {
         let rule = if widths.is_empty() {
             "++".to_owned()
         } else {
-            widths.iter().map(|width| format!("+{}", "-".repeat(width + 2))).collect::<String>() + "+"
+            widths.iter().fold(String::new(), |rule, width| rule + "+" + &"-".repeat(width + 2)) + "+"
         };
         let separated = rows.iter().flatten().any(|lines| lines.len() > 1);
         let mut out = titled(&rule, &self.title) + "\n";

@@ -1,6 +1,6 @@
 //! Moments as operators write and read them. Nothing is decided by these: agents check every schedule for themselves.
 
-use jiff::civil::DateTime;
+use jiff::civil::{DateTime, Time};
 use jiff::fmt::temporal::Pieces;
 use jiff::tz::{Offset, TimeZone};
 use jiff::{Timestamp, Zoned};
@@ -58,28 +58,21 @@ fn parse_on(text: Option<&str>, today: &Zoned) -> Result<Option<Schedule>, Strin
 
 fn read(text: &str, today: &Zoned) -> Option<Schedule> {
     let zone = today.time_zone();
-    let (civil, offset) = match Pieces::parse(text) {
-        Ok(pieces) => {
-            let civil = pieces.date().to_datetime(pieces.time().unwrap_or_default());
-            (civil, pieces.to_numeric_offset())
-        }
-        Err(_) => {
-            let time =
-                ["%H:%M", "%H:%M:%S"].iter().find_map(|f| jiff::civil::Time::strptime(f, text).ok())?;
-            (today.date().to_datetime(time), None)
-        }
+    let (civil, offset) = if let Ok(pieces) = Pieces::parse(text) {
+        (pieces.date().to_datetime(pieces.time().unwrap_or_default()), pieces.to_numeric_offset())
+    } else {
+        let time = ["%H:%M", "%H:%M:%S"].iter().find_map(|form| Time::strptime(form, text).ok())?;
+        (today.date().to_datetime(time), None)
     };
     schedule(civil, offset, zone)
 }
 
 fn schedule(civil: DateTime, offset: Option<Offset>, zone: &TimeZone) -> Option<Schedule> {
-    match offset {
-        Some(offset) => Some(Schedule { at: offset.to_timestamp(civil).ok()?, offset }),
-        None => {
-            let zoned = civil.to_zoned(zone.clone()).ok()?;
-            Some(Schedule { at: zoned.timestamp(), offset: zoned.offset() })
-        }
+    if let Some(offset) = offset {
+        return Some(Schedule { at: offset.to_timestamp(civil).ok()?, offset });
     }
+    let zoned = civil.to_zoned(zone.clone()).ok()?;
+    Some(Schedule { at: zoned.timestamp(), offset: zoned.offset() })
 }
 
 impl Schedule {

@@ -117,9 +117,9 @@ impl Writer {
     }
 
     fn flow(&mut self, document: &Document, indent: usize) {
-        self.in_flow += 1;
         match document {
             Document::Map(entries) => {
+                self.in_flow += 1;
                 self.push("{");
                 for (index, (key, value)) in sorted(entries).into_iter().enumerate() {
                     self.next_in_flow(index, indent);
@@ -134,21 +134,23 @@ impl Writer {
                     self.flow(value, indent + 2);
                 }
                 self.push("}");
+                self.in_flow -= 1;
             }
             Document::List(items) => {
+                self.in_flow += 1;
                 self.push("[");
                 for (index, item) in items.iter().enumerate() {
                     self.next_in_flow(index, indent);
                     self.flow(item, indent + 2);
                 }
                 self.push("]");
+                self.in_flow -= 1;
             }
             Document::Text(text) => self.text(text, indent, false),
             Document::Null | Document::Bool(_) | Document::Integer(_) | Document::Float(_) => {
                 self.push(&scalar(document));
             }
         }
-        self.in_flow -= 1;
     }
 
     fn next_in_flow(&mut self, index: usize, indent: usize) {

@@ -45,6 +45,7 @@ contract! {
     a_lease_whose_answer_was_lost_is_found_to_be_ours
     a_silent_store_answers_no_call
     clusters_are_listed_and_removed
+    whoever_shows_a_cluster_gets_its_keys_word_for_word
 }
 
 async fn a_new_place_is_empty(rig: Rig) {
@@ -418,4 +419,17 @@ async fn clusters_are_listed_and_removed(rig: Rig) {
     batman.remove_cluster(LONG).await.expect("anything goes");
     assert_eq!(listed(batman.clone()).await, "robin");
     assert!(snapshot(&robin).await.config.is_some());
+}
+
+async fn whoever_shows_a_cluster_gets_its_keys_word_for_word(rig: Rig) {
+    let store = rig.store();
+    rig.store_of("batman2").put_config(&json!({}), Expect::Anything, LONG).await.expect("anything goes");
+    rig.write("members/turku", b"{\"state\":\"levitating\"}").await;
+    rig.write("history", b"\xff").await;
+    let entries = store.entries(LONG).await.expect("an answer");
+    let told: Vec<(&str, &[u8])> =
+        entries.iter().map(|entry| (entry.path.as_str(), entry.value.as_slice())).collect();
+    let member = ("/service/batman/members/turku", &b"{\"state\":\"levitating\"}"[..]);
+    assert_eq!(told, [("/service/batman/history", &b"\xff"[..]), member]);
+    assert!(entries.iter().all(|entry| 0 < entry.version));
 }

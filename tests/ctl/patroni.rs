@@ -1,0 +1,212 @@
+//! Patroni's agents in the machines of a lab, and the two commands side by side.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::support::lab::{Lab, Node, PASSWORD, Setup, in_lab};
+use crate::support::{netns, wait_for};
+
+/// A cluster of Patroni's agents, called `lab`.
+pub struct Patroni {
+    children: Vec<Child>,
+}
+
+/// What a command said and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+fn tool(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/patroni/bin").join(name);
+    path.exists().then_some(path)
+}
+
+/// Runs a test in a lab whose agents nobody has started. Says so if something is missing.
+pub fn with_patronictl(nodes: usize, test: impl AsyncFnOnce(&mut Lab)) {
+    if tool("patronictl").is_none() || !netns::available() {
+        println!(
+            "not run: Patroni (scripts/fetch-patroni) and network namespaces (root, ip, nft) are needed"
+        );
+        return;
+    }
+    in_lab(&Setup { nodes, ..Setup::default() }, test);
+}
+
+/// Runs a test on a cluster of two Patroni agents that is up.
+pub fn in_patroni_lab(test: impl AsyncFnOnce(&mut Lab, &Patroni)) {
+    with_patronictl(2, async |lab| {
+        let patroni = Patroni::start(lab);
+        let outcome = std::panic::AssertUnwindSafe(async {
+            healthy(lab).await;
+            test(lab, &patroni).await;
+        });
+        let outcome = futures_util::FutureExt::catch_unwind(outcome).await;
+        if let Err(panic) = outcome {
+            for node in &lab.nodes {
+                let log = fs::read_to_string(node.dir.join("patroni.log")).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                println!("---- {}\n{}", node.name, lines[lines.len().saturating_sub(60)..].join("\n"));
+            }
+            std::panic::resume_unwind(panic);
+        }
+        for node in &mut lab.nodes {
+            node.power_off();
+        }
+        drop(patroni);
+    });
+}
+
+impl Patroni {
+    fn start(lab: &Lab) -> Patroni {
+        let children = lab.nodes.iter().map(|node| {
+            let path = config_file(node);
+            fs::write(&path, configuration(lab, node)).expect("our own directory");
+            let log = fs::File::create(node.dir.join("patroni.log")).expect("our own directory");
+            let mut command = node.machine.command("setpriv");
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+            command.arg(tool("patroni").expect("it was looked for")).arg(path);
+            command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", &node.dir);
+            command.current_dir(&node.dir).stdin(Stdio::null());
+            command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+            command.spawn().expect("ip and setpriv are installed")
+        });
+        Patroni { children: children.collect() }
+    }
+
+    pub fn pid(&self, node: usize) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(i32::try_from(self.children[node].id()).expect("a pid"))
+    }
+}
+
+impl Drop for Patroni {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// One leader, and everybody else streams from it. Returns the leader's index.
+pub async fn healthy(lab: &Lab) -> usize {
+    wait_for("a healthy cluster of Patroni's", async || {
+        let (_, text) = lab.nodes[0].request("GET", "/cluster", "")?;
+        let cluster: Value = serde_json::from_str(&text).ok()?;
+        let members = cluster["members"].as_array()?;
+        let leads = |member: &&Value| member["role"] == "leader" && member["state"] == "running";
+        let leader = members.iter().find(leads)?;
+        let follows = |member: &Value| {
+            member["name"] == leader["name"]
+                || (member["state"] == "streaming"
+                    && member["timeline"] == leader["timeline"]
+                    && member["replay_lag"] == 0)
+        };
+        (members.len() == lab.nodes.len() && members.iter().all(follows)).then_some(())?;
+        lab.nodes.iter().position(|node| leader["name"] == node.name.as_str())
+    })
+    .await
+}
+
+pub fn config_file(node: &Node) -> PathBuf {
+    node.dir.join("patroni.yml")
+}
+
+fn run(program: &Path, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Said {
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("PGUSER", "postgres");
+    command.env("PGPASSWORD", PASSWORD).env("LANG", "C.UTF-8").env("TZ", "Europe/Helsinki");
+    command.envs(variables.iter().copied());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    // Whoever asks nothing may have ended by now.
+    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    let Output { status, stdout, stderr } = child.wait_with_output().expect("our own child");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Said { code: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// The configuration that both commands are given.
+fn given(lab: &Lab) -> String {
+    let patronis = config_file(&lab.nodes[0]);
+    let file = if patronis.exists() { patronis } else { lab.nodes[0].dir.join("tenure.yml") };
+    file.display().to_string()
+}
+
+pub fn theirs_with(lab: &Lab, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Said {
+    let file = given(lab);
+    let arguments = [&["-c", file.as_str()], arguments].concat();
+    run(&tool("patronictl").expect("it was looked for"), &arguments, input, variables)
+}
+
+pub fn ours_with(lab: &Lab, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Said {
+    let file = given(lab);
+    let arguments = [&["-c", file.as_str()], arguments].concat();
+    run(Path::new(env!("CARGO_BIN_EXE_tenurectl")), &arguments, input, variables)
+}
+
+pub fn theirs(lab: &Lab, arguments: &[&str], input: &str) -> Said {
+    theirs_with(lab, arguments, input, &[])
+}
+
+pub fn ours(lab: &Lab, arguments: &[&str], input: &str) -> Said {
+    ours_with(lab, arguments, input, &[])
+}
+
+/// Ours, which must succeed and say this.
+pub fn succeeds(lab: &Lab, arguments: &[&str], saying: &str) -> String {
+    let said = ours(lab, arguments, "");
+    assert!(said.code == 0 && said.stdout.contains(saying), "{arguments:?} should say {saying:?}: {said:#?}");
+    said.stdout
+}
+
+fn configuration(lab: &Lab, node: &Node) -> String {
+    let (name, address, dir) = (&node.name, &node.address, node.dir.display());
+    let bin_dir = Setup::default().bin_dir;
+    let bin_dir = bin_dir.display();
+    let zone =
+        if lab.nodes[0].name == *name { "zone: a, clonefrom: true" } else { "zone: 'b: c', weight: 1.5" };
+    format!(
+        "scope: lab
+name: {name}
+restapi:
+  listen: {address}:8008
+  connect_address: {address}:8008
+  authentication: {{username: operator, password: {PASSWORD}}}
+etcd3:
+  hosts: 10.99.0.21:2379
+bootstrap:
+  dcs:
+    ttl: 20
+    loop_wait: 1
+    retry_timeout: 3
+    postgresql:
+      use_pg_rewind: true
+      parameters: {{wal_keep_size: 256MB, log_line_prefix: '%m [%p] '}}
+  initdb: [{{encoding: UTF8}}, data-checksums]
+postgresql:
+  listen: {address}:5432
+  connect_address: {address}:5432
+  data_dir: {dir}/data
+  bin_dir: {bin_dir}
+  pgpass: {dir}/pgpass
+  authentication:
+    superuser: {{username: postgres, password: {PASSWORD}}}
+    replication: {{username: replicator, password: {PASSWORD}}}
+    rewind: {{username: rewinder, password: {PASSWORD}}}
+  pg_hba:
+    - local all all trust
+    - host all all 0.0.0.0/0 scram-sha-256
+    - host replication all 0.0.0.0/0 scram-sha-256
+  parameters: {{unix_socket_directories: {dir}, shared_buffers: 16MB, fsync: 'off'}}
+watchdog: {{mode: 'off'}}
+tags: {{{zone}}}
+"
+    )
+}

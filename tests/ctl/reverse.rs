@@ -1,0 +1,57 @@
+//! Patroni's own command, and ours, on a cluster of our agents: what our REST API offers.
+
+use serde_json::Value;
+
+use crate::patroni::{ours, theirs, with_patronictl};
+use crate::support::lab::Lab;
+use crate::support::wait_for;
+
+#[test]
+fn patronis_command_governs_a_cluster_of_ours() {
+    with_patronictl(3, async |lab| {
+        lab.start_everybody();
+        let first = lab.healthy().await;
+        the_same_is_told(lab).await;
+        let second = (first + 1) % 3;
+        let (from, to) = (lab.nodes[first].name.clone(), lab.nodes[second].name.clone());
+        let there = theirs(lab, &["switchover", "lab", "--leader", &from, "--candidate", &to, "--force"], "");
+        assert!(there.stdout.contains(&format!("Successfully switched over to \"{to}\"")), "{there:#?}");
+        assert_eq!(lab.healthy().await, second);
+        let back = ours(lab, &["switchover", "--candidate", &from, "--force"], "");
+        assert!(back.stdout.contains(&format!("Successfully switched over to \"{from}\"")), "{back:#?}");
+        assert_eq!(lab.healthy().await, first);
+        the_same_is_told(lab).await;
+
+        let changed = theirs(lab, &["edit-config", "-s", "maximum_lag_on_failover=2097152", "--force"], "");
+        assert!(changed.stdout.ends_with("Configuration changed\n"), "{changed:#?}");
+        let query = theirs(lab, &["query", "-c", "select pg_is_in_recovery()", "-r", "primary"], "");
+        assert_eq!(query.stdout, "pg_is_in_recovery\nFalse\n", "{query:#?}");
+        let told = ours(lab, &["version", "lab", "node1"], "");
+        assert!(told.stdout.contains("\n\nnode1: Tenure "), "{told:#?}");
+    });
+}
+
+async fn the_same_is_told(lab: &Lab) {
+    for arguments in [
+        &["list"][..],
+        &["list", "-e", "-f", "json"],
+        &["topology"],
+        &["history"],
+        &["show-config"],
+        &["dsn"],
+    ] {
+        wait_for("a cluster that stands still", async || {
+            let before = theirs(lab, arguments, "");
+            let told = ours(lab, arguments, "");
+            if told.stdout == before.stdout && told.code == before.code {
+                return Some(());
+            }
+            let after = theirs(lab, arguments, "");
+            assert!(after != before, "{arguments:?}\ntheirs: {before:#?}\nours: {told:#?}");
+            None
+        })
+        .await;
+    }
+    let members: Value = serde_json::from_str(&ours(lab, &["list", "-f", "json"], "").stdout).expect("JSON");
+    assert_eq!(members.as_array().map(Vec::len), Some(3));
+}
