@@ -330,3 +330,32 @@ fn tell(view: &View, reason: &Reason) {
         Severity::Error => say!(tracing::Level::ERROR),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::captured;
+    use crate::model::{Policy, Rule, Tags};
+
+    #[test]
+    fn a_rule_is_told_with_its_fields_at_the_level_that_it_deserves() {
+        let name = |name: &str| name.parse::<MemberName>().expect("a name");
+        let mind = Mind::new(name("turku"), Tags::default(), Policy::default(), true);
+        let lines = captured(|| {
+            tell(mind.view(), &Rule::RejoinBlocked.into());
+            tell(mind.view(), &Reason::about(Rule::OtherLeads, &name("oulu")));
+            tell(mind.view(), &Rule::LeaderStays.into());
+        });
+        let told = lines.iter().map(|line| {
+            let fields = ["rule", "other_member", "message_id", "term"].map(|name| line.field(name));
+            (*line.place.level(), fields)
+        });
+        let id = |rule: Rule| rule.message_id().map(MessageId::as_str);
+        let expected = [
+            (tracing::Level::ERROR, [Some("rejoin_blocked"), None, id(Rule::RejoinBlocked), None]),
+            (tracing::Level::WARN, [Some("other_leads"), Some("oulu"), id(Rule::OtherLeads), None]),
+            (tracing::Level::INFO, [Some("leader_stays"), None, None, None]),
+        ];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+    }
+}

@@ -206,7 +206,7 @@ impl Callsite for Own {
 
 /// What is logged by `work`, as lines.
 #[cfg(test)]
-fn captured(work: impl FnOnce()) -> Vec<Line> {
+pub(crate) fn captured(work: impl FnOnce()) -> Vec<Line> {
     let (queue, lines) = queue(10_000);
     tracing::subscriber::with_default(Registry::default().with(queue), work);
     let lines = lines.try_iter().filter_map(|entry| match entry {

@@ -154,8 +154,8 @@ pub const CATALOG: &[Explanation] = &[
         Rule::OtherLeads,
         "Another member holds the lease, and a PostgreSQL that accepts writes runs here. It is stopped at once. What was \
          written to it after the other member took over is in no other place.",
-        "Find out who started this PostgreSQL: it was not the agent. If it has records of its own they stay in its WAL: \
-         it is rewound, or set aside, when it comes back.",
+        "Find out who started this PostgreSQL, or what kept the agent from stopping it before (it was frozen, or had \
+         been ended). The member comes back by itself, by a rewind if it has records of its own.",
     ),
     rule(
         Rule::ReturnsToLease,
