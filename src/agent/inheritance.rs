@@ -172,6 +172,34 @@ mod tests {
         assert_eq!(ours, wanted);
     }
 
+    fn handed(name: &str, listener: &StdListener) -> Inheritance {
+        let copy = OwnedFd::from(listener.try_clone().expect("a second handle"));
+        Inheritance { sockets: vec![(name.to_owned(), copy)], ..Inheritance::default() }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_handed_over_is_used_with_whoever_waits_in_it() {
+        let former = StdListener::bind("127.0.0.1:0").expect("loopback");
+        let address = former.local_addr().expect("bound");
+        let client = std::net::TcpStream::connect(address).expect("the queue takes it");
+        let listen = address.to_string().parse().expect("host:port");
+        let mut inheritance = handed("unit.socket", &former);
+        drop(former);
+        let listener = inheritance.listener(&listen).await.expect("a listener");
+        let (_, peer) = listener.accept().await.expect("the client");
+        assert_eq!(Some(peer), client.local_addr().ok());
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_another_address_is_not_used() {
+        let other = StdListener::bind("127.0.0.1:0").expect("loopback");
+        for name in ["rest", "unit.socket"] {
+            let listen = Listen { hosts: vec!["127.0.0.1".to_owned()], port: 0 };
+            let listener = handed(name, &other).listener(&listen).await.expect("a listener");
+            assert_ne!(listener.local_addr().ok(), other.local_addr().ok(), "{name}");
+        }
+    }
+
     #[test]
     fn nonsense_is_not_believed() {
         for variables in [

@@ -33,7 +33,7 @@ use crate::config::{Config, Loaded, Sources};
 use crate::decide::decide;
 use crate::decide::mind::{Event, LeaseOrders, Mind};
 use crate::fence::{self, Guardian, LeaseLink};
-use crate::model::{Facts, FenceOrder, SessionId, Span, Standing};
+use crate::model::{Contact, Facts, FenceOrder, Postgres, SessionId, Span, Standing};
 use crate::store::{Store, StoreEvent};
 use crate::{api, clock};
 use eyes::{Eyes, Sight};
@@ -57,6 +57,7 @@ const STORE_WITHIN: Duration = Duration::from_secs(5);
 /// The guardian answers within milliseconds, or something is wrong with it.
 const GUARDIAN_WITHIN: Span = Span::from_ms(200);
 
+const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 /// What an agent that ends need not wait for: a disk, mostly.
 const ABANDON_AFTER: Duration = Duration::from_secs(1);
 
@@ -153,10 +154,14 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
     tasks.spawn(Upkeep { settings: instance, standings: standings.clone(), sight: seen.clone() }.work());
     let api = api::Api { standings, commands: requests, clock: clock::now, limits: api::Limits::default() };
     let mut until_stop = stopped;
-    tasks.spawn(api::serve(listener, api, async move {
-        // An agent that has gone stops as well.
-        let _ = until_stop.wait_for(|stop| *stop).await;
-    }));
+    tasks.spawn(async move {
+        settled(api.standings.clone()).await;
+        let stop = async move {
+            // An agent that has gone stops as well.
+            let _ = until_stop.wait_for(|stop| *stop).await;
+        };
+        api::serve(listener, api, stop).await;
+    });
 
     let desk = Desk {
         events: event_receiver,
@@ -190,6 +195,18 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
         End::Left => tracing::info!("left; PostgreSQL and the lease are the next agent's"),
     }
     Ok(())
+}
+
+/// A balancer that asks a leader whose agent has just been restarted shall not hear that it does not lead, which would be
+/// true for the tenth of a second until the lease is taken up again. It waits in the queue of the socket; not for long.
+async fn settled(mut standings: watch::Receiver<Arc<Standing>>) {
+    let has_settled = |standing: &Arc<Standing>| {
+        let view = &standing.view;
+        let leads = view.lease_in_force().is_some() || !view.postgres.is_primary();
+        view.postgres != Postgres::Unobserved && view.store.contact != Contact::Never && leads
+    };
+    // Whoever does not settle in time answers with what is known; whoever has gone answers nothing.
+    let _ = tokio::time::timeout(SETTLE_WITHIN, standings.wait_for(has_settled)).await;
 }
 
 /// A group for PostgreSQL alone, if systemd gave us one to divide. Everything works without it, a little less exactly.

@@ -31,10 +31,10 @@ impl Sentry {
     /// Stands until the agent ends. `first` is the guardian that was found when it started.
     pub async fn stand(mut self, first: Option<Guardian>) {
         let mut found = first;
-        let mut complained = false;
+        let mut failures: u32 = 0;
         loop {
             if let Some(guardian) = found.take() {
-                complained = false;
+                failures = 0;
                 if self.serve(&guardian).await.is_err() {
                     return;
                 }
@@ -46,7 +46,8 @@ impl Sentry {
             match find(&self.settings, self.unit.as_deref()).await {
                 Ok(guardian) => found = Some(guardian),
                 Err(error) => {
-                    if !std::mem::replace(&mut complained, true) {
+                    failures = failures.saturating_add(1);
+                    if failures == self.failures_to_tell() {
                         let unit = self
                             .unit
                             .as_deref()
@@ -57,6 +58,11 @@ impl Sentry {
                 }
             }
         }
+    }
+
+    /// A unit takes a moment to bring a guardian back; our own attempt has failed if it has failed.
+    fn failures_to_tell(&self) -> u32 {
+        if self.unit.is_some() { 3 } else { 1 }
     }
 
     /// Serves one guardian until it is gone. An error means that the agent is.

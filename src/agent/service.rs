@@ -314,6 +314,30 @@ mod tests {
     }
 
     #[test]
+    fn systemd_gets_a_descriptor_to_keep() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("notify");
+        let systemd = UnixDatagram::bind(&path).expect("bound");
+        let line = Line::open(path.to_str().expect("UTF-8")).expect("connected");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+        line.store("FDSTORE=1\nFDNAME=rest", &listener);
+        let (mut words, mut space) = ([0; 256], nix::cmsg_space!([std::os::fd::RawFd; 2]));
+        let mut places = [std::io::IoSliceMut::new(&mut words)];
+        let got = nix::sys::socket::recvmsg::<UnixAddr>(
+            systemd.as_raw_fd(),
+            &mut places,
+            Some(&mut space),
+            MsgFlags::empty(),
+        )
+        .expect("a message");
+        let handed: Vec<_> = got.cmsgs().expect("whole").collect();
+        assert!(
+            matches!(&handed[..], [nix::sys::socket::ControlMessageOwned::ScmRights(one)] if one.len() == 1)
+        );
+        assert_eq!(got.bytes, "FDSTORE=1\nFDNAME=rest".len());
+    }
+
+    #[test]
     fn a_line_that_is_full_is_not_waited_for() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("notify");

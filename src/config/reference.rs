@@ -13,7 +13,7 @@ fn page() -> String {
         One agent reads its files in the order given (of a directory, every `*.yml` and `*.yaml` in order of name), then the\n\
         environment variables `PATRONI_…`, then `TENURE_…`. The later wins, setting by setting; a null takes a setting away.\n\
         The names, and Patroni's files, work as they are. A secret may come from a file whose name stands in the variable\n\
-        with `_FILE` appended. `tenured --validate-config FILE` checks, `tenured --print-config FILE` shows the outcome.\n\n\
+        with `_FILE` appended, or be one of systemd's credentials (docs/service.md). `tenured --validate-config FILE` checks, `tenured --print-config FILE` shows the outcome.\n\n\
         Marked settings are known from Patroni and not there yet: those with `!` are refused, because a cluster that relies\n\
         on them would not be what its file says; those with `~` are warned about. Those with `-` have no meaning here.\n\n\
         ## Of one member\n\n| setting | holds | default | variable | |\n| --- | --- | --- | --- | --- |\n",

@@ -192,6 +192,11 @@ impl Lab {
 
 impl Node {
     pub fn start_agent(&mut self) {
+        self.start_agent_with(&[]);
+    }
+
+    /// With further variables in its environment.
+    pub fn start_agent_with(&mut self, variables: &[(&str, &str)]) {
         let log = fs::File::options()
             .append(true)
             .create(true)
@@ -201,6 +206,7 @@ impl Node {
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
         command.arg(self.binaries.join("tenured")).arg(self.dir.join("tenure.yml"));
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("TENURE_LOG_LEVEL", "DEBUG");
+        command.envs(variables.iter().copied());
         command.current_dir(&self.dir).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.agent = Some(command.spawn().expect("ip and setpriv are installed"));
@@ -223,7 +229,16 @@ impl Node {
 
     /// Asks the agent to end and waits until it has.
     pub fn end_agent(&mut self) {
-        self.signal_agent(Signal::SIGTERM);
+        self.ends_after(Signal::SIGTERM);
+    }
+
+    /// Makes the agent leave everything to its successor.
+    pub fn leave_agent(&mut self) {
+        self.ends_after(Signal::SIGUSR1);
+    }
+
+    fn ends_after(&mut self, signal: Signal) {
+        self.signal_agent(signal);
         let mut agent = self.agent.take().expect("the agent was started");
         let status = wait_blocking("the agent's end", || agent.try_wait().expect("our own child"));
         assert!(status.success(), "the agent ended with {status}");
