@@ -4,6 +4,8 @@
 use nix::sys::signal::Signal;
 use tenure::clock;
 use tenure::model::Span;
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
 use super::passes;
 use super::support::machine::Machine;
@@ -28,6 +30,29 @@ async fn comes_back_by_reset(site: &Site, leader: usize, boots: u32) {
     assert_eq!(device.count(Happening::Expired), 1);
 }
 
+/// Statements that wait in the connections of a machine while it is frozen. Nobody gives up waiting for the answers.
+struct Waiting(JoinSet<bool>);
+
+impl Waiting {
+    const COUNT: usize = 10;
+
+    async fn send(sessions: Vec<Client>) -> Waiting {
+        let mut answers = JoinSet::new();
+        for (row, session) in (0i64..).zip(sessions) {
+            let insert = "insert into ledger (writer, row) values ('late', $1)";
+            answers.spawn(async move { session.execute(insert, &[&row]).await.is_ok() });
+        }
+        // They are on their way when each has been begun once.
+        tokio::task::yield_now().await;
+        Waiting(answers)
+    }
+
+    /// How many were told that their row is committed. Each is told something, if only that its connection has ended.
+    async fn acknowledged(self) -> usize {
+        self.0.join_all().await.into_iter().filter(|acknowledged| *acknowledged).count()
+    }
+}
+
 async fn until_watched(site: &Site, leader: usize) {
     wait_for("a watchdog that runs", async || site.watchdogs[leader].runs().then_some(())).await;
 }
@@ -39,11 +64,14 @@ fn a_frozen_machine_is_reset_by_its_watchdog_and_rejoins() {
         let writers = [site.write_anywhere(), site.write_at(leader)];
         site.more_rows(100).await;
         until_watched(site, leader).await;
+        let sessions = site.sessions(leader, Waiting::COUNT).await;
         let boots = site.machines[leader].power().boots();
         site.machines[leader].freeze();
+        let waiting = Waiting::send(sessions).await;
         comes_back_by_reset(site, leader, boots).await;
         drop(writers);
         site.ledger.check_one_history_at_a_time();
+        assert_eq!(waiting.acknowledged().await, 0, "a machine that was reset tells nobody anything");
     });
 }
 
@@ -73,13 +101,16 @@ fn a_machine_frozen_for_three_leases_never_makes_two_primaries() {
         let leader = site.founded().await;
         let writers = [site.write_anywhere(), site.write_at(leader)];
         site.more_rows(100).await;
+        let sessions = site.sessions(leader, Waiting::COUNT).await;
         site.machines[leader].freeze();
+        let waiting = Waiting::send(sessions).await;
         site.leader_besides(leader).await;
         site.more_rows(100).await;
         passes(Span::from_secs(15)).await;
         site.machines[leader].thaw();
         passes(Span::from_secs(5)).await;
         let next = site.healthy().await;
+        println!("{} of {} late rows acknowledged", waiting.acknowledged().await, Waiting::COUNT);
         assert_ne!(next, leader, "it came back as a standby");
         drop(writers);
         site.missing_rows(next).await;

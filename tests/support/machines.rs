@@ -198,6 +198,15 @@ impl Site {
         Writer::start(&machine.name, &machine.network, host, PASSWORD, &self.ledger)
     }
 
+    /// Sessions that are open before a machine freezes, for what is sent to it meanwhile.
+    pub async fn sessions(&self, index: usize, count: usize) -> Vec<Client> {
+        let mut sessions = Vec::new();
+        while sessions.len() < count {
+            sessions.push(self.client(index).await);
+        }
+        sessions
+    }
+
     /// Some more rows are acknowledged.
     pub async fn more_rows(&self, rows: usize) {
         let before = self.ledger.count();

@@ -62,10 +62,8 @@ async fn an_order_that_is_refused_in_the_middle_of_a_kill_is_given_again() {
     let sentry = Sentry { settings, unit: None, postgres_group: None, orders, sight, events };
     let disarmed = async {
         while let Some(event) = told.recv().await {
-            if matches!(
-                event,
-                Event::Guardian(model::Guardian::Ready { confirmed: FenceOrder::Disarm, .. })
-            ) {
+            if matches!(event, Event::Guardian(model::Guardian::Ready { confirmed: FenceOrder::Disarm, .. }))
+            {
                 return;
             }
         }
