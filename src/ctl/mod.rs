@@ -24,6 +24,7 @@ mod switch;
 mod table;
 mod time;
 mod tls;
+mod words;
 mod yaml;
 
 use std::process::ExitCode;

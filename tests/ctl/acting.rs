@@ -54,8 +54,9 @@ async fn configure(lab: &Lab) {
         "{said:#?}"
     );
     succeeds(lab, &["show-config"], "\nttl: 30\n");
-    wait_for("a pending restart", async || {
-        ours(lab, &["list"], "").stdout.contains("max_connections: 100->120").then_some(())
+    wait_for("everybody's pending restart", async || {
+        let text = ours(lab, &["list"], "").stdout;
+        (text.matches("max_connections: 100->120").count() == lab.nodes.len()).then_some(())
     })
     .await;
 }
