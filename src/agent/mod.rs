@@ -4,6 +4,7 @@
 //! works on it, `errands` and `publisher` write to the store, `requests` are what REST asks for, `upkeep` does the chores.
 
 mod asks;
+mod doorkeeper;
 mod errands;
 mod eyes;
 mod home;
@@ -32,6 +33,7 @@ use crate::fence::{self, Guardian, LeaseLink};
 use crate::model::{Facts, FenceOrder, SessionId, Span, Standing};
 use crate::store::{Store, StoreEvent};
 use crate::{api, clock};
+use doorkeeper::Doorkeeper;
 use eyes::{Eyes, Sight};
 use home::Home;
 use keeper::KeeperSettings;
@@ -58,7 +60,9 @@ pub fn run(config: Config, sources: Sources) -> Result<()> {
 
 async fn serve(config: Config, sources: Sources) -> Result<()> {
     let home = Home::open(&config)?;
-    let listener = listen(&config).await?;
+    let listeners = listen(&config).await?;
+    let (reloads, reloaded) = watch::channel(None);
+    let opened = Doorkeeper::open(config.clone(), reloads.subscribe())?;
     let fence = fence::Settings {
         socket: home.guardian_socket(),
         data_dir: config.postgresql.data_dir.clone(),
@@ -92,7 +96,6 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     let (session, session_known) = watch::channel(None);
     let first = Standing { view: mind.view().clone(), plan: decide(mind.view()), facts: Facts::default() };
     let (standing, standings) = watch::channel(Arc::new(first));
-    let (reloads, reloaded) = watch::channel(None);
     let (stop, stopped) = watch::channel(false);
 
     keeper::start(KeeperSettings {
@@ -126,9 +129,17 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     };
     tasks.spawn(sentry.stand(guardian));
     tasks.spawn(Upkeep { settings: instance, standings: standings.clone(), sight: seen.clone() }.work());
-    let api = api::Api { standings, commands: requests, clock: clock::now, limits: api::Limits::default() };
+    tasks.spawn(opened.keeper.stay());
+    let api = api::Api {
+        standings,
+        commands: requests,
+        clock: clock::now,
+        limits: api::Limits::default(),
+        doors: opened.doors,
+        peers: opened.peers.clone(),
+    };
     let mut until_stop = stopped;
-    tasks.spawn(api::serve(listener, api, async move {
+    tasks.spawn(api::serve(listeners, api, async move {
         // An agent that has gone stops as well.
         let _ = until_stop.wait_for(|stop| *stop).await;
     }));
@@ -137,6 +148,7 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
         events: event_receiver,
         reloads: reloaded,
         asks: asked,
+        peers: opened.peers,
         answers: events,
         store,
         identity: wishes::identity(&config),
@@ -157,16 +169,23 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     Ok(())
 }
 
-async fn listen(config: &Config) -> Result<TcpListener> {
+/// On every host of the setting; on a machine without IPv6, `*` is every address of IPv4.
+async fn listen(config: &Config) -> Result<Vec<TcpListener>> {
     let listen = &config.restapi.listen;
-    let host = match listen.hosts.first().map(String::as_str) {
-        None | Some("*") => "0.0.0.0",
-        Some(host) => host,
-    };
-    let address = (host, listen.port);
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listen on {host}:{} (restapi.listen)", listen.port))
+    let mut listeners = Vec::new();
+    for host in &listen.hosts {
+        let bound = if host == "*" {
+            match TcpListener::bind(("::", listen.port)).await {
+                Ok(listener) => Ok(listener),
+                Err(_) => TcpListener::bind(("0.0.0.0", listen.port)).await,
+            }
+        } else {
+            TcpListener::bind((host.trim_start_matches('[').trim_end_matches(']'), listen.port)).await
+        };
+        let what = || format!("listen on {host}:{} (restapi.listen)", listen.port);
+        listeners.push(bound.with_context(what)?);
+    }
+    Ok(listeners)
 }
 
 /// Passes on what the store says.
