@@ -2,7 +2,7 @@
 //! The variables stay where they are; `postgres::command` keeps them from every child.
 
 use std::ffi::OsString;
-use std::net::TcpListener as StdListener;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
@@ -67,45 +67,76 @@ impl Inheritance {
         }
     }
 
-    /// The REST listener: the one that was handed over, if it is the one that the configuration wants.
-    pub async fn listener(&mut self, listen: &Listen) -> Result<TcpListener> {
-        let host = match listen.hosts.first().map(String::as_str) {
-            None | Some("*") => "0.0.0.0",
-            Some(host) => host,
-        };
-        let shown = format!("{host}:{}", listen.port);
-        let wanted: Vec<_> = match lookup_host((host, listen.port)).await {
-            Ok(addresses) => addresses.collect(),
-            Err(_) => Vec::new(),
-        };
+    /// The REST listeners, one for each host of the setting: those that were handed over where they fit, new ones otherwise.
+    pub async fn listeners(&mut self, listen: &Listen) -> Result<Vec<TcpListener>> {
+        let mut wanted = Vec::new();
+        for host in &listen.hosts {
+            wanted.push((host.as_str(), addresses(host, listen.port).await));
+        }
+        let mut found: Vec<Option<TcpListener>> = wanted.iter().map(|_| None).collect();
         for (name, socket) in self.sockets.drain(..) {
             let listens = getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false);
             let listener = StdListener::from(socket);
-            match listener.local_addr() {
-                Ok(address) if listens && wanted.contains(&address) => {
-                    listener.set_nonblocking(true).context("take over the REST socket")?;
-                    let listener = TcpListener::from_std(listener).context("take over the REST socket")?;
-                    tracing::info!("the REST socket was handed over by systemd ({name}), open all the time");
-                    return Ok(listener);
-                }
-                _ if name == STORED => {
-                    self.line.say(&format!("FDSTOREREMOVE=1\nFDNAME={STORED}"));
-                    tracing::info!("restapi.listen has changed to {shown}; the former socket is closed");
-                }
-                found => {
-                    let found = found.map_or_else(|_| "no TCP socket".to_owned(), |found| found.to_string());
-                    tracing::warn!(
-                        "systemd handed over a socket that is not used: {name} is {found}, and restapi.listen is {shown}"
-                    );
-                }
+            let address = listener.local_addr();
+            let fits = |(_, addresses): &(&str, Vec<SocketAddr>)| {
+                listens && address.as_ref().is_ok_and(|address| addresses.contains(address))
+            };
+            let place = wanted.iter().position(fits).and_then(|place| found.get_mut(place));
+            if let Some(place @ None) = place {
+                listener.set_nonblocking(true).context("take over the REST socket")?;
+                *place = Some(TcpListener::from_std(listener).context("take over the REST socket")?);
+                tracing::info!("the REST socket was handed over by systemd ({name}), open all the time");
+            } else if name.starts_with(STORED) {
+                self.line.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+                tracing::info!("restapi.listen has changed to {listen}; a former socket is closed");
+            } else {
+                let is = address.map_or_else(|_| "no TCP socket".to_owned(), |address| address.to_string());
+                tracing::warn!(
+                    "systemd handed over a socket that is not used: {name} is {is}, and restapi.listen is {listen}"
+                );
             }
         }
-        let listener = TcpListener::bind((host, listen.port))
-            .await
-            .with_context(|| format!("listen on {shown} (restapi.listen)"))?;
-        self.line.store(&format!("FDSTORE=1\nFDNAME={STORED}\nFDPOLL=0"), &listener);
-        Ok(listener)
+        let mut listeners = Vec::new();
+        for (place, ((host, _), found)) in wanted.iter().zip(found).enumerate() {
+            listeners.push(match found {
+                Some(listener) => listener,
+                None => {
+                    let listener = bind(host, listen.port).await?;
+                    self.line.store(&format!("FDSTORE=1\nFDNAME={STORED}-{place}\nFDPOLL=0"), &listener);
+                    listener
+                }
+            });
+        }
+        Ok(listeners)
     }
+}
+
+/// On a machine without IPv6, `*` is every address of IPv4.
+async fn bind(host: &str, port: u16) -> Result<TcpListener> {
+    let bound = if host == "*" {
+        match TcpListener::bind(("::", port)).await {
+            Ok(listener) => Ok(listener),
+            Err(_) => TcpListener::bind(("0.0.0.0", port)).await,
+        }
+    } else {
+        TcpListener::bind((bare(host), port)).await
+    };
+    bound.with_context(|| format!("listen on {host}:{port} (restapi.listen)"))
+}
+
+/// Where a socket for this host may listen.
+async fn addresses(host: &str, port: u16) -> Vec<SocketAddr> {
+    if host == "*" {
+        return vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
+    }
+    match lookup_host((bare(host), port)).await {
+        Ok(addresses) => addresses.collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn read(variable: impl Fn(&str) -> Option<OsString>, pid: i32) -> Told {
@@ -185,7 +216,7 @@ mod tests {
         let listen = address.to_string().parse().expect("host:port");
         let mut inheritance = handed("unit.socket", &former);
         drop(former);
-        let listener = inheritance.listener(&listen).await.expect("a listener");
+        let listener = inheritance.listeners(&listen).await.expect("listeners").remove(0);
         let (_, peer) = listener.accept().await.expect("the client");
         assert_eq!(Some(peer), client.local_addr().ok());
     }
@@ -195,7 +226,7 @@ mod tests {
         let other = StdListener::bind("127.0.0.1:0").expect("loopback");
         for name in ["rest", "unit.socket"] {
             let listen = Listen { hosts: vec!["127.0.0.1".to_owned()], port: 0 };
-            let listener = handed(name, &other).listener(&listen).await.expect("a listener");
+            let listener = handed(name, &other).listeners(&listen).await.expect("listeners").remove(0);
             assert_ne!(listener.local_addr().ok(), other.local_addr().ok(), "{name}");
         }
     }

@@ -7,6 +7,7 @@
 mod arguments;
 mod asks;
 mod cgroup;
+mod doorkeeper;
 mod errands;
 mod eyes;
 mod home;
@@ -40,6 +41,7 @@ use crate::fence::{self, Guardian, LeaseLink};
 use crate::model::{Contact, Facts, FenceOrder, Postgres, SessionId, Span, Standing};
 use crate::store::{Store, StoreEvent};
 use crate::{api, clock};
+use doorkeeper::Doorkeeper;
 use eyes::{Eyes, Sight};
 use home::Home;
 pub use inheritance::Inheritance;
@@ -85,7 +87,9 @@ pub fn run(config: Config, sources: Sources, service: Service) -> Result<()> {
 async fn serve(config: Config, sources: Sources, service: Service) -> Result<()> {
     let Service { mut inheritance, guardian_unit } = service;
     let home = Home::open(&config)?;
-    let listener = inheritance.listener(&config.restapi.listen).await?;
+    let listeners = inheritance.listeners(&config.restapi.listen).await?;
+    let (reloads, reloaded) = watch::channel(None);
+    let opened = Doorkeeper::open(config.clone(), reloads.subscribe())?;
     let postgres_group = control_group(&inheritance).await;
     let fence = fence::Settings {
         socket: config.guardian_socket(),
@@ -122,7 +126,6 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
     let (session, session_known) = watch::channel(None);
     let first = Standing { view: mind.view().clone(), plan: decide(mind.view()), facts: Facts::default() };
     let (standing, standings) = watch::channel(Arc::new(first));
-    let (reloads, reloaded) = watch::channel(None);
     let (stop, stopped) = watch::channel(false);
     let (make_way, asked_to_leave) = watch::channel(false);
 
@@ -166,7 +169,15 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
     };
     tasks.spawn(sentry.stand(guardian));
     tasks.spawn(Upkeep { settings: instance, standings: standings.clone(), sight: seen.clone() }.work());
-    let api = api::Api { standings, commands: requests, clock: clock::now, limits: api::Limits::default() };
+    tasks.spawn(opened.keeper.stay());
+    let api = api::Api {
+        standings,
+        commands: requests,
+        clock: clock::now,
+        limits: api::Limits::default(),
+        doors: opened.doors,
+        peers: opened.peers.clone(),
+    };
     let mut until_stop = stopped;
     tasks.spawn(async move {
         settled(api.standings.clone()).await;
@@ -174,7 +185,7 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
             // An agent that has gone stops as well.
             let _ = until_stop.wait_for(|stop| *stop).await;
         };
-        api::serve(listener, api, stop).await;
+        api::serve(listeners, api, stop).await;
     });
 
     let desk = Desk {
@@ -183,6 +194,7 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
         leave: asked_to_leave,
         herald: Herald::new(inheritance.line, inheritance.watchdog),
         asks: asked,
+        peers: opened.peers,
         answers: events,
         store,
         identity: wishes::identity(&config),

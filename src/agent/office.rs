@@ -36,6 +36,8 @@ pub struct Desk {
     pub herald: Herald,
     /// What operators ask of this member's PostgreSQL.
     pub asks: mpsc::Receiver<api::Command>,
+    /// How other members are asked.
+    pub peers: watch::Receiver<Arc<peers::Client>>,
     /// For the tasks that the loop starts.
     pub answers: mpsc::Sender<Event>,
     pub store: Store,
@@ -247,13 +249,14 @@ impl Office {
 
     fn ask_peers(&mut self, round: u64, questions: Vec<PeerQuestion>) {
         let answers = self.desk.answers.clone();
+        let client = Arc::clone(&self.desk.peers.borrow());
         self.running.spawn(async move {
             let target = |PeerQuestion { member, api_url, patience }| peers::Target {
                 member,
                 api_url,
                 patience: patience.as_duration(),
             };
-            let heard = peers::ask(questions.into_iter().map(target).collect()).await;
+            let heard = peers::ask(&client, questions.into_iter().map(target).collect()).await;
             let _ = answers.send(Event::PeersAnswered { round, answers: heard }).await;
         });
     }

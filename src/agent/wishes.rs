@@ -94,7 +94,11 @@ pub fn identity(config: &Config) -> Identity {
             shown(&config.postgresql.connect_address),
             config.postgresql.database
         ),
-        api_url: format!("http://{}/patroni", shown(&config.restapi.connect_address)),
+        api_url: format!(
+            "{}://{}/patroni",
+            if config.restapi.certfile.is_some() { "https" } else { "http" },
+            shown(&config.restapi.connect_address)
+        ),
         version: COMPATIBLE_VERSION.to_owned(),
     }
 }

@@ -89,7 +89,7 @@ async fn request_failover(api: &Api, asked: Kind, body: Option<&[u8]>) -> Result
     let body = object(body)?;
     let standing = api.standing();
     let wish = wish::check(asked, &body, Look::new(&standing, (api.clock)()), crate::clock::wall())?;
-    if wish.request.scheduled_at.is_none() && !somebody_can_take_over(wish.candidates.clone()).await {
+    if wish.request.scheduled_at.is_none() && !somebody_can_take_over(api, wish.candidates.clone()).await {
         let sentence = format!("{} is not possible: no good candidates have been found", wish.kind.word());
         return Err(Answer::sentence(412, sentence));
     }
@@ -115,9 +115,10 @@ async fn request_failover(api: &Api, asked: Kind, body: Option<&[u8]>) -> Result
     }
 }
 
-async fn somebody_can_take_over(candidates: Vec<(MemberName, String)>) -> bool {
+async fn somebody_can_take_over(api: &Api, candidates: Vec<(MemberName, String)>) -> bool {
     let target = |(member, api_url)| peers::Target { member, api_url, patience: POLL_PATIENCE };
-    peers::ask(candidates.into_iter().map(target).collect()).await.values().any(can_take_over)
+    let client = Arc::clone(&api.peers.borrow());
+    peers::ask(&client, candidates.into_iter().map(target).collect()).await.values().any(can_take_over)
 }
 
 /// Follows the standings until somebody else leads, the request is gone, or time is up.

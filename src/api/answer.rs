@@ -28,6 +28,13 @@ impl Answer {
         Answer::of(status, "text/plain; charset=utf-8", text.into().into_bytes())
     }
 
+    /// Tells browsers and curl to ask for a password.
+    pub fn unauthorized(sentence: &str) -> Answer {
+        let mut answer = Answer::sentence(401, sentence);
+        answer.headers.insert(0, ("www-authenticate", "Basic realm=\"Patroni\"".to_owned()));
+        answer
+    }
+
     pub fn metrics(text: String) -> Answer {
         Answer::of(200, "text/plain", text.into_bytes())
     }

@@ -1,9 +1,11 @@
 //! The REST API, with Patroni's paths, codes and documents. Questions are answered from the last standing that the
 //! agent's loop has published and wait for nothing; requests to act are checked here and sent to the loop as commands.
 
+mod access;
 mod act;
 mod answer;
 mod cluster;
+mod doors;
 #[cfg(test)]
 mod fixtures;
 mod health;
@@ -20,6 +22,7 @@ mod wish;
 
 pub use act::{Command, Written};
 pub use answer::Answer;
+pub use doors::Doors;
 pub use query::Target;
 pub use read::{get, head};
 pub use restart::{Conditions, Restart, conditions_hold};

@@ -1,4 +1,4 @@
-//! The server around the answers: plain HTTP/1, one request a connection, everything bounded. A client that is slow,
+//! The server around the answers: HTTP/1, plain or over TLS, one request a connection, everything bounded. A client that is slow,
 //! silent or many costs only itself: when the connections run out, the oldest that still waits for its client goes.
 
 use std::collections::VecDeque;
@@ -11,25 +11,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::select_all;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::model::{Moment, Standing};
+use crate::peers;
 
+use super::access::{self, Resolved};
 use super::act::{Command, act};
 use super::answer::Answer;
+use super::doors::Doors;
 use super::query::Target;
 use super::read;
+
+/// Host names in the allowlist, and of members, are looked up this often.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
+const LOOK_UP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the server needs of the agent.
 #[derive(Clone, Debug)]
@@ -38,6 +46,9 @@ pub struct Api {
     pub commands: mpsc::Sender<Command>,
     pub clock: fn() -> Moment,
     pub limits: Limits,
+    pub doors: watch::Receiver<Arc<Doors>>,
+    /// How other members are asked.
+    pub peers: watch::Receiver<Arc<peers::Client>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,17 +79,19 @@ impl Api {
 }
 
 /// Serves until `stop`, then gives the actions under way the usual patience to end.
-pub async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = ()>) {
+pub async fn serve(listeners: Vec<TcpListener>, api: Api, stop: impl Future<Output = ()>) {
     let actions = Arc::new(Semaphore::new(api.limits.actions_max));
     let mut tasks = JoinSet::new();
     let mut open = VecDeque::new();
     let mut complained = false;
+    let (names, resolved) = watch::channel(Arc::new(Resolved::new()));
+    tasks.spawn(look_up_names(api.clone(), names));
     tokio::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
             Some(_) = tasks.join_next() => open.retain(|one: &Open| !one.task.is_finished()),
-            accepted = listener.accept() => match accepted {
+            accepted = accept(&listeners) => match accepted {
                 Ok((stream, peer)) => {
                     complained = false;
                     if open.len() >= api.limits.connections_max && !make_room(&mut open) {
@@ -90,9 +103,10 @@ pub async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = (
                         actions: Arc::clone(&actions),
                         acting: Arc::clone(&acting),
                         peer,
+                        doors: Arc::clone(&api.doors.borrow()),
+                        resolved: Arc::clone(&resolved.borrow()),
                     };
-                    // TLS, once it is configured, wraps the stream here.
-                    let task = tasks.spawn(async move { connection.serve(stream).await });
+                    let task = tasks.spawn(connection.welcome(stream));
                     open.push_back(Open { task, acting });
                 }
                 Err(error) => {
@@ -108,11 +122,45 @@ pub async fn serve(listener: TcpListener, api: Api, stop: impl Future<Output = (
             },
         }
     }
-    drop(listener);
+    drop(listeners);
+    drop(resolved);
     open.iter().filter(|one| !one.acting.load(Ordering::Relaxed)).for_each(|one| one.task.abort());
     let ended = timeout(api.limits.patience, async { while tasks.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tasks.shutdown().await;
+    }
+}
+
+/// From whichever has one first.
+async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    if listeners.is_empty() {
+        return std::future::pending().await;
+    }
+    select_all(listeners.iter().map(|listener| Box::pin(listener.accept()))).await.0
+}
+
+/// Keeps the addresses of the names that somebody may be let in by. One at a time: nobody waits for a name server.
+async fn look_up_names(api: Api, resolved: watch::Sender<Arc<Resolved>>) {
+    loop {
+        let names = {
+            let standing = api.standing();
+            api.doors.borrow().access.names(standing.view.store.cluster.as_ref())
+        };
+        let mut all = Resolved::new();
+        for name in names {
+            let found = timeout(LOOK_UP_PATIENCE, tokio::net::lookup_host((name.as_str(), 0))).await;
+            let before = || resolved.borrow().get(&name).cloned().unwrap_or_default();
+            let addresses = match found {
+                Ok(Ok(found)) => found.map(|address| address.ip().to_canonical()).collect(),
+                Ok(Err(_)) | Err(_) => before(),
+            };
+            all.insert(name.clone(), addresses);
+        }
+        resolved.send_replace(Arc::new(all));
+        tokio::select! {
+            () = resolved.closed() => return,
+            () = sleep(LOOK_UP_EVERY) => {}
+        }
     }
 }
 
@@ -141,13 +189,30 @@ struct Connection {
     actions: Arc<Semaphore>,
     acting: Arc<AtomicBool>,
     peer: SocketAddr,
+    doors: Arc<Doors>,
+    resolved: Arc<Resolved>,
 }
 
 impl Connection {
-    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    async fn welcome(self, stream: TcpStream) {
+        let Some(tls) = &self.doors.tls else { return self.serve(stream, false).await };
+        // A handshake costs processor time, and a slow one a connection: both are bounded by how many there may be.
+        match timeout(self.api.limits.patience, tls.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let shown = stream.get_ref().1.peer_certificates().is_some();
+                self.serve(stream, shown).await;
+            }
+            Ok(Err(error)) => tracing::debug!(peer = %self.peer, "TLS handshake: {error}"),
+            Err(_) => tracing::debug!(peer = %self.peer, "the TLS handshake took too long"),
+        }
+    }
+
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin, certificate_shown: bool) {
         let patience = self.api.limits.patience;
-        let service =
-            service_fn(|request| async { Ok::<_, Infallible>(response(self.answer(request).await)) });
+        let service = service_fn(|request| async move {
+            let answer = self.answer(request, certificate_shown).await;
+            Ok::<_, Infallible>(response(answer, &self.doors))
+        });
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(patience)
@@ -172,19 +237,31 @@ impl Connection {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, certificate_shown: bool) -> Answer {
         let target = Target::parse(request.uri().path_and_query().map_or("/", |target| target.as_str()));
         let now = (self.api.clock)();
         match *request.method() {
             Method::GET => read::get(&self.api.standing(), &target, now),
             Method::HEAD | Method::OPTIONS => read::head(&self.api.standing(), &target, now),
-            _ => self.act(request, &target).await,
+            _ => self.act(request, &target, certificate_shown).await,
         }
     }
 
-    async fn act(&self, request: Request<Incoming>, target: &Target) -> Answer {
-        // Allowlist, client certificate and password are checked here, before anything of the body is read.
+    async fn act(&self, request: Request<Incoming>, target: &Target, certificate_shown: bool) -> Answer {
         let (head, body) = request.into_parts();
+        let client = access::Client {
+            address: self.peer.ip(),
+            certificate_shown,
+            authorization: head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
+        };
+        let standing = self.api.standing();
+        let members_count = target.endpoint() != "failsafe";
+        let cluster = standing.view.store.cluster.as_ref();
+        // Before anything of the body is read.
+        if let Some(refusal) = self.doors.access.refuses(client, cluster, &self.resolved, members_count) {
+            tracing::warn!(peer = %self.peer, "{} /{} was refused", head.method, target.endpoint());
+            return refusal;
+        }
         let announced =
             head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING);
         let body = match self.read(body).await {
@@ -216,9 +293,12 @@ impl Connection {
     }
 }
 
-fn response(answer: Answer) -> Response<Full<Bytes>> {
+fn response(answer: Answer, doors: &Doors) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(answer.body)));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if !answer.headers.is_empty() {
+        response.headers_mut().extend(doors.headers.iter().cloned());
+    }
     for (name, value) in answer.headers {
         if let Ok(value) = HeaderValue::try_from(value) {
             response.headers_mut().insert(name, value);

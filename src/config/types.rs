@@ -56,6 +56,50 @@ pub struct RestApi {
     pub connect_address: Address,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authentication: Option<Credentials>,
+    /// HTTPS is spoken if it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certfile: Option<PathBuf>,
+    /// Without it, the key stands in `certfile`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyfile: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyfile_password: Option<Secret>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cafile: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ciphers: Option<String>,
+    #[serde(default)]
+    pub verify_client: VerifyClient,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowlist: Vec<String>,
+    #[serde(default)]
+    pub allowlist_include_members: bool,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub http_extra_headers: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub https_extra_headers: BTreeMap<String, String>,
+    #[serde(default)]
+    pub server_tokens: ServerTokens,
+}
+
+/// Who must show a certificate: nobody, whoever changes something, everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyClient {
+    #[default]
+    None,
+    Optional,
+    Required,
+}
+
+/// How the server names itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerTokens {
+    #[default]
+    Original,
+    Minimal,
+    ProductOnly,
 }
 
 /// Where etcd is and who we are to it. `endpoints` unites the ways in which it may be written.

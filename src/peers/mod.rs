@@ -2,6 +2,7 @@
 
 pub mod http;
 mod status;
+pub mod tls;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use hyper::Method;
 
 use crate::model::{MemberName, PeerAnswer, PeerStatus};
 
+pub use http::Client;
 pub use status::{StatusError, read_status};
 
 /// A status document has a line for each WAL sender; this is room for hundreds.
@@ -26,9 +28,9 @@ pub struct Target {
 }
 
 /// Asks everybody at the same time. Whoever has not answered in full within its patience is silent.
-pub async fn ask(targets: Vec<Target>) -> BTreeMap<MemberName, PeerAnswer> {
+pub async fn ask(client: &Client, targets: Vec<Target>) -> BTreeMap<MemberName, PeerAnswer> {
     let questions = targets.into_iter().map(|Target { member: name, api_url: url, patience }| async move {
-        let answer = match ask_one(&url, patience).await {
+        let answer = match ask_one(client, &url, patience).await {
             Ok(status) => PeerAnswer::Stands(status),
             Err(error) => {
                 tracing::debug!(other_member = %name, "{error:#}");
@@ -40,8 +42,8 @@ pub async fn ask(targets: Vec<Target>) -> BTreeMap<MemberName, PeerAnswer> {
     join_all(questions).await.into_iter().collect()
 }
 
-async fn ask_one(url: &str, patience: Duration) -> anyhow::Result<PeerStatus> {
-    let reply = http::call(Method::GET, url, None, patience, BODY_BYTES_MAX).await?;
+async fn ask_one(client: &Client, url: &str, patience: Duration) -> anyhow::Result<PeerStatus> {
+    let reply = client.call(Method::GET, url, None, patience, BODY_BYTES_MAX).await?;
     if reply.status != 200 {
         bail!("ask {url}: answered with code {}", reply.status);
     }
@@ -104,7 +106,7 @@ mod tests {
         peers.add("endless", endless, false).await;
         peers.targets.push(target("nonsense", "nonsense".to_owned()));
 
-        let answers = ask(peers.targets).await;
+        let answers = ask(&Client::default(), peers.targets).await;
 
         assert_eq!(answers.len(), 8);
         for (member, answer) in &answers {

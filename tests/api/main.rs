@@ -2,6 +2,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test owns its tasks, and gives up after a while")]
 
+mod actions;
+mod security;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +12,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::json;
-use tenure::api::{Api, Command, Limits, Written, serve};
+use tenure::api::{Api, Command, Doors, Limits, Written, serve};
 use tenure::model::*;
 use tenure::peers::http::call;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -290,6 +293,7 @@ async fn the_configuration_is_patched_and_replaced() {
 struct Server {
     address: SocketAddr,
     standings: watch::Sender<Arc<Standing>>,
+    doors: watch::Sender<Arc<Doors>>,
     commands: mpsc::Receiver<Command>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -301,16 +305,23 @@ impl Server {
     }
 
     async fn start(standing: Standing, limits: Limits, clock: fn() -> Moment) -> Server {
+        Server::behind(Doors::default(), standing, limits, clock).await
+    }
+
+    async fn behind(doors: Doors, standing: Standing, limits: Limits, clock: fn() -> Moment) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("an address");
         let (standings, receiver) = watch::channel(Arc::new(standing));
         let (sender, commands) = mpsc::channel(4);
         let (stop, stopped) = oneshot::channel();
-        let api = Api { standings: receiver, commands: sender, clock, limits };
+        let (doors, doors_kept) = watch::channel(Arc::new(doors));
+        let (_, peers) = watch::channel(Arc::default());
+        let api = Api { standings: receiver, commands: sender, clock, limits, doors: doors_kept, peers };
         let stopped = async move {
             let _ = stopped.await;
         };
-        Server { address, standings, commands, stop, task: tokio::spawn(serve(listener, api, stopped)) }
+        let task = tokio::spawn(serve(vec![listener], api, stopped));
+        Server { address, standings, doors, commands, stop, task }
     }
 
     /// Sends bytes and reads until the server closes.

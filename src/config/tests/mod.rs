@@ -388,9 +388,16 @@ fn every_setting_of_the_table_reaches_its_type_or_says_why_not() {
          ctl: {{cacert: a, certfile: a, keyfile: a, keyfile_password: a, authentication: {{username: a, password: b}}}}\n\
          tenure: {{state_dir: /s, guardian: /g}}\n"
     );
-    let config = good(&text.replace(
+    let text = text.replace(
         "{hosts: [127.0.0.1:2379]}",
         "{host: a, hosts: [b], url: 'http://u:p@c', cacert: a, cert: b, key: c}",
+    );
+    let config = good(&text.replace(
+        "connect_address: '127.0.0.1:8008'}",
+        "connect_address: '127.0.0.1:8008', authentication: {username: a, password: b}, certfile: a, keyfile: a, \
+         keyfile_password: a, cafile: a, ciphers: a, verify_client: optional, allowlist: [a], \
+         allowlist_include_members: true, http_extra_headers: {a: b}, https_extra_headers: {a: b}, \
+         server_tokens: minimal}",
     ));
     let printed = serde_json::to_value(&config.config).expect("it can be printed");
     for row in LOCAL.iter().copied().flatten().filter(|row| row.state == State::Honoured) {
