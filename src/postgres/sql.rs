@@ -87,7 +87,7 @@ pub(super) async fn greet(target: &Target, patience: Span) -> Greeting {
             }
             Some(said) => Greeting::TurnedAway(said.message().to_owned()),
             // A password that is missing on our side is asked for by a server that lives.
-            None if error.to_string().contains("password") => Greeting::TurnedAway(sentence(&error)),
+            None if sentence(&error).contains("password") => Greeting::TurnedAway(sentence(&error)),
             None => Greeting::Silent(sentence(&error)),
         },
         Err(_) => Greeting::Silent(format!("no answer within {patience}")),

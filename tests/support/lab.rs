@@ -370,6 +370,10 @@ impl Etcd {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // Nobody who waits for a frozen disk can be killed.
+        if let Some(disk) = &mut self.disk {
+            disk.thaw();
+        }
         self.power_off();
     }
 }
