@@ -1,12 +1,13 @@
 //! The daemon: one task that owns the state (`office`), and what serves it.
 //!
 //! `keeper` renews the lease on a thread of its own, `sentry` speaks with the guardian, `eyes` look at PostgreSQL, `workshop`
-//! works on it, `errands` and `publisher` write to the store, `requests` are what REST asks for, `upkeep` does the chores.
-//! `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
+//! works on it, `disk` probes where it writes, `errands` and `publisher` write to the store, `requests` are what REST asks
+//! for, `upkeep` does the chores. `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
 
 mod arguments;
 mod asks;
 mod cgroup;
+mod disk;
 mod doorkeeper;
 mod errands;
 mod eyes;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -60,12 +62,14 @@ const ASSIGNMENTS: usize = 16;
 const REQUESTS: usize = 16;
 /// A write to the store may take this long; what waits longer is asked for anew.
 const STORE_WITHIN: Duration = Duration::from_secs(5);
+/// Looking at PostgreSQL, working on it, the chores, and one to spare.
+const HANDS: usize = 4;
+/// How long the tasks are waited for at the end.
+const GOODBYE: Duration = Duration::from_secs(5);
 /// The guardian answers within milliseconds, or something is wrong with it.
 const GUARDIAN_WITHIN: Span = Span::from_ms(200);
 
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
-/// What an agent that ends need not wait for: a disk, mostly.
-const ABANDON_AFTER: Duration = Duration::from_secs(1);
 
 /// What the command line says beside the configuration.
 #[derive(Debug, Default)]
@@ -77,14 +81,21 @@ pub struct Service {
 
 /// Runs one member until an orderly end, or until it leaves for its successor.
 pub fn run(config: Config, sources: Sources, service: Service) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.context("start the runtime")?;
-    let outcome = runtime.block_on(serve(config, sources, service));
-    runtime.shutdown_timeout(ABANDON_AFTER);
+    let runtime = |name: &str, threads| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(threads).thread_name(name).enable_all().build().context("start the runtime")
+    };
+    // Whoever touches the disk has threads of its own: one that hangs in the kernel must not be missed by the loop.
+    let hands = runtime("hands", HANDS)?;
+    let main = runtime("loop", 2)?;
+    let outcome = main.block_on(serve(config, sources, service, hands.handle()));
+    // What an agent that ends need not wait for: a disk, mostly.
+    hands.shutdown_background();
+    main.shutdown_background();
     outcome
 }
 
-async fn serve(config: Config, sources: Sources, service: Service) -> Result<()> {
+async fn serve(config: Config, sources: Sources, service: Service, hands: &Handle) -> Result<()> {
     let Service { mut inheritance, guardian_unit } = service;
     let home = Home::open(&config)?;
     let listeners = inheritance.listeners(&config.restapi.listen).await?;
@@ -142,8 +153,11 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
     let mut tasks = JoinSet::new();
     let eyes =
         Eyes { settings: instance.clone(), events: events.clone(), finished: finished_receiver, sight };
-    tasks.spawn(eyes.look());
-    tasks.spawn(Workshop { settings: instance.clone(), assignments: assigned, finished }.work());
+    tasks.spawn_on(eyes.look(), hands);
+    let workshop = Workshop { settings: instance.clone(), assignments: assigned, finished };
+    tasks.spawn_on(workshop.work(), hands);
+    let (probe, _) = disk::start(instance.clone()).context("start the probe of the disk")?;
+    tasks.spawn(probe.report(events.clone()));
     tasks.spawn(publisher::publish(store.clone(), config.name.clone(), published, STORE_WITHIN));
     let (asks, asked) = mpsc::channel(REQUESTS);
     let (reload, reload_asked) = mpsc::channel(1);
@@ -168,7 +182,8 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
         events: events.clone(),
     };
     tasks.spawn(sentry.stand(guardian));
-    tasks.spawn(Upkeep { settings: instance, standings: standings.clone(), sight: seen.clone() }.work());
+    let upkeep = Upkeep { settings: instance, standings: standings.clone(), sight: seen.clone() };
+    tasks.spawn_on(upkeep.work(), hands);
     tasks.spawn(opened.keeper.stay());
     let api = api::Api {
         standings,
@@ -212,7 +227,8 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
     stop.send_replace(true);
     match end {
         End::InOrder => {
-            tasks.shutdown().await;
+            // One that hangs in the kernel is left to the end of the process.
+            let _ = tokio::time::timeout(GOODBYE, tasks.shutdown()).await;
             // A unit's guardian is the unit's.
             if guardian_unit.is_none() {
                 dismiss(&fence).await;

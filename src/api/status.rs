@@ -4,8 +4,9 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::decide::fitness_told;
 use crate::model::{
-    FenceOrder, Guardian, Lsn, MemberName, MemberState, Moment, ReplicationRow, Serving, Tags,
+    FenceOrder, Fitness, Guardian, Lsn, MemberName, MemberState, Moment, ReplicationRow, Serving, Span, Tags,
 };
 
 use super::look::{Look, SyncDuty};
@@ -98,6 +99,14 @@ struct Tenure {
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_left_ms: Option<u64>,
     guardian: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fitness: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_free_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "is_false")]
+    disk_full: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_stalled_ms: Option<u64>,
 }
 
 pub fn document(look: Look<'_>) -> Document<'_> {
@@ -134,8 +143,14 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             sentence: look.standing.plan.reason.to_string(),
             job: view.work.job.as_ref().map(|running| running.job.name()),
             term: look.lease().map(|lease| lease.term.0),
-            lease_left_ms: look.lease_left().map(crate::model::Span::as_ms),
+            lease_left_ms: look.lease_left().map(Span::as_ms),
             guardian: guardian_word(view.guardian, look.now),
+            fitness: Some(fitness_told(view, look.now))
+                .filter(|fitness| *fitness != Fitness::Fit)
+                .map(Fitness::word),
+            disk_free_bytes: view.disk.free_bytes,
+            disk_full: view.disk.is_full(),
+            disk_stalled_ms: disk_stalled(look).map(Span::as_ms),
         },
     }
 }
@@ -147,6 +162,12 @@ fn without_start_time(scheduled: &Value) -> Value {
         members.remove("postmaster_start_time");
     }
     shown
+}
+
+/// How long nothing has reached the disk, where that is longer than a write usually takes.
+pub fn disk_stalled(look: Look) -> Option<Span> {
+    let since = look.view().disk.unwritten_since?;
+    Some(look.now.since(since)).filter(|stalled| Span::from_secs(1) <= *stalled)
 }
 
 /// Nobody is known to lead.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    Ask, Cluster, Errand, FenceOrder, Guardian, Job, MemberName, Moment, Outcome, PeerAnswer, Plan, Policy,
-    Postgres, Session, SessionId, Span, SystemId, Tags, Term,
+    Ask, Cluster, Disk, Errand, FenceOrder, Guardian, Job, MemberName, Moment, Outcome, PeerAnswer, Plan,
+    Policy, Postgres, Session, SessionId, Span, SystemId, Tags, Term,
 };
 
 /// Everything that a member can learn.
@@ -19,6 +19,8 @@ pub enum Event {
     ErrandEnded(ErrandOutcome),
     /// PostgreSQL was looked at.
     Postgres(Postgres),
+    /// What the probe of the disk has come to.
+    Disk(Disk),
     JobEnded {
         id: u64,
         outcome: JobOutcome,

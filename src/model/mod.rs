@@ -2,6 +2,7 @@
 
 mod catalog;
 mod cluster;
+mod fitness;
 mod message;
 mod moment;
 mod names;
@@ -18,6 +19,7 @@ mod wish;
 
 pub use catalog::*;
 pub use cluster::*;
+pub use fitness::*;
 pub use message::*;
 pub use moment::*;
 pub use names::*;

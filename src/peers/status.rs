@@ -33,7 +33,16 @@ pub fn read_status(bytes: &[u8]) -> Result<PeerStatus, StatusError> {
             Some(_) | None => Tags::default(),
         },
         watchdog_failed: document.get("watchdog_failed") == Some(&Value::Bool(true)),
+        fitness: own(&document, "fitness")
+            .and_then(|word| serde_json::from_value(word.clone()).ok())
+            .unwrap_or_default(),
+        free_bytes: own(&document, "disk_free_bytes").and_then(Value::as_u64),
     })
+}
+
+/// What only agents of our kind tell.
+fn own<'a>(document: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    document.get("tenure")?.get(key)
 }
 
 /// Both or nothing. Zero is how Patroni writes that it does not know.

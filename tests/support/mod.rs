@@ -6,6 +6,7 @@ use tenure::clock;
 use tenure::model::Span;
 
 pub mod cgroup;
+pub mod disk;
 pub mod lab;
 pub mod machine;
 pub mod machines;
