@@ -113,23 +113,20 @@ enum Complaint {
 
 impl Told {
     fn tell(&mut self, word: &Word, now: Moment) {
-        let complaint = complaint_of(word, now);
-        let Some(complaint) = complaint else {
+        let Some(complaint) = complaint_of(word, now) else {
             if self.last.take().is_some() {
                 tracing::info!(free_bytes = word.disk.free_bytes, "the disk is well again");
             }
             return;
         };
-        let news = (self.last.as_ref())
-            .is_none_or(|(known, at)| *known != complaint || TELL_EVERY <= now.since(*at));
-        if !news {
+        if !self.is_news(&complaint, now) {
             return;
         }
         let place = word.trouble.as_ref().map(|(place, _)| place.display().to_string());
-        match &complaint {
+        match complaint {
             Complaint::Slow => {
                 let since = word.disk.unwritten_since.map_or(Span::ZERO, |since| now.since(since));
-                tracing::warn!("a write to the data directory has not reached the disk for {since}");
+                tracing::warn!(place, "nothing has reached the disk of the data directory for {since}");
             }
             Complaint::Full => tracing::warn!(
                 place,
@@ -138,7 +135,16 @@ impl Told {
             ),
             Complaint::Trouble(why) => tracing::warn!(place, "probe the disk: {why}"),
         }
-        self.last = Some((complaint, now));
+    }
+
+    /// Another complaint is told at once, the same one now and then.
+    fn is_news(&mut self, complaint: &Complaint, now: Moment) -> bool {
+        let told =
+            (self.last.as_ref()).is_some_and(|(known, at)| known == complaint && now.since(*at) < TELL_EVERY);
+        if !told {
+            self.last = Some((complaint.clone(), now));
+        }
+        !told
     }
 }
 
@@ -150,4 +156,49 @@ fn complaint_of(word: &Word, now: Moment) -> Option<Complaint> {
         return Some(Complaint::Full);
     }
     word.trouble.as_ref().map(|(_, why)| Complaint::Trouble(why.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> Moment {
+        Moment::from_ms(1_000) + Span::from_secs(secs)
+    }
+
+    #[test]
+    fn the_same_complaint_is_told_once_a_minute_and_another_one_at_once() {
+        let mut told = Told::default();
+        let news: Vec<u64> = (0..200).filter(|secs| told.is_news(&Complaint::Full, at(*secs))).collect();
+        assert_eq!(news, [0, 60, 120, 180]);
+        assert!(told.is_news(&Complaint::Slow, at(200)));
+        assert!(!told.is_news(&Complaint::Slow, at(201)));
+    }
+
+    #[test]
+    fn a_write_under_way_is_slow_only_after_a_while_and_outranks_a_full_disk() {
+        let disk = Disk { unwritten_since: Some(at(10)), free_bytes: Some(0), refused_for_space: false };
+        let word = Word { disk, trouble: None };
+        assert_eq!(complaint_of(&word, at(11)), Some(Complaint::Full));
+        assert_eq!(complaint_of(&word, at(12)), Some(Complaint::Slow));
+        assert_eq!(complaint_of(&Word::default(), at(12)), None);
+    }
+
+    #[test]
+    fn the_thread_probes_what_is_there_and_ends_with_its_owner() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("PG_VERSION"), "15\n").expect("written");
+        let address = crate::model::Address { host: "127.0.0.1".to_owned(), port: 1 };
+        let name = "turku".parse().expect("a good name");
+        let mut settings = InstanceSettings::new(name, "demo", directory.path().to_owned(), address);
+        settings.run_as = None;
+        let (_sender, receiver) = watch::channel(Arc::new(settings));
+        let (mut probe, thread) = start(receiver).expect("a thread");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let known = |word: &Word| word.disk.free_bytes.is_some() && word.disk.unwritten_since.is_none();
+        runtime.block_on(async { probe.words.wait_for(known).await.map(|_| ()) }).expect("it goes on");
+        assert!(directory.path().join(crate::postgres::PROBE_FILE).exists());
+        drop(probe);
+        thread.join().expect("it ends");
+    }
 }

@@ -342,6 +342,20 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_fails_is_told_to_whoever_asks() {
+        let disk = |disk| text(&with(standby(), |s| s.view.disk = disk));
+        let since = |ms| Some(Moment::from_ms(NOW.as_ms() - ms));
+        assert!(disk(Disk::default()).ends_with(r#""guardian": "ready"}}"#));
+        let full = disk(Disk { free_bytes: Some(4096), ..Disk::default() });
+        assert!(full.ends_with(r#""fitness": "last_resort", "disk_free_bytes": 4096, "disk_full": true}}"#));
+        let slow = disk(Disk { unwritten_since: since(1_600), ..Disk::default() });
+        assert!(slow.ends_with(r#""fitness": "last_resort", "disk_stalled_ms": 1600}}"#), "{slow}");
+        let stalled = disk(Disk { unwritten_since: since(5_000), ..Disk::default() });
+        assert!(stalled.ends_with(r#""fitness": "unfit", "disk_stalled_ms": 5000}}"#), "{stalled}");
+        assert!(disk(Disk { unwritten_since: since(20), ..Disk::default() }).ends_with(r#""ready"}}"#));
+    }
+
+    #[test]
     fn every_state_has_the_word_that_the_store_uses() {
         use MemberState as S;
         for state in

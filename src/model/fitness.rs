@@ -90,3 +90,61 @@ impl Crashes {
         *self = Crashes { in_a_row: Crashes::MAX, last_at: Some(now), up_since: None };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Span = Span::from_secs(60);
+
+    /// PostgreSQL comes up and lives for as long as each of these.
+    fn after(lives: &[u64]) -> (Crashes, Moment) {
+        let (mut crashes, mut now) = (Crashes::default(), Moment::from_ms(1_000));
+        for secs in lives {
+            crashes.up_since.get_or_insert(now);
+            now = now + Span::from_secs(*secs);
+            crashes.count(now);
+        }
+        (crashes, now)
+    }
+
+    fn check(lives: &[u64], is_loop: bool) {
+        let (crashes, now) = after(lives);
+        assert_eq!(crashes.is_loop(now), is_loop, "{lives:?}: {crashes:?}");
+    }
+
+    #[test]
+    fn crashes_soon_after_each_other_are_a_loop_and_those_of_a_long_life_are_not() {
+        check(&[], false);
+        check(&[3], false);
+        check(&[3, 3], false);
+        check(&[3, 3, 3], true);
+        check(&[86_400, 3, 3], true);
+        check(&[3, 3, 86_400], false);
+        check(&[59, 59, 59], true);
+        check(&[61, 61, 61, 61], false);
+    }
+
+    #[test]
+    fn a_loop_is_forgotten_after_a_while() {
+        let (crashes, now) = after(&[3, 3, 3]);
+        assert!(crashes.is_loop(now + MINUTE.times(9)));
+        assert!(!crashes.is_loop(now + MINUTE.times(10)));
+    }
+
+    #[test]
+    fn one_hang_counts_like_a_loop() {
+        let (mut crashes, now) = after(&[]);
+        crashes.count_hang(now);
+        assert!(crashes.is_loop(now));
+    }
+
+    #[test]
+    fn a_disk_is_full_when_little_is_left_or_when_it_says_so() {
+        let free = |bytes| Disk { free_bytes: bytes, ..Disk::default() };
+        assert!(!free(None).is_full(), "what is not known is not full");
+        assert!(!free(Some(Disk::FULL_BELOW)).is_full());
+        assert!(free(Some(Disk::FULL_BELOW - 1)).is_full());
+        assert!(Disk { refused_for_space: true, ..free(Some(1 << 40)) }.is_full());
+    }
+}

@@ -68,7 +68,7 @@ impl World {
             Trouble::PostgresHangs(host) => {
                 let since = self.local(host);
                 let pg = &mut self.hosts[host].pg;
-                if pg.server == Server::Primary {
+                if matches!(pg.server, Server::Primary | Server::Standby) {
                     pg.hung_since = Some(since);
                 }
             }
