@@ -409,6 +409,7 @@ fn standby() -> Standing {
             streaming: true,
             upstream: None,
         }),
+        disk: Disk::default(),
         peers: PeerRound::default(),
         work: Work::default(),
         guardian: Guardian::Ready { confirmed: FenceOrder::Disarm },

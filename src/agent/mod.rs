@@ -1,8 +1,9 @@
 //! The daemon: one task that owns the state (`office`), and what serves it.
 //!
 //! `keeper` renews the lease on a thread of its own, `sentry` speaks with the guardian, `eyes` look at PostgreSQL, `workshop`
-//! works on it, `errands` and `publisher` write to the store, `requests` are what REST asks for, `upkeep` does the chores.
+//! works on it, `disk` probes where it writes, `errands` and `publisher` write to the store, `requests` are what REST asks for, `upkeep` does the chores.
 
+mod disk;
 mod errands;
 mod eyes;
 mod home;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -46,16 +48,27 @@ const ASSIGNMENTS: usize = 16;
 const REQUESTS: usize = 16;
 /// A write to the store may take this long; what waits longer is asked for anew.
 const STORE_WITHIN: Duration = Duration::from_secs(5);
+/// Looking at PostgreSQL, working on it, the chores, and one to spare.
+const HANDS: usize = 4;
+/// How long the tasks are waited for at the end.
+const GOODBYE: Duration = Duration::from_secs(5);
 /// The guardian answers within milliseconds, or something is wrong with it.
 const GUARDIAN_WITHIN: Span = Span::from_ms(200);
 
 /// Runs one member until an orderly end.
 pub fn run(config: Config, sources: Sources) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.context("start the runtime")?.block_on(serve(config, sources))
+    let runtime = |name: &str, threads| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(threads).thread_name(name).enable_all().build().context("start the runtime")
+    };
+    // Whoever touches the disk has threads of its own: one that hangs in the kernel must not be missed by the loop.
+    let hands = runtime("hands", HANDS)?;
+    let outcome = runtime("loop", 2)?.block_on(serve(config, sources, hands.handle()));
+    hands.shutdown_background();
+    outcome
 }
 
-async fn serve(config: Config, sources: Sources) -> Result<()> {
+async fn serve(config: Config, sources: Sources, hands: &Handle) -> Result<()> {
     let home = Home::open(&config)?;
     let listener = listen(&config).await?;
     let fence = fence::Settings {
@@ -107,8 +120,11 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     let mut tasks = JoinSet::new();
     let eyes =
         Eyes { settings: instance.clone(), events: events.clone(), finished: finished_receiver, sight };
-    tasks.spawn(eyes.look());
-    tasks.spawn(Workshop { settings: instance.clone(), assignments: assigned, finished }.work());
+    tasks.spawn_on(eyes.look(), hands);
+    let workshop = Workshop { settings: instance.clone(), assignments: assigned, finished };
+    tasks.spawn_on(workshop.work(), hands);
+    let (probe, _) = disk::start(instance.clone()).context("start the probe of the disk")?;
+    tasks.spawn(probe.report(events.clone()));
     tasks.spawn(publisher::publish(store.clone(), config.name.clone(), published, STORE_WITHIN));
     tasks.spawn(requests::serve(store.clone(), requested, STORE_WITHIN));
     tasks.spawn(watch_store(store.clone(), events.clone()));
@@ -121,7 +137,8 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
         events: events.clone(),
     };
     tasks.spawn(sentry.stand(guardian));
-    tasks.spawn(Upkeep { settings: instance, standings: standings.clone(), sight: seen.clone() }.work());
+    let upkeep = Upkeep { settings: instance, standings: standings.clone(), sight: seen.clone() };
+    tasks.spawn_on(upkeep.work(), hands);
     let api = api::Api { standings, commands: requests, clock: clock::now, limits: api::Limits::default() };
     let mut until_stop = stopped;
     tasks.spawn(api::serve(listener, api, async move {
@@ -147,7 +164,8 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     };
     Office::new(mind, desk).work().await;
     stop.send_replace(true);
-    tasks.shutdown().await;
+    // One that hangs in the kernel is left to the end of the process.
+    let _ = tokio::time::timeout(GOODBYE, tasks.shutdown()).await;
     dismiss(&fence).await;
     Ok(())
 }

@@ -2,10 +2,11 @@
 
 use std::fmt::{Display, Write};
 
+use crate::decide::fitness_told;
 use crate::model::{Guardian, Lsn, MemberRole, MemberState, Serving};
 
 use super::look::{Look, SyncDuty};
-use super::status::{PATRONI_VERSION, is_unlocked, timeline};
+use super::status::{PATRONI_VERSION, disk_stalled, is_unlocked, timeline};
 
 pub fn metrics(look: Look) -> String {
     let mut page = Page::new(look);
@@ -153,6 +154,27 @@ fn ours(page: &mut Page, look: Look) {
         "tenure_guardian_ready",
         "Value is 1 if the guardian answers, 0 otherwise.",
         flag(matches!(standing.view.guardian, Guardian::Ready { .. })),
+    );
+    page.gauge(
+        "tenure_fitness",
+        "2 if this member is fit to lead, 1 if only where nobody else is, 0 if it cannot.",
+        fitness_told(look.view(), look.now) as u8,
+    );
+    page.gauge(
+        "tenure_disk_free_bytes",
+        "Bytes that PostgreSQL can still fill on its fullest disk, -1 if not known.",
+        look.view().disk.free_bytes.map_or("-1".to_owned(), |free| free.to_string()),
+    );
+    page.gauge(
+        "tenure_disk_full",
+        "Value is 1 if the next WAL segment may not fit, 0 otherwise.",
+        flag(look.view().disk.is_full()),
+    );
+    let stalled_ms = disk_stalled(look).map_or(0, crate::model::Span::as_ms);
+    page.gauge(
+        "tenure_disk_stalled_seconds",
+        "Seconds for which nothing has reached the disk, 0 while writes do.",
+        format_args!("{}.{:03}", stalled_ms / 1000, stalled_ms % 1000),
     );
     page.gauge(
         "tenure_job_running",

@@ -4,8 +4,9 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::decide::fitness_told;
 use crate::model::{
-    FenceOrder, Guardian, Lsn, MemberName, MemberState, Moment, ReplicationRow, Serving, Tags,
+    FenceOrder, Fitness, Guardian, Lsn, MemberName, MemberState, Moment, ReplicationRow, Serving, Span, Tags,
 };
 
 use super::look::{Look, SyncDuty};
@@ -96,6 +97,14 @@ struct Tenure {
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_left_ms: Option<u64>,
     guardian: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fitness: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_free_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "is_false")]
+    disk_full: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_stalled_ms: Option<u64>,
 }
 
 pub fn document(look: Look<'_>) -> Document<'_> {
@@ -131,10 +140,22 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             sentence: look.standing.plan.reason.to_string(),
             job: view.work.job.as_ref().map(|running| running.job.name()),
             term: look.lease().map(|lease| lease.term.0),
-            lease_left_ms: look.lease_left().map(crate::model::Span::as_ms),
+            lease_left_ms: look.lease_left().map(Span::as_ms),
             guardian: guardian_word(view.guardian, look.now),
+            fitness: Some(fitness_told(view, look.now))
+                .filter(|fitness| *fitness != Fitness::Fit)
+                .map(Fitness::word),
+            disk_free_bytes: view.disk.free_bytes,
+            disk_full: view.disk.is_full(),
+            disk_stalled_ms: disk_stalled(look).map(Span::as_ms),
         },
     }
+}
+
+/// How long nothing has reached the disk, where that is longer than a write usually takes.
+pub fn disk_stalled(look: Look) -> Option<Span> {
+    let since = look.view().disk.unwritten_since?;
+    Some(look.now.since(since)).filter(|stalled| Span::from_secs(1) <= *stalled)
 }
 
 /// Nobody is known to lead.
@@ -306,6 +327,20 @@ mod tests {
             env!("CARGO_PKG_VERSION")
         );
         assert!(text.ends_with(&ours), "{text}");
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_told_to_whoever_asks() {
+        let disk = |disk| text(&with(standby(), |s| s.view.disk = disk));
+        let since = |ms| Some(Moment::from_ms(NOW.as_ms() - ms));
+        assert!(disk(Disk::default()).ends_with(r#""guardian": "ready"}}"#));
+        let full = disk(Disk { free_bytes: Some(4096), ..Disk::default() });
+        assert!(full.ends_with(r#""fitness": "last_resort", "disk_free_bytes": 4096, "disk_full": true}}"#));
+        let slow = disk(Disk { unwritten_since: since(1_600), ..Disk::default() });
+        assert!(slow.ends_with(r#""fitness": "last_resort", "disk_stalled_ms": 1600}}"#), "{slow}");
+        let stalled = disk(Disk { unwritten_since: since(5_000), ..Disk::default() });
+        assert!(stalled.ends_with(r#""fitness": "unfit", "disk_stalled_ms": 5000}}"#), "{stalled}");
+        assert!(disk(Disk { unwritten_since: since(20), ..Disk::default() }).ends_with(r#""ready"}}"#));
     }
 
     #[test]

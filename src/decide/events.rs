@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    Cluster, Errand, FenceOrder, Guardian, Job, MemberName, Moment, PeerAnswer, Plan, Policy, Postgres,
+    Cluster, Disk, Errand, FenceOrder, Guardian, Job, MemberName, Moment, PeerAnswer, Plan, Policy, Postgres,
     Session, SessionId, Span, SystemId, Tags, Term,
 };
 
@@ -19,6 +19,8 @@ pub enum Event {
     ErrandEnded(ErrandOutcome),
     /// PostgreSQL was looked at.
     Postgres(Postgres),
+    /// What the probe of the disk has come to.
+    Disk(Disk),
     JobEnded {
         id: u64,
         outcome: JobOutcome,

@@ -37,6 +37,14 @@ pub(crate) enum Fault {
     RenewsUnfit,
     /// Hands over to somebody who lacks the last record.
     HandsOverTooEarly,
+    /// Takes the lease with a disk or a PostgreSQL that does not work.
+    TakesUnfit,
+    /// Makes way for whoever stands there, however full.
+    MakesWayForAnybody,
+    /// Starts a primary that crashes in place for ever.
+    RestartsForEver,
+    /// Lets the lease be renewed however long the loop is silent.
+    PermitsForEver,
     /// Starts what an interrupted clone or rewind has left.
     StartsUnfinished,
 }

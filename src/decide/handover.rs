@@ -1,11 +1,12 @@
 //! A leader gives the lease to somebody who has every record: because it was asked to, or because it ends.
 
-use super::Choice;
 use super::fault::{self, Fault};
 use super::race::{eligible, standing};
+use super::{Choice, fitness};
 use crate::model::{
-    Cluster, Control, ControlState, Errand, FailoverRequest, Job, Lease, MemberName, MemberRole, Position,
-    Question, Reason, Rule, Running, Span, Step, Versioned, View,
+    Cluster, Control, ControlState, Disk, Errand, FailoverRequest, Fitness, Job, Lease, MemberName,
+    MemberRole, PeerAnswer, PeerStatus, Position, Question, Reason, Rule, Running, Span, Step, Versioned,
+    View,
 };
 
 /// An orderly stop that takes longer is cut short; a switchover is then given up.
@@ -17,6 +18,9 @@ const PATIENCE: Span = Span::from_secs(1);
 /// How old answers may be when a candidate is chosen, and when it is only waited for. The first is longer than the
 /// patience: a round that had to wait for somebody silent must still count when it ends.
 const ANSWERS_KEEP: Span = Span::from_secs(2);
+/// How often a leader with a full disk asks whether somebody has room, and how long it stays where handing over failed.
+const FULL_ASKS_EVERY: Span = Span::from_secs(10);
+const FULL_IN_VAIN: Span = Span::from_secs(300);
 const CONFIRM_EVERY: Span = Span::from_ms(50);
 
 /// A primary leads and looks whether somebody wants it to hand over.
@@ -40,7 +44,9 @@ pub(super) fn requested(view: &View, cluster: &Cluster, running: &Running) -> Op
     if !view.peers.complete {
         return Some(Choice::wait(Rule::SwitchoverAsks));
     }
-    match best_candidate(view, Some(request), running.position()?) {
+    // Nobody is asked to take over who would do it worse.
+    let no_worse = fitness(view).max(Fitness::LastResort);
+    match best_candidate(view, Some(request), running.position()?, no_worse) {
         Some(_) if fault::active(Fault::ReleasesBeforeStop) => {
             let term = view.lease?.term;
             Some(Choice::store(Rule::SwitchoverReleases, Errand::ReleaseLease { term }))
@@ -48,6 +54,72 @@ pub(super) fn requested(view: &View, cluster: &Cluster, running: &Running) -> Op
         Some(to) => Some(stop_for(view, Rule::SwitchoverStops, Some(to))),
         None => clear(Rule::SwitchoverImpossible),
     }
+}
+
+/// Whether somebody who is fit can take over from a leader that is not.
+pub(super) enum Successor<'a> {
+    /// It must be asked first.
+    Ask(Step),
+    /// It has been asked.
+    Asked,
+    Somebody(&'a MemberName),
+    Nobody,
+}
+
+/// Looks for somebody who is fit and on the lineage that ends here, or close enough to its end.
+pub(super) fn successor<'a>(view: &'a View, cluster: &Cluster, here: Position) -> Successor<'a> {
+    if !answers_younger_than(view, ANSWERS_KEEP) {
+        return Successor::Ask(Step::AskPeers(questions(view, cluster, None)));
+    }
+    if !view.peers.complete {
+        return Successor::Asked;
+    }
+    let written = here.lsn.max(cluster.status.optime.unwrap_or(here.lsn));
+    let wanted = if fault::active(Fault::MakesWayForAnybody) { Fitness::LastResort } else { Fitness::Fit };
+    match best_candidate(view, None, Position { lsn: written, ..here }, wanted) {
+        Some(member) => Successor::Somebody(member),
+        None => Successor::Nobody,
+    }
+}
+
+/// Has everybody who could lead said that it cannot? Silence is no such answer.
+pub(super) fn nobody_else_can_lead(view: &View) -> bool {
+    let Some(cluster) = view.cluster().filter(|_| view.peers.complete) else { return false };
+    let cannot = |name: &MemberName| match view.peers.answers.get(name) {
+        Some(PeerAnswer::Stands(peer)) => !eligible(peer),
+        Some(PeerAnswer::Silent) | None => false,
+    };
+    answers_younger_than(view, ANSWERS_KEEP)
+        && (cluster.members.iter())
+            .filter(|(name, record)| **name != view.me && !record.tags.nofailover())
+            .all(|(name, _)| cannot(name))
+}
+
+/// The leader's disk is full: hand over in good order while that is still possible, but only to somebody with room.
+pub(super) fn because_full(view: &View, cluster: &Cluster, running: &Running) -> Option<Choice> {
+    let in_vain = |at| view.now.since(at) < FULL_IN_VAIN;
+    if !view.disk.is_full() || view.memory.handover_in_vain_at.is_some_and(in_vain) {
+        return None;
+    }
+    let asked_lately = answers_younger_than(view, FULL_ASKS_EVERY);
+    let stale = !answers_younger_than(view, ANSWERS_KEEP);
+    if asked_lately && stale {
+        return None;
+    }
+    match successor(view, cluster, running.position()?) {
+        Successor::Ask(step) => Some(Choice::step(Rule::LeaderDiskFull, step)),
+        Successor::Asked | Successor::Nobody => None,
+        Successor::Somebody(to) if has_room(view, to) => {
+            Some(stop_for(view, Rule::DiskFullHandsOver, Some(to)))
+        }
+        Successor::Somebody(_) => None,
+    }
+}
+
+fn has_room(view: &View, member: &MemberName) -> bool {
+    let free = |peer: &PeerStatus| peer.free_bytes.is_none_or(|free| Disk::ROOMY_FROM <= free);
+    standing(view).any(|(name, peer)| name == member && free(peer))
+        || fault::active(Fault::MakesWayForAnybody)
 }
 
 /// The leader has stopped PostgreSQL in order to hand over.
@@ -121,6 +193,7 @@ fn best_candidate<'a>(
     view: &'a View,
     request: Option<&FailoverRequest>,
     here: Position,
+    fitness_min: Fitness,
 ) -> Option<&'a MemberName> {
     let named = request.and_then(|request| request.candidate.as_ref());
     let close_enough = |position: &Position| {
@@ -128,7 +201,10 @@ fn best_candidate<'a>(
     };
     standing(view)
         .filter(|(name, peer)| {
-            eligible(peer) && peer.role == MemberRole::Replica && named.is_none_or(|named| named == *name)
+            eligible(peer)
+                && fitness_min <= peer.fitness
+                && peer.role == MemberRole::Replica
+                && named.is_none_or(|named| named == *name)
         })
         .filter_map(|(name, peer)| {
             Some((name, peer.position.filter(close_enough)?, peer.tags.failover_priority()))

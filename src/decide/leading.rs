@@ -1,9 +1,12 @@
 //! This member holds the lease and may act on it.
 
 use super::fault::{self, Fault};
-use super::{Choice, handover, may_try_again, shows_our_term, unfit, until_demotion};
+use super::fitness::has_hung;
+use super::handover::Successor;
+use super::{Choice, fitness, handover, may_try_again, shows_our_term, until_demotion};
 use crate::model::{
-    Cluster, Control, Errand, Guardian, Job, Lease, Postgres, Rule, Running, Serving, Span, Timeline, View,
+    Cluster, Control, Errand, Fitness, Guardian, Job, Lease, Position, Postgres, Reason, Rule, Running,
+    Serving, Span, Timeline, View,
 };
 
 /// After so many failures in a row somebody else should try.
@@ -22,7 +25,7 @@ pub(super) fn choose(view: &View, cluster: &Cluster, lease: &Lease) -> Choice {
         Postgres::Starting { since, .. } if view.policy.primary_start_timeout < view.now.since(*since) => {
             Choice::run(Rule::LeaderGivesUp, Job::StopAtOnce)
         }
-        Postgres::Starting { .. } => Choice::wait(Rule::LeaderStarting),
+        Postgres::Starting { .. } => starting(view, cluster, lease),
         Postgres::Stopped { control } => stopped(view, cluster, lease, control),
         Postgres::Empty | Postgres::Unfinished { .. } | Postgres::Unusable { .. } => {
             Choice::store(Rule::LeaderHasNoData, release())
@@ -36,8 +39,8 @@ fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, che
     if view.guardian == Guardian::Absent {
         return Choice::wait(Rule::LeaderWithoutGuardian);
     }
-    if unfit(view, running) {
-        return Choice::wait(Rule::LeaderUnfit);
+    if has_hung(view, running) || fitness(view) == Fitness::Unfit {
+        return unfit(view, cluster, lease, running);
     }
     if view.cut_off() {
         return Choice::wait(Rule::LeaderOutlivesSilence);
@@ -57,7 +60,45 @@ fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, che
     if !checkpointed && !failed_lately {
         return Choice::run(Rule::LeaderCheckpoints, Job::Checkpoint);
     }
+    if view.disk.is_full() {
+        let full = || Choice::wait(Rule::LeaderDiskFull);
+        return handover::because_full(view, cluster, running).unwrap_or_else(full);
+    }
     Choice::wait(Rule::LeaderStays)
+}
+
+/// PostgreSQL hangs, or nothing reaches its disk. Stopping it costs what waiting might save, so it is stopped only where
+/// that helps: somebody else can lead, or a start in place cures it.
+fn unfit(view: &View, cluster: &Cluster, lease: &Lease, running: &Running) -> Choice {
+    let hung = has_hung(view, running);
+    let rule = if hung { Rule::LeaderUnfit } else { Rule::LeaderDiskStalled };
+    let Some(here) = running.position().filter(|_| !view.cut_off() && shows_our_term(view, cluster, lease))
+    else {
+        return Choice::wait(rule);
+    };
+    match handover::successor(view, cluster, here) {
+        Successor::Ask(step) => Choice::step(rule, step),
+        Successor::Asked => Choice::wait(rule),
+        Successor::Somebody(to) => Choice::run(Reason::about(Rule::LeaderMakesWay, to), Job::StopAtOnce),
+        Successor::Nobody if hung => Choice::run(Rule::LeaderRestartsHung, Job::StopAtOnce),
+        Successor::Nobody => Choice::wait(rule),
+    }
+}
+
+/// A PostgreSQL that has crashed again and again recovers once more: not while somebody else can lead.
+fn starting(view: &View, cluster: &Cluster, lease: &Lease) -> Choice {
+    let current = !view.cut_off() && shows_our_term(view, cluster, lease);
+    if !current || fitness(view) == Fitness::Fit {
+        return Choice::wait(Rule::LeaderStarting);
+    }
+    let here =
+        Position { timeline: cluster.highest_timeline(), lsn: cluster.status.optime.unwrap_or_default() };
+    match handover::successor(view, cluster, here) {
+        Successor::Ask(step) => Choice::step(Rule::LeaderAsksAround, step),
+        Successor::Asked => Choice::wait(Rule::LeaderAsksAround),
+        Successor::Somebody(to) => Choice::run(Reason::about(Rule::LeaderMakesWay, to), Job::StopAtOnce),
+        Successor::Nobody => Choice::wait(Rule::LeaderStarting),
+    }
 }
 
 fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) -> Choice {
@@ -94,11 +135,16 @@ fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> 
     if let Some(choice) = handover::stopped(view, cluster, lease, control) {
         return choice;
     }
-    if STARTS_MAX <= view.memory.failures.starts {
+    if let Some(choice) = makes_way(view, cluster, lease, control) {
+        return choice;
+    }
+    // Where the disk is full another member that has no more room would fail as well.
+    if STARTS_MAX <= view.memory.failures.starts && !view.disk.is_full() {
         return Choice::store(Rule::LeaderGivesUp, Errand::ReleaseLease { term: lease.term });
     }
     if !may_try_again(view, view.memory.failures.starts) {
-        return Choice::wait(Rule::LeaderStarting);
+        let rule = if view.disk.is_full() { Rule::LeaderDiskFull } else { Rule::LeaderStarting };
+        return Choice::wait(rule);
     }
     let newest = control.position().timeline == cluster.highest_timeline()
         || fault::active(Fault::RestartsOnOldTimeline);
@@ -109,4 +155,24 @@ fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> 
         return Choice::wait(Rule::LeaderAwaitsGuardian);
     }
     Choice::run(Rule::LeaderRestarts, Job::StartPrimary { term: lease.term })
+}
+
+/// A stopped PostgreSQL that cannot do its work here: somebody who is fit leads instead. `None` where it is to be started.
+fn makes_way(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> Option<Choice> {
+    let fitness = fitness(view);
+    if fitness == Fitness::Fit || fault::active(Fault::RestartsForEver) {
+        return None;
+    }
+    let rule = if fitness == Fitness::Unfit { Rule::LeaderDiskStalled } else { Rule::LeaderAsksAround };
+    match handover::successor(view, cluster, control.position()) {
+        Successor::Ask(step) => Some(Choice::step(rule, step)),
+        Successor::Asked => Some(Choice::wait(rule)),
+        Successor::Somebody(to) => {
+            let reason = Reason::about(Rule::LeaderMakesWay, to);
+            Some(Choice::store(reason, Errand::ReleaseLease { term: lease.term }))
+        }
+        // A start would only hang.
+        Successor::Nobody if fitness == Fitness::Unfit => Some(Choice::wait(rule)),
+        Successor::Nobody => None,
+    }
 }

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use super::decide;
 pub use super::events::*;
 use super::fault::{self, Fault};
+use super::fitness;
 use crate::model::{
-    Cluster, Contact, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
+    Cluster, Contact, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
     Moment, PeerAnswer, PeerRound, Policy, Postgres, Reason, RunningJob, Serving, Session, Span, Step,
     StoreView, Tags, Term, Timing, View, Work,
 };
@@ -42,6 +43,7 @@ impl Mind {
             session: None,
             lease: None,
             postgres: Postgres::Unobserved,
+            disk: Disk::default(),
             peers: PeerRound::default(),
             work: Work::default(),
             guardian: Guardian::Absent,
@@ -72,7 +74,8 @@ impl Mind {
             Event::StoreSilent => self.learn_silence(),
             Event::Lease(event) => self.learn_lease(event),
             Event::ErrandEnded(outcome) => self.end_errand(outcome),
-            Event::Postgres(postgres) => self.learn_postgres(postgres),
+            Event::Postgres(postgres) => self.learn_postgres(postgres, None),
+            Event::Disk(disk) => self.view.disk = disk,
             Event::JobEnded { id, outcome, postgres } => self.end_job(id, outcome, postgres),
             Event::PeersAnswered { round, answers } => self.learn_peers(round, answers),
             Event::Guardian(guardian) => self.learn_guardian(guardian),
@@ -197,11 +200,13 @@ impl Mind {
         }
     }
 
-    fn learn_postgres(&mut self, postgres: Postgres) {
+    /// `ended`: the job that has ended together with this look.
+    fn learn_postgres(&mut self, postgres: Postgres, ended: Option<&Job>) {
         if !self.guardian_heard {
             self.seen_too_early = Some(postgres);
             return;
         }
+        self.count_crashes(&postgres, ended);
         let failures = &mut self.view.memory.failures;
         match postgres.running().map(|running| &running.serving) {
             Some(Serving::Primary { .. }) => failures.promotions = 0,
@@ -214,6 +219,33 @@ impl Mind {
             Some(Serving::Standby { .. }) | None => {}
         }
         self.view.postgres = postgres;
+    }
+
+    /// A primary that ends without having been told to, or lets nobody in any more because it recovers from a crash.
+    fn count_crashes(&mut self, seen: &Postgres, ended: Option<&Job>) {
+        let now = self.view.now;
+        let job = ended.or(self.view.work.job.as_ref().map(|running| &running.job));
+        let crashes = match (&self.view.postgres, seen) {
+            (_, Postgres::Running(running)) if running.is_primary() => {
+                self.view.memory.crashes.up_since.get_or_insert(now);
+                return;
+            }
+            (Postgres::Running(before), Postgres::Stopped { .. } | Postgres::Starting { .. }) => {
+                before.is_primary()
+            }
+            // A start that fails as long as its job waits for it is counted by that.
+            (Postgres::Starting { as_primary, .. }, Postgres::Stopped { .. }) => *as_primary && job.is_none(),
+            (_, _) => false,
+        };
+        let hung =
+            (self.view.postgres.running()).is_some_and(|running| fitness::has_hung(&self.view, running));
+        let memory = &mut self.view.memory.crashes;
+        match job {
+            Some(Job::StopAtOnce) | None if crashes && hung => memory.count_hang(now),
+            Some(job) if job.is_stop() => memory.up_since = None,
+            Some(_) | None if crashes => memory.count(now),
+            Some(_) | None => {}
+        }
     }
 
     fn learn_peers(&mut self, round: u64, answers: BTreeMap<MemberName, PeerAnswer>) {
@@ -229,7 +261,7 @@ impl Mind {
         self.view.work.ordering_fence = false;
         self.guardian_heard = true;
         if let Some(postgres) = self.seen_too_early.take() {
-            self.learn_postgres(postgres);
+            self.learn_postgres(postgres, None);
         }
     }
 
@@ -277,15 +309,15 @@ impl Mind {
 
     fn end_job(&mut self, id: u64, outcome: JobOutcome, postgres: Postgres) {
         let ended = self.view.work.job.take_if(|_| id == self.job_id);
-        if let Some(RunningJob { job, .. }) = ended {
-            self.count_outcome(&job, outcome);
+        if let Some(RunningJob { job, .. }) = &ended {
+            self.count_outcome(job, outcome);
             if let (Job::StopOrderly { handover: Some(_), .. }, Some(handover)) =
-                (&job, &mut self.view.memory.handover)
+                (job, &mut self.view.memory.handover)
             {
                 handover.begun_at = self.view.now;
             }
         }
-        self.learn_postgres(postgres);
+        self.learn_postgres(postgres, ended.as_ref().map(|running| &running.job));
     }
 
     fn count_outcome(&mut self, job: &Job, outcome: JobOutcome) {
@@ -381,7 +413,12 @@ impl Mind {
             Job::StopOrderly { handover: Some(to), .. } => {
                 self.view.memory.handover = Some(Handover { to: to.clone(), begun_at: self.view.now });
             }
-            Job::StartPrimary { .. } | Job::StartStandby { .. } => self.view.memory.handover = None,
+            Job::StartPrimary { .. } | Job::StartStandby { .. } => {
+                let memory = &mut self.view.memory;
+                if memory.handover.take().is_some() && self.view.lease.is_some() {
+                    memory.handover_in_vain_at = Some(self.view.now);
+                }
+            }
             Job::Bootstrap
             | Job::Clone { .. }
             | Job::Rewind { .. }

@@ -7,6 +7,7 @@ mod dethroned;
 mod ending;
 mod events;
 pub(crate) mod fault;
+mod fitness;
 mod following;
 mod handover;
 mod leading;
@@ -15,10 +16,12 @@ pub mod publish;
 mod race;
 
 use fault::Fault;
+use fitness::fitness;
+pub use fitness::fitness_told;
 
 use crate::model::{
-    Cluster, Errand, FenceOrder, Guardian, Initialize, Job, Leader, Lease, Moment, NewClaim, Plan, Postgres,
-    Reason, Rule, Running, RunningJob, Span, Step, Timeline, View,
+    Cluster, Errand, FenceOrder, Fitness, Guardian, Initialize, Job, Leader, Lease, Moment, NewClaim, Plan,
+    Postgres, Reason, Rule, RunningJob, Span, Step, Timeline, View,
 };
 
 /// The shell looks again at least this often, so that a loop that hangs is noticed by what it no longer permits.
@@ -34,12 +37,16 @@ pub fn decide(view: &View) -> Plan {
     let fence = fence_order(view);
     let choice = after_disarming(view, fence, choose(view));
     Plan {
-        renew_until: if may_renew(view) { view.now + PERMIT } else { view.now },
+        renew_until: if may_renew(view) { view.now + permit() } else { view.now },
         fence,
         look_again: view.now + choice.again,
         reason: choice.reason,
         step: choice.step,
     }
+}
+
+fn permit() -> Span {
+    if fault::active(Fault::PermitsForEver) { PERMIT.times(1_000) } else { PERMIT }
 }
 
 /// What a rule says: why, what to do, and when to look again if nothing happens.
@@ -196,13 +203,12 @@ fn may_renew(view: &View) -> bool {
         return true;
     }
     let unguarded = view.postgres.may_accept_writes() && view.guardian == Guardian::Absent;
-    !unguarded && !view.postgres.running().is_some_and(|running| unfit(view, running))
-}
-
-/// A primary that has not answered for half a lease will not answer soon.
-fn unfit(view: &View, running: &Running) -> bool {
-    let patience = view.policy.timing.ttl.scaled(1, 2);
-    running.is_primary() && running.silent_since.is_some_and(|since| patience <= view.now.since(since))
+    let hung = view.postgres.running().is_some_and(|running| fitness::has_hung(view, running));
+    // Where it is certain that nobody else can lead, nothing is won by leaving: the disk may come back.
+    let stalled = view.postgres.may_accept_writes()
+        && fitness(view) == Fitness::Unfit
+        && !handover::nobody_else_can_lead(view);
+    !unguarded && !hung && !stalled
 }
 
 fn fence_order(view: &View) -> FenceOrder {

@@ -122,6 +122,7 @@ fn member_state(view: &View) -> MemberState {
         }
     }
     match &view.postgres {
+        Postgres::Running(running) if running.silent_since.is_some() => MemberState::Unknown,
         Postgres::Running(_) => MemberState::Running,
         Postgres::Starting { .. } => MemberState::Starting,
         Postgres::Stopped { control } if 0 < view.memory.failures.starts && !control.backup_label => {

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::fault::{self, Fault};
-use super::{Choice, may_try_again, take_lease};
+use super::{Choice, fitness, fitness_told, may_try_again, take_lease};
 use crate::model::{
-    Cluster, FailoverRequest, Guardian, Job, Lsn, MemberName, MemberRole, MemberState, Moment, PeerAnswer,
-    PeerStatus, Position, Postgres, Question, Reason, Rule, Span, Step, Timeline, View,
+    Cluster, FailoverRequest, Fitness, Guardian, Job, Lsn, MemberName, MemberRole, MemberState, Moment,
+    PeerAnswer, PeerStatus, Position, Postgres, Question, Reason, Rule, Running, Span, Step, Timeline, View,
 };
 
 /// Answers older than this are asked for again.
@@ -20,6 +20,7 @@ const YIELD: Span = Span::from_ms(500);
 /// Who goes first. The order of the fields is the order of importance.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
+    fitness: Fitness,
     position: Position,
     priority: i64,
 }
@@ -27,7 +28,7 @@ struct Rank {
 pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     match &view.postgres {
         Postgres::Running(running) => match running.position() {
-            Some(position) => candidate(view, cluster, position),
+            Some(position) => candidate(view, cluster, running, position),
             None => Choice::wait(Rule::CandidateUnknown),
         },
         Postgres::Starting { .. } => Choice::wait(Rule::RaceStarting),
@@ -56,9 +57,16 @@ fn may_lead_its_creation(view: &View, cluster: &Cluster) -> bool {
         && view.guardian != Guardian::Absent
 }
 
-fn candidate(view: &View, cluster: &Cluster, position: Position) -> Choice {
+fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Position) -> Choice {
     if view.tags.nofailover() {
         return Choice::wait(Rule::CandidateBarred);
+    }
+    // Neither could be promoted.
+    if running.silent_since.is_some() && !fault::active(Fault::TakesUnfit) {
+        return Choice::wait(Rule::CandidateSilent);
+    }
+    if fitness(view) == Fitness::Unfit && !fault::active(Fault::TakesUnfit) {
+        return Choice::wait(Rule::CandidateDiskStalled);
     }
     if view.guardian == Guardian::Absent {
         return Choice::wait(Rule::CandidateWithoutGuardian);
@@ -94,10 +102,10 @@ fn candidate(view: &View, cluster: &Cluster, position: Position) -> Choice {
     if let Some(peer) = request.and_then(|request| preferred_by(request, view)) {
         return Choice::wait(Reason::about(Rule::CandidateYieldsToNamed, peer)).again_in(YIELD);
     }
-    let mine = Rank { position, priority: view.tags.failover_priority() };
-    let ahead = standing(view)
-        .filter(|(_, peer)| eligible(peer))
-        .find(|(_, peer)| rank(peer).is_some_and(|r| mine < r) && !fault::active(Fault::YieldsToNobody));
+    let mine = rank(view, cluster, fitness_told(view, view.now), position, view.tags.failover_priority());
+    let ahead = standing(view).filter(|(_, peer)| eligible(peer)).find(|(_, peer)| {
+        rank_of(view, cluster, peer).is_some_and(|rank| mine < rank) && !fault::active(Fault::YieldsToNobody)
+    });
     match ahead {
         Some((peer, _)) => Choice::wait(Reason::about(Rule::CandidateYields, peer)).again_in(YIELD),
         None => Choice::store(Rule::CandidateTakes, claim_next(view, cluster, position.timeline)),
@@ -150,11 +158,23 @@ fn runs_as_primary(peer: &PeerStatus) -> bool {
 }
 
 pub(super) fn eligible(peer: &PeerStatus) -> bool {
-    !peer.tags.nofailover() && !peer.watchdog_failed && peer.state == MemberState::Running
+    !peer.tags.nofailover()
+        && !peer.watchdog_failed
+        && peer.state == MemberState::Running
+        && peer.fitness != Fitness::Unfit
 }
 
-fn rank(peer: &PeerStatus) -> Option<Rank> {
-    Some(Rank { position: peer.position?, priority: peer.tags.failover_priority() })
+fn rank_of(view: &View, cluster: &Cluster, peer: &PeerStatus) -> Option<Rank> {
+    Some(rank(view, cluster, peer.fitness, peer.position?, peer.tags.failover_priority()))
+}
+
+/// Everybody must rank everybody alike. Being fit counts only for who may take the lease by its position: who is a last
+/// resort would otherwise wait for somebody who waits as well.
+fn rank(view: &View, cluster: &Cluster, fitness: Fitness, position: Position, priority: i64) -> Rank {
+    let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
+    let on_old_timeline = view.policy.check_timeline && position.timeline < led_timeline(cluster);
+    let may_take = lag.0 <= view.policy.lag_bytes_max && !on_old_timeline;
+    Rank { fitness: if may_take { fitness } else { fitness.min(Fitness::LastResort) }, position, priority }
 }
 
 /// The member that a request prefers to this one, if it can take over.

@@ -1,6 +1,7 @@
 //! The words: types that the rules, the adapters and the shells share. No IO, no clock, no randomness.
 
 mod cluster;
+mod fitness;
 mod moment;
 mod names;
 mod plan;
@@ -13,6 +14,7 @@ mod view;
 mod wal;
 
 pub use cluster::*;
+pub use fitness::*;
 pub use moment::*;
 pub use names::*;
 pub use plan::*;

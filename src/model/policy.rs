@@ -46,6 +46,7 @@ pub struct TimingError {
 
 impl Timing {
     pub const SLACK_MIN: Span = Span::from_secs(3);
+    const UNFIT_AFTER_MIN: Span = Span::from_ms(4_500);
 
     /// The usual arithmetic for a time to live.
     pub fn for_ttl(ttl: Span) -> Timing {
@@ -71,6 +72,12 @@ impl Timing {
     /// the request arrived, so we always let go first.
     pub fn deadline(&self, asked_at: Moment) -> Moment {
         asked_at + self.ttl.minus(self.margin)
+    }
+
+    /// For so long PostgreSQL may be silent, or its disk take no write, before somebody else should lead. Half a lease,
+    /// and never less than two failed looks in a row: one of them may be a coincidence.
+    pub fn unfit_after(&self) -> Span {
+        self.ttl.scaled(1, 2).max(Timing::UNFIT_AFTER_MIN)
     }
 
     /// The guardian starts killing here.

@@ -54,7 +54,12 @@ rules! {
     LeaderAwaitsSnapshot = "leader_awaits_snapshot": "took the lease; waiting to see it in the store",
     LeaderAwaitsGuardian = "leader_awaits_guardian": "holds the lease; waiting for the guardian to confirm the deadline",
     LeaderWithoutGuardian = "leader_without_guardian": "leading without a guardian; the lease is not renewed until one answers",
-    LeaderUnfit = "leader_unfit": "PostgreSQL does not answer; the lease is not renewed",
+    LeaderUnfit = "leader_unfit": "PostgreSQL does not answer; the lease is not renewed while another member is looked for",
+    LeaderRestartsHung = "leader_restarts_hung": "PostgreSQL does not answer and nobody else can lead; stopping it at once to start it in place",
+    LeaderDiskStalled = "leader_disk_stalled": "nothing reaches the disk here; looking for another member that can lead",
+    LeaderDiskFull = "leader_disk_full": "leading; the disk is full, and no member with room can take over",
+    LeaderAsksAround = "leader_asks_around": "PostgreSQL keeps failing here; asking whether another member can lead",
+    LeaderMakesWay = "leader_makes_way": "PostgreSQL cannot do its work here; making way for {member}",
     LeaderPromotes = "leader_promotes": "holds the lease; promoting PostgreSQL",
     LeaderRestarts = "leader_restarts": "holds the lease and PostgreSQL is down; starting it in place",
     LeaderStartsStandby = "leader_starts_standby": "holds the lease; starting PostgreSQL as a standby in order to promote it",
@@ -67,6 +72,7 @@ rules! {
     LeaderClearsRequest = "leader_clears_request": "the request to switch over is done or cannot be carried out; clearing it",
 
     // Handing over.
+    DiskFullHandsOver = "disk_full_hands_over": "the disk is full; handing over to {member}, which has room",
     SwitchoverAsks = "switchover_asks": "asked to switch over; asking the members who can take over",
     SwitchoverImpossible = "switchover_impossible": "asked to switch over, but no member can take over; clearing the request",
     SwitchoverStops = "switchover_stops": "switching over to {member}; stopping PostgreSQL in good order",
@@ -121,6 +127,8 @@ rules! {
     CandidateYieldsToNamed = "candidate_yields_to_named": "there is no leader; {member} has been named as the next one",
     CandidateSeesPrimary = "candidate_sees_primary": "there is no leader, but {member} still runs as a primary",
     CandidateBacksOff = "candidate_backs_off": "there is no leader; promoting PostgreSQL failed here, and it is tried again later",
+    CandidateSilent = "candidate_silent": "there is no leader, and PostgreSQL here does not answer",
+    CandidateDiskStalled = "candidate_disk_stalled": "there is no leader, and nothing reaches the disk here",
     CandidateWithoutGuardian = "candidate_without_guardian": "there is no leader, and no guardian answers here",
 
     // Making a cluster.

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Cluster, FenceOrder, Job, MemberName, MemberRole, MemberState, Moment, Policy, Position, Postgres,
-    Reason, SessionId, Span, SystemId, Tags, Term, Timing,
+    Cluster, Crashes, Disk, FenceOrder, Fitness, Job, MemberName, MemberRole, MemberState, Moment, Policy,
+    Position, Postgres, Reason, SessionId, Span, SystemId, Tags, Term, Timing,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,7 @@ pub struct View {
     pub session: Option<Session>,
     pub lease: Option<Lease>,
     pub postgres: Postgres,
+    pub disk: Disk,
     pub peers: PeerRound,
     pub work: Work,
     pub guardian: Guardian,
@@ -88,6 +89,9 @@ pub struct PeerStatus {
     pub position: Option<Position>,
     pub tags: Tags,
     pub watchdog_failed: bool,
+    pub fitness: Fitness,
+    /// What is left on its fullest disk.
+    pub free_bytes: Option<u64>,
 }
 
 /// What is under way. At most one job and one errand at a time.
@@ -139,9 +143,12 @@ pub struct Memory {
     /// It has held the lease since the agent started.
     pub has_led: bool,
     pub failures: Failures,
+    pub crashes: Crashes,
     /// The version of the request for another leader, and when it was first seen: older answers say nothing about it.
     pub request_seen: Option<(i64, Moment)>,
     pub handover: Option<Handover>,
+    /// When a handover last ended with this member leading on.
+    pub handover_in_vain_at: Option<Moment>,
     /// The term that this member has asked the store to end. Whatever the answer was, it is never acted upon again.
     pub released: Option<Term>,
 }

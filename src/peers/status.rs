@@ -33,7 +33,16 @@ pub fn read_status(bytes: &[u8]) -> Result<PeerStatus, StatusError> {
             Some(_) | None => Tags::default(),
         },
         watchdog_failed: document.get("watchdog_failed") == Some(&Value::Bool(true)),
+        fitness: own(&document, "fitness")
+            .and_then(|word| serde_json::from_value(word.clone()).ok())
+            .unwrap_or_default(),
+        free_bytes: own(&document, "disk_free_bytes").and_then(Value::as_u64),
     })
+}
+
+/// What only agents of our kind tell.
+fn own<'a>(document: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    document.get("tenure")?.get(key)
 }
 
 /// Both or nothing. Zero is how Patroni writes that it does not know.
@@ -63,6 +72,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::Fitness;
 
     #[expect(clippy::needless_pass_by_value, reason = "a table of calls reads better")]
     fn check(document: Value, wanted: PeerStatus) {
@@ -99,6 +109,21 @@ mod tests {
         check(standby(json!({"received_location": 0, "replayed_location": 0})), nowhere.clone());
         check(standby(json!({"received_location": -1, "replayed_location": "7"})), nowhere.clone());
         check(json!({"state": "running", "role": "replica", "xlog": {"replayed_location": 7}}), nowhere);
+    }
+
+    #[test]
+    fn how_fit_a_peer_is_is_read_and_nothing_told_is_no_reproach() {
+        let told = |tenure: Value| {
+            let document = json!({"state": "running", "role": "replica", "tenure": tenure}).to_string();
+            let status = read_status(document.as_bytes()).expect("a status");
+            (status.fitness, status.free_bytes)
+        };
+        assert_eq!(told(json!({})), (Fitness::Fit, None));
+        assert_eq!(told(json!({"fitness": "unfit"})), (Fitness::Unfit, None));
+        let full = json!({"fitness": "last_resort", "disk_free_bytes": 4096, "disk_full": true});
+        assert_eq!(told(full), (Fitness::LastResort, Some(4096)));
+        assert_eq!(told(json!({"fitness": 7, "disk_free_bytes": "x"})), (Fitness::Fit, None));
+        assert_eq!(told(json!([])), (Fitness::Fit, None));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod history;
 mod observe;
 mod parameters;
 mod pgpass;
+mod probe;
 mod process;
 mod programs;
 mod promote;
@@ -36,6 +37,7 @@ pub use control::{ControlDataError, ControlFile, StandbyFloors, parse_control_da
 pub use error::Error;
 pub use history::{HistoryFile, HistoryFileError, HistoryFork};
 pub use observe::{Observation, Observer};
+pub use probe::{PROBE_FILE, ProbeError, probe_free_bytes, probe_places, probe_write};
 pub use process::{ExitWatch, PidFile, PidFileStatus, Postmaster, running_postmaster, watch_exit};
 pub use programs::{Programs, installed_majors};
 pub use promote::promote;

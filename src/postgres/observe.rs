@@ -1,6 +1,7 @@
 //! Looking at one instance: its files, its postmaster, and what it says of itself.
 
 use std::path::Path;
+use std::pin::pin;
 
 use serde_json::{Map, Value, json};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -16,8 +17,9 @@ use super::process::{PidFile, PidFileStatus, Postmaster, family_of, running_post
 use super::programs::{Programs, data_major};
 use super::settings::InstanceSettings;
 use super::slots::SlotRow;
-use super::sql::{Greeting, Session, Target, greet};
+use super::sql::{Greeting, Session, Target, greet, knock};
 use super::unfinished::marked;
+use crate::clock;
 use crate::model::{
     Facts, Fork, Lsn, Moment, Position, Postgres, Running, Serving, Span, SystemId, Timeline, Unfinished,
 };
@@ -218,7 +220,7 @@ impl Observer {
     /// A new connection shows that the postmaster is alive, which a kept one would hide. The kept one tells the rest,
     /// even when there are no more connections to be had.
     async fn ask(&mut self, settings: &InstanceSettings, patience: Span) -> Answer {
-        let greeting = greet(&Target::local(settings), patience).await;
+        let greeting = greet_or_knock(&Target::local(settings), patience).await;
         let silent = match &greeting {
             Greeting::Silent(why) => Some(Answer::Silent(why.clone())),
             Greeting::NotYet(why) => Some(Answer::NotYet(why.clone())),
@@ -230,6 +232,10 @@ impl Observer {
         if let Some(kept) = &self.kept {
             match details::ask(kept, patience).await {
                 Ok(details) => return Answer::Told(Box::new(details)),
+                // It may only have waited for a lock. There is nothing to replace it by where nobody is let in.
+                Err(error) if !matches!(greeting, Greeting::Welcome(_)) => {
+                    return Answer::Lives(error.to_string());
+                }
                 Err(_) => self.kept = None,
             }
         }
@@ -311,6 +317,27 @@ impl Files {
             standby_signal: has(data_dir, "standby.signal"),
             major: data_major(data_dir),
         }
+    }
+}
+
+/// A new connection waits for the postmaster, which must not hang, and then for locks, name servers and whatever else
+/// authentication needs, which may. Where it takes long, the postmaster alone is asked: it lives if it answers anything.
+async fn greet_or_knock(target: &Target, patience: Span) -> Greeting {
+    let half = patience.scaled(1, 2);
+    let mut greeting = pin!(greet(target, patience));
+    let knocking = async {
+        clock::pause(half).await;
+        knock(target, half).await
+    };
+    let answered = tokio::select! {
+        greeting = &mut greeting => return greeting,
+        answered = knocking => answered,
+    };
+    match greeting.await {
+        Greeting::Silent(why) if answered => {
+            Greeting::TurnedAway(format!("the postmaster answers, and a new connection waits: {why}"))
+        }
+        greeting => greeting,
     }
 }
 

@@ -1,5 +1,9 @@
 //! A connection to the local server, with everything pinned that a user could have bent.
 
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
@@ -83,11 +87,32 @@ pub(super) async fn greet(target: &Target, patience: Span) -> Greeting {
             }
             Some(said) => Greeting::TurnedAway(said.message().to_owned()),
             // A password that is missing on our side is asked for by a server that lives.
-            None if error.to_string().contains("password") => Greeting::TurnedAway(sentence(&error)),
+            None if sentence(&error).contains("password") => Greeting::TurnedAway(sentence(&error)),
             None => Greeting::Silent(sentence(&error)),
         },
         Err(_) => Greeting::Silent(format!("no answer within {patience}")),
     }
+}
+
+/// Does the postmaster answer? Asked whether it speaks TLS, a child of it says yes or no before it looks at anything else:
+/// no catalogue, no lock, no limit of connections.
+pub(super) async fn knock(target: &Target, patience: Span) -> bool {
+    let answer = async {
+        if target.host.starts_with('/') {
+            let path = format!("{}/.s.PGSQL.{}", target.host, target.port);
+            ask_for_tls(UnixStream::connect(path).await?).await
+        } else {
+            ask_for_tls(TcpStream::connect((target.host.as_str(), target.port)).await?).await
+        }
+    };
+    timeout(patience.as_duration(), answer).await.is_ok_and(|answer| answer.is_ok())
+}
+
+/// That it hangs up is an answer, too: only a postmaster that takes connections can.
+async fn ask_for_tls(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+    stream.write_all(&SSL_REQUEST).await?;
+    stream.read(&mut [0]).await.map(|_| ())
 }
 
 /// A connection or the reason why there is none.

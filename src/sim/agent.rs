@@ -8,10 +8,11 @@ use super::network::Place;
 use super::store::{Answer, Request};
 use super::world::{Happening, World};
 use super::{MS, SECOND, Time};
+use crate::decide::fitness_told;
 use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Mind, PeerQuestion};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Errand, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, PeerStatus,
+    Cluster, Disk, Errand, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, PeerStatus,
     Postgres as Observed, Span,
 };
 
@@ -44,6 +45,7 @@ impl World {
             mind,
             identity,
             frozen: false,
+            hung: false,
             inbox: Vec::new(),
             keeper: Keeper::default(),
             pending: BTreeMap::new(),
@@ -58,6 +60,7 @@ impl World {
             written: Written::default(),
             reason: None,
             confirmed: BTreeMap::new(),
+            backlog: Vec::new(),
             turns: (0, 0),
         });
         self.tell_guardian_state(host);
@@ -71,6 +74,10 @@ impl World {
         let now = self.local(host);
         self.note_confirmation(host, &event);
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        if agent.hung {
+            agent.backlog.push(event);
+            return;
+        }
         agent.mind.apply(now, event);
         self.turn(host);
     }
@@ -145,10 +152,21 @@ impl World {
         let slow = if self.hosts[host].slow_disk { self.random.between(0, 2 * SECOND) } else { 0 };
         let takes = slow + self.random.between(MS, 20 * MS);
         let seen = Box::new(self.hosts[host].pg.observe());
+        self.probe_disk(host);
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         agent.looks += 1;
         let look = agent.looks;
         self.after(takes, Happening::AgentSees { host, life, look, seen });
+    }
+
+    /// The probe is a thread of its own, whose last word is there to be read whenever the agent looks.
+    fn probe_disk(&mut self, host: usize) {
+        let machine = &self.hosts[host];
+        let free_bytes = Some(if machine.disk_full { 0 } else { 1 << 40 });
+        let disk = Disk { unwritten_since: machine.stalled_since, free_bytes, refused_for_space: false };
+        if machine.agent.as_ref().is_some_and(|agent| agent.mind.view().disk != disk) {
+            self.learn(host, Event::Disk(disk));
+        }
     }
 
     pub fn agent_sees(&mut self, host: usize, look: u64, seen: Observed) {
@@ -307,6 +325,9 @@ impl World {
     }
 
     fn run_errand(&mut self, host: usize, errand: Errand) {
+        if let Errand::TakeLease { .. } = errand {
+            self.look_at_candidate(host);
+        }
         if let Errand::ReleaseLease { .. } = errand {
             self.laws.look_at_release(&self.hosts[host]);
             self.look_at_handover(host);
@@ -360,6 +381,7 @@ impl World {
 
     /// Answered from memory, as old as that is.
     pub fn agent_is_asked(&mut self, host: usize, asker: usize, asker_life: u64, round: u64) {
+        let now = self.local(host);
         let Some(agent) = self.hosts[host].agent.as_ref() else { return };
         let view = agent.mind.view();
         let record = publish::member_record(view, &agent.identity);
@@ -369,6 +391,8 @@ impl World {
             position: record.position(),
             tags: record.tags.clone(),
             watchdog_failed: view.guardian == Known::Absent,
+            fitness: fitness_told(view, now),
+            free_bytes: view.disk.free_bytes,
         };
         let member = view.me.clone();
         let answer = Box::new(PeerAnswer::Stands(status));

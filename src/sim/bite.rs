@@ -64,6 +64,10 @@ bites! {
     old_answers_decide_nothing: UsesOldAnswers, Views;
     the_guardian_stays_armed: DisarmsWhileWritable, Both;
     the_unfit_are_not_renewed: RenewsUnfit, Views;
+    the_unfit_do_not_take: TakesUnfit, Views;
+    way_is_made_for_the_fit: MakesWayForAnybody, Views;
+    nobody_crashes_for_ever: RestartsForEver, Views;
+    a_hung_loop_runs_out: PermitsForEver, Views;
     the_last_record_is_waited_for: HandsOverTooEarly, Both;
     nothing_unfinished_is_started: StartsUnfinished, Both;
 }

@@ -28,6 +28,10 @@ pub(super) enum Trouble {
     AgentEnds(usize),
     DataVanishes(usize),
     DiskIsSlow(usize),
+    DiskStalls(usize),
+    DiskFills(usize),
+    CrashLoops(usize),
+    LoopHangs(usize),
     AnswerIsLost(usize),
 }
 
@@ -62,7 +66,7 @@ impl World {
             Trouble::PostgresHangs(host) => {
                 let since = self.local(host);
                 let pg = &mut self.hosts[host].pg;
-                if pg.server == Server::Primary {
+                if matches!(pg.server, Server::Primary | Server::Standby) {
                     pg.hung_since = Some(since);
                 }
             }
@@ -83,6 +87,22 @@ impl World {
             }
             Trouble::DataVanishes(host) => self.remove_data(host),
             Trouble::DiskIsSlow(host) => self.hosts[host].slow_disk = true,
+            Trouble::DiskStalls(host) => {
+                let now = self.local(host);
+                self.hosts[host].stalled_since.get_or_insert(now);
+                self.hosts[host].pg.stalled = true;
+            }
+            Trouble::DiskFills(host) => self.hosts[host].disk_full = true,
+            Trouble::CrashLoops(host) => {
+                self.hosts[host].crash_loops = true;
+                self.crash_postgres_if_up(host);
+            }
+            Trouble::LoopHangs(host) => {
+                let fenced = self.fenced_without_agent(host);
+                if let Some(agent) = self.hosts[host].agent.as_mut().filter(|_| fenced) {
+                    agent.hung = true;
+                }
+            }
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose += 1,
         }
     }
@@ -98,6 +118,10 @@ impl World {
             Trouble::HostIsCutOff(host) => self.heal_host(host),
             Trouble::StoreFails => self.store_starts(),
             Trouble::DiskIsSlow(host) => self.hosts[host].slow_disk = false,
+            Trouble::DiskStalls(host) => self.repair_disk(host),
+            Trouble::DiskFills(host) => self.hosts[host].disk_full = false,
+            Trouble::CrashLoops(host) => self.hosts[host].crash_loops = false,
+            Trouble::LoopHangs(host) => self.unhang_loop(host),
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose = 0,
             Trouble::PostgresCrashes(_)
             | Trouble::GuardianDies(_)
@@ -125,6 +149,23 @@ impl World {
             for happening in std::mem::take(&mut agent.inbox) {
                 self.after(0, happening);
             }
+        }
+    }
+
+    fn repair_disk(&mut self, host: usize) {
+        self.hosts[host].stalled_since = None;
+        self.hosts[host].pg.stalled = false;
+    }
+
+    fn unhang_loop(&mut self, host: usize) {
+        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        agent.hung = false;
+        let (backlog, inbox) = (std::mem::take(&mut agent.backlog), std::mem::take(&mut agent.inbox));
+        for event in backlog {
+            self.learn(host, event);
+        }
+        for happening in inbox {
+            self.after(0, happening);
         }
     }
 
@@ -159,10 +200,9 @@ impl World {
         let machine = &mut self.hosts[host];
         let writable = machine.pg.server == Server::Primary;
         // An agent that has come back beside its primary and has not heard of its lease is a ring that does not hold yet.
-        let other_ring_holds = machine
-            .agent
-            .as_ref()
-            .is_some_and(|agent| !agent.frozen && (!writable || agent.mind.view().lease.is_some()));
+        let other_ring_holds = machine.agent.as_ref().is_some_and(|agent| {
+            !agent.frozen && !agent.hung && (!writable || agent.mind.view().lease.is_some())
+        });
         if machine.guardian.alive && other_ring_holds {
             machine.guardian = Guardian { alive: false, life: machine.guardian.life + 1, armed: None };
             self.tell_guardian_state(host);
@@ -245,10 +285,13 @@ impl World {
         self.store_starts();
         for host in 0..self.hosts.len() {
             self.freeze_agent(host, false);
+            self.unhang_loop(host);
+            self.repair_disk(host);
             self.boot(host);
             self.start_agent(host);
             let machine = &mut self.hosts[host];
             (machine.slow_disk, machine.answers_to_lose) = (false, 0);
+            (machine.disk_full, machine.crash_loops) = (false, false);
             self.wake_postgres(host);
         }
     }
@@ -278,7 +321,7 @@ fn trouble_from(random: &mut Random, hosts: usize) -> Trouble {
         0 => Place::Store,
         _ => Place::Host(random.index(hosts)),
     };
-    match random.below(29) {
+    match random.below(34) {
         0..=2 => Trouble::AgentCrashes(host),
         3..=5 => Trouble::AgentFreezes(host),
         6..=7 => Trouble::PostgresCrashes(host),
@@ -294,6 +337,10 @@ fn trouble_from(random: &mut Random, hosts: usize) -> Trouble {
         23 => Trouble::AgentEnds(host),
         24 => Trouble::DataVanishes(host),
         25 => Trouble::DiskIsSlow(host),
+        26 => Trouble::DiskStalls(host),
+        27 => Trouble::DiskFills(host),
+        28 => Trouble::CrashLoops(host),
+        29 => Trouble::LoopHangs(host),
         _ => Trouble::AnswerIsLost(host),
     }
 }

@@ -8,7 +8,7 @@ use super::postgres::Instance;
 use super::store::Request;
 use super::world::Happening;
 use super::{MS, Time};
-use crate::decide::mind::{LeaseOrders, Mind};
+use crate::decide::mind::{Event, LeaseOrders, Mind};
 use crate::decide::publish::Identity;
 use crate::model::{
     Job, MemberName, MemberRecord, Moment, PeerAnswer, Reason, Session, SessionId, Status, Tags, Term,
@@ -32,6 +32,11 @@ pub(super) struct Host {
     /// Stands beside the data directory: an agent has run this PostgreSQL before.
     pub managed: bool,
     pub slow_disk: bool,
+    /// Nothing reaches the disk since then.
+    pub stalled_since: Option<Moment>,
+    pub disk_full: bool,
+    /// PostgreSQL here crashes soon after it has begun to accept writes.
+    pub crash_loops: bool,
     /// The next so many jobs of this kind fail.
     pub failing: BTreeMap<&'static str, u32>,
     pub answers_to_lose: u32,
@@ -54,6 +59,8 @@ pub(super) struct Agent {
     pub mind: Mind,
     pub identity: Identity,
     pub frozen: bool,
+    /// The loop alone hangs: the keeper of the lease is a thread of its own.
+    pub hung: bool,
     /// What has arrived at the process while it was frozen.
     pub inbox: Vec<Happening>,
     pub keeper: Keeper,
@@ -70,6 +77,8 @@ pub(super) struct Agent {
     pub reason: Option<Reason>,
     /// What has been confirmed to this very agent: the term, and when the renewal was asked for that lasts longest.
     pub confirmed: BTreeMap<Term, Moment>,
+    /// What the loop has not come to.
+    pub backlog: Vec<Event>,
     pub turns: (Time, u32),
 }
 
@@ -118,6 +127,19 @@ pub(super) struct ActiveJob {
     pub job: Job,
     pub fails: bool,
     pub phase: u32,
+}
+
+impl Agent {
+    /// Is this the business of the keeper's thread?
+    pub fn is_keepers(&self, happening: &Happening) -> bool {
+        match happening {
+            Happening::KeeperTicks { .. } => true,
+            Happening::AgentHearsStore { ticket, .. } | Happening::AgentGivesUpOnStore { ticket, .. } => {
+                matches!(self.pending.get(ticket), Some(Purpose::Open { .. } | Purpose::Renew { .. }))
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Clock {

@@ -25,7 +25,8 @@ impl World {
         let serial = self.hosts[host].job_serial;
         self.hosts[host].job =
             Some(ActiveJob { serial, agent_life: life, id, job: job.clone(), fails, phase: 0 });
-        let disk = if self.hosts[host].slow_disk { self.random.between(0, 3 * SECOND) } else { 0 };
+        let slow = self.hosts[host].slow_disk || self.hosts[host].stalled_since.is_some();
+        let disk = if slow { self.random.between(0, 3 * SECOND) } else { 0 };
         match job {
             Job::Bootstrap => {
                 self.must_be_vacant(host, "bootstrap");
@@ -234,6 +235,7 @@ impl World {
             data.recovery_end = None;
             pg.server = Server::Primary;
             self.primary_begins(host);
+            self.may_die_again(host);
         } else {
             data.state = ControlState::InArchiveRecovery;
             pg.server = Server::Standby;
@@ -263,8 +265,23 @@ impl World {
         data.begin_timeline(timeline, branch);
         (pg.server, pg.checkpointed, pg.streaming) = (Server::Primary, false, false);
         self.primary_begins(host);
+        self.may_die_again(host);
         if matches!(self.hosts[host].job, Some(ActiveJob { job: Job::Promote { .. }, .. })) {
             self.finish_job(host, JobOutcome::Done);
+        }
+    }
+
+    fn may_die_again(&mut self, host: usize) {
+        if self.hosts[host].crash_loops {
+            let (lives, pg_life) = (self.random.between(SECOND, 8 * SECOND), self.hosts[host].pg.life);
+            self.after(lives, Happening::PostgresDiesAgain { host, pg_life });
+        }
+    }
+
+    pub fn postgres_dies_again(&mut self, host: usize, pg_life: u64) {
+        let machine = &self.hosts[host];
+        if machine.crash_loops && machine.pg.life == pg_life && machine.pg.server == Server::Primary {
+            self.crash_postgres(host);
         }
     }
 

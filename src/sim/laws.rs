@@ -8,7 +8,7 @@ use super::host::Host;
 use super::postgres::{Branch, Record, Server};
 use super::world::World;
 use crate::decide::mind::{ErrandOutcome, Event, LeaseEvent};
-use crate::model::{ControlState, Moment, Rule, SessionId, SystemId, Term, Timeline};
+use crate::model::{ControlState, Moment, Rule, SessionId, Span, SystemId, Term, Timeline};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Laws {
@@ -148,6 +148,16 @@ impl World {
         }
         if self.store.leader.as_ref().is_none_or(|leader| leader.term != lease.term || leader.name != *name) {
             self.laws.breaks(format!("lease: {name} acts on term {}, which the store has ended", lease.term));
+        }
+    }
+
+    /// Who takes the lease can do the work, as far as its own machine can know: a stall is seen within a second.
+    pub fn look_at_candidate(&mut self, index: usize) {
+        let patience = self.policy.timing.unfit_after() + Span::from_secs(3);
+        let host = &self.hosts[index];
+        let stalled = host.stalled_since.is_some_and(|since| patience < self.local(index).since(since));
+        if stalled && host.pg.server == Server::Standby {
+            self.laws.breaks(format!("fitness: {} takes the lease with a disk that has stalled", host.name));
         }
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Instance {
     pub batch_under_way: bool,
     pub checkpointed: bool,
     pub hung_since: Option<Moment>,
+    /// Nothing reaches its disk, so nothing is acknowledged.
+    pub stalled: bool,
     pub set_aside: Vec<Data>,
     /// Records that a rewind took out of the way.
     pub kept: Vec<Record>,
@@ -174,13 +176,14 @@ impl Instance {
             batch_under_way: false,
             checkpointed: true,
             hung_since: None,
+            stalled: false,
             set_aside: Vec::new(),
             kept: Vec::new(),
         }
     }
 
     pub fn accepts_writes(&self) -> bool {
-        self.server == Server::Primary && self.hung_since.is_none()
+        self.server == Server::Primary && self.hung_since.is_none() && !self.stalled
     }
 
     pub fn observe(&self) -> Observed {

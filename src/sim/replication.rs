@@ -31,7 +31,8 @@ impl World {
 
     fn send_to(&mut self, host: usize) {
         let pg = &self.hosts[host].pg;
-        if pg.server != Server::Standby || pg.batch_under_way {
+        let stuck = pg.stalled || self.hosts[host].disk_full;
+        if pg.server != Server::Standby || pg.batch_under_way || stuck {
             return;
         }
         let upstream = pg.upstream.filter(|&source| {
@@ -131,6 +132,10 @@ impl World {
             if let Some(data) = pg.data.as_mut() {
                 let record = data.append();
                 self.laws.acknowledged.push((self.now, record));
+            }
+            // Sooner or later the next segment does not fit, and PostgreSQL panics.
+            if self.hosts[host].disk_full && self.random.chance(20) {
+                self.crash_postgres(host);
             }
         }
         let pause = self.random.between(100 * MS, 180 * MS);

@@ -85,6 +85,13 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
         ["freeze", name] => world.freeze_agent(host(&world, name), true),
         ["thaw", name] => world.freeze_agent(host(&world, name), false),
         ["hang", name] => world.begin(Trouble::PostgresHangs(host(&world, name))),
+        ["stall", "disk", name] => world.begin(Trouble::DiskStalls(host(&world, name))),
+        ["repair", "disk", name] => world.pass(Trouble::DiskStalls(host(&world, name))),
+        ["fill", "disk", name] => world.begin(Trouble::DiskFills(host(&world, name))),
+        ["clear", "disk", name] => world.pass(Trouble::DiskFills(host(&world, name))),
+        ["crash", "again", "and", "again", name] => world.begin(Trouble::CrashLoops(host(&world, name))),
+        ["hang", "loop", name] => world.begin(Trouble::LoopHangs(host(&world, name))),
+        ["unhang", "loop", name] => world.pass(Trouble::LoopHangs(host(&world, name))),
         ["end", name] => world.begin(Trouble::AgentEnds(host(&world, name))),
         ["tag", name, tag] => {
             let host = host(&world, name);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::decide::decide;
+use crate::decide::{decide, fitness_told};
 use crate::model::*;
 
 const NOW: Moment = Moment::from_ms(1_000_000);
@@ -69,6 +69,7 @@ fn every_postgres() -> Vec<Postgres> {
         running(standby(1, Some(200)), None),
         running(standby(2, Some(100)), None),
         running(standby(1, None), None),
+        running(standby(1, Some(100)), long_ago),
     ]
 }
 
@@ -179,6 +180,15 @@ fn every_peer_round() -> Vec<PeerRound> {
             answers: BTreeMap::from([(name("oulu"), PeerAnswer::Stands(status))]),
         }
     };
+    let with_fitness = |fitness| {
+        let mut round = stands(MemberRole::Replica, 1, 101);
+        for answer in round.answers.values_mut() {
+            if let PeerAnswer::Stands(status) = answer {
+                status.fitness = fitness;
+            }
+        }
+        round
+    };
     vec![
         PeerRound::default(),
         stands(MemberRole::Replica, 1, 100),
@@ -187,6 +197,8 @@ fn every_peer_round() -> Vec<PeerRound> {
         PeerRound { asked_at: Some(NOW - Span::from_secs(2)), ..stands(MemberRole::Replica, 1, 100) },
         stands(MemberRole::Replica, 2, 10),
         stands(MemberRole::Primary, 2, 10),
+        with_fitness(Fitness::LastResort),
+        with_fitness(Fitness::Unfit),
     ]
 }
 
@@ -199,7 +211,26 @@ fn every_memory() -> Vec<Memory> {
         Memory { managed: true, has_led: true, ..base.clone() },
         Memory { managed: true, has_led: true, handover: Some(handover), ..base.clone() },
         Memory { bootstrapped: Some(SYSTEM), ..base.clone() },
-        Memory { managed: true, has_led: true, released: Some(TERM), ..base },
+        Memory { managed: true, has_led: true, released: Some(TERM), ..base.clone() },
+        Memory {
+            managed: true,
+            has_led: true,
+            crashes: Crashes {
+                in_a_row: Crashes::MAX,
+                last_at: Some(NOW - Span::from_secs(1)),
+                up_since: None,
+            },
+            ..base
+        },
+    ]
+}
+
+fn every_disk() -> [Disk; 3] {
+    let writes = Disk { unwritten_since: None, free_bytes: Some(1 << 40), refused_for_space: false };
+    [
+        writes,
+        Disk { unwritten_since: Some(NOW - Span::from_secs(8)), ..writes },
+        Disk { free_bytes: Some(0), ..writes },
     ]
 }
 
@@ -217,12 +248,15 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
         session: Some(Session { id: SESSION, asked_at: NOW - Span::from_ms(500), ttl: Span::from_secs(10) }),
         lease: None,
         postgres: Postgres::Unobserved,
+        disk: Disk::default(),
         peers: PeerRound::default(),
         work: Work::default(),
         guardian: Guardian::Absent,
         memory: Memory::default(),
         ending: false,
     };
+    let [writes, stalled, full] = every_disk();
+    let circumstances = [(writes, false), (writes, true), (stalled, false), (full, false)];
     for cluster in &clusters {
         view.store.cluster.clone_from(cluster);
         for contact in contacts {
@@ -256,8 +290,8 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
                                 let peers = if view.work.job.is_none() { &rounds[..] } else { &rounds[..1] };
                                 for round in peers {
                                     view.peers.clone_from(round);
-                                    for ending in [false, true] {
-                                        view.ending = ending;
+                                    for (disk, ending) in &circumstances {
+                                        (view.disk, view.ending) = (*disk, *ending);
                                         look(&view, &decide(&view));
                                         seen += 1;
                                     }
@@ -291,6 +325,11 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
                 return Some("a timeline is begun only by who has claimed it");
             }
         }
+        Step::Run(Job::StartPrimary { .. })
+            if view.memory.crashes.is_loop(view.now) && view.peers == PeerRound::default() =>
+        {
+            return Some("what crashes again and again is not started before the others have been asked");
+        }
         Step::Run(Job::StartPrimary { .. }) => {
             let led = view.cluster().map_or(Timeline::FIRST, Cluster::highest_timeline);
             if !matches!(view.postgres, Postgres::Stopped { control } if led <= control.position().timeline) {
@@ -300,6 +339,14 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
         Step::Store(Errand::TakeLease { claim }) => {
             if view.guardian == Guardian::Absent {
                 return Some("the lease is taken only with a guardian");
+            }
+            if let Some(running) = view.postgres.running().filter(|running| !running.is_primary()) {
+                if running.silent_since.is_some() {
+                    return Some("the lease is taken only where PostgreSQL answers");
+                }
+                if view.disk.unwritten_since.is_some() {
+                    return Some("the lease is taken only where something reaches the disk");
+                }
             }
             if view.store.contact != Contact::Current {
                 return Some("the lease is taken only when the store has just said that nobody leads");
@@ -312,7 +359,11 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
                 view.postgres.running().filter(|r| !r.is_primary()).and_then(Running::position)
             {
                 let further = |answer: &PeerAnswer| match answer {
-                    PeerAnswer::Stands(status) => status.position.is_some_and(|there| position < there),
+                    PeerAnswer::Stands(status) => {
+                        fitness_told(view, view.now) <= status.fitness
+                            && status.fitness != Fitness::Unfit
+                            && status.position.is_some_and(|there| position < there)
+                    }
                     PeerAnswer::Silent => false,
                 };
                 if !named && view.peers.answers.values().any(further) {
@@ -329,10 +380,23 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
                 return Some("what is claimed lies above everything that was led or claimed");
             }
         }
+        Step::Run(Job::StopAtOnce) | Step::Store(Errand::ReleaseLease { .. })
+            if plan.reason.rule == Rule::LeaderMakesWay && !somebody_is_fit(view) =>
+        {
+            return Some("a leader makes way only for somebody who is fit");
+        }
+        Step::Run(Job::StopOrderly { .. })
+            if plan.reason.rule == Rule::DiskFullHandsOver && !somebody_is_fit(view) =>
+        {
+            return Some("a full leader hands over only to somebody with room");
+        }
         Step::Store(Errand::ReleaseLease { .. }) if writable => {
             return Some("the lease is given back only after PostgreSQL has stopped");
         }
-        Step::Store(Errand::ReleaseLease { .. }) if view.memory.handover.is_some() && !view.ending => {
+        // Making way is no handover: it may cost what nobody else has, as when a host is lost.
+        Step::Store(Errand::ReleaseLease { .. })
+            if view.memory.handover.is_some() && !view.ending && plan.reason.rule != Rule::LeaderMakesWay =>
+        {
             let complete =
                 |status: &PeerStatus| status.position.is_some_and(|position| position.lsn > Lsn(80));
             let somebody = view.peers.answers.values().any(|answer| match answer {
@@ -374,6 +438,9 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
     {
         return Some("the guardian is not disarmed where something may write");
     }
+    if view.now + Span::from_secs(3) < plan.renew_until {
+        return Some("a loop that hangs lets its lease run out soon");
+    }
     let silent =
         view.postgres.running().is_some_and(|running| running.is_primary() && running.silent_since.is_some());
     if view.lease.is_some() && silent && view.now < plan.renew_until {
@@ -400,6 +467,14 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
         return Some("what may write without a lease in force is being stopped");
     }
     None
+}
+
+/// Is there a standby that says it is fit?
+fn somebody_is_fit(view: &View) -> bool {
+    view.peers.answers.values().any(|answer| match answer {
+        PeerAnswer::Stands(status) => status.fitness == Fitness::Fit && status.role == MemberRole::Replica,
+        PeerAnswer::Silent => false,
+    })
 }
 
 #[test]

@@ -50,6 +50,7 @@ pub(super) enum Happening {
     GuardianLooks { host: usize, life: u64 },
     GuardianHasKilled { host: usize, pg_life: u64 },
     GuardianStarts { host: usize },
+    PostgresDiesAgain { host: usize, pg_life: u64 },
     PostgresIsUp { host: usize, pg_life: u64 },
     PostgresHasStopped { host: usize, pg_life: u64, in_good_order: bool },
     PostgresPromotes { host: usize, pg_life: u64, timeline: Timeline },
@@ -87,6 +88,7 @@ impl Happening {
             | Happening::GuardianLooks { .. }
             | Happening::GuardianHasKilled { .. }
             | Happening::GuardianStarts { .. }
+            | Happening::PostgresDiesAgain { .. }
             | Happening::PostgresIsUp { .. }
             | Happening::PostgresHasStopped { .. }
             | Happening::PostgresPromotes { .. }
@@ -244,7 +246,7 @@ impl World {
             if life.is_some_and(|life| life != agent.life) {
                 return;
             }
-            if agent.frozen {
+            if agent.frozen || (agent.hung && !agent.is_keepers(&happening)) {
                 agent.inbox.push(happening);
                 return;
             }
@@ -285,6 +287,7 @@ impl World {
             Happening::GuardianLooks { host, life } => self.guardian_looks(host, life),
             Happening::GuardianHasKilled { host, pg_life } => self.guardian_has_killed(host, pg_life),
             Happening::GuardianStarts { host } => self.start_guardian(host),
+            Happening::PostgresDiesAgain { host, pg_life } => self.postgres_dies_again(host, pg_life),
             Happening::PostgresIsUp { host, pg_life } => self.postgres_is_up(host, pg_life),
             Happening::PostgresHasStopped { host, pg_life, in_good_order } => {
                 self.postgres_has_stopped(host, pg_life, in_good_order);
@@ -433,6 +436,9 @@ impl Host {
             saved_session: None,
             managed: false,
             slow_disk: false,
+            stalled_since: None,
+            disk_full: false,
+            crash_loops: false,
             failing: BTreeMap::new(),
             answers_to_lose: 0,
             office: None,
