@@ -15,6 +15,7 @@ use nix::unistd::{Pid, User};
 use serde_json::Value;
 use tokio_postgres::Client;
 
+use super::disk::OwnDisk;
 use super::majors::bin_dirs;
 use super::netns::{self, Namespace};
 use super::writer::{Ledger, Writer, connect};
@@ -30,12 +31,14 @@ pub struct Setup {
     pub ttl: u32,
     /// PostgreSQL's programs.
     pub bin_dir: PathBuf,
+    /// The data of each node lies on a disk of its own, of this size.
+    pub disk_megabytes: Option<u64>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
         let bin_dir = bin_dirs().swap_remove(0);
-        Setup { nodes: 3, etcds: 1, ttl: 5, bin_dir }
+        Setup { nodes: 3, etcds: 1, ttl: 5, bin_dir, disk_megabytes: None }
     }
 }
 
@@ -55,6 +58,8 @@ pub struct Node {
     pub machine: Namespace,
     binaries: PathBuf,
     agent: Option<Child>,
+    // Dropped after everybody who writes to it has gone.
+    disk: Option<OwnDisk>,
 }
 
 pub struct Etcd {
@@ -103,7 +108,11 @@ impl Lab {
                 make_dir(&node_dir);
                 let configuration = configuration(setup, &name, &address, &node_dir, &hosts);
                 fs::write(node_dir.join("tenure.yml"), configuration).expect("our own directory");
-                Node { name, address, dir: node_dir, machine, binaries: binaries.clone(), agent: None }
+                let disk = setup.disk_megabytes.map(|size| OwnDisk::mount(node_dir.join("disk"), size));
+                if let Some(disk) = &disk {
+                    give_away(&disk.path);
+                }
+                Node { name, address, dir: node_dir, machine, binaries: binaries.clone(), agent: None, disk }
             })
             .collect();
         Lab { nodes, etcds, hub, ledger: Ledger::default(), _dir: dir }
@@ -256,8 +265,13 @@ impl Node {
     }
 
     pub fn postmaster_pid(&self) -> Option<Pid> {
-        let text = fs::read_to_string(self.dir.join("data/postmaster.pid")).ok()?;
+        let data_dir = if self.disk.is_some() { "disk/data" } else { "data" };
+        let text = fs::read_to_string(self.dir.join(data_dir).join("postmaster.pid")).ok()?;
         text.lines().next()?.trim().parse().ok().map(Pid::from_raw)
+    }
+
+    pub fn disk(&mut self) -> &mut OwnDisk {
+        self.disk.as_mut().expect("the setup gave it one")
     }
 
     pub fn log(&self) -> String {
@@ -356,6 +370,10 @@ impl Etcd {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // Nobody who waits for a frozen disk can be killed.
+        if let Some(disk) = &mut self.disk {
+            disk.thaw();
+        }
         self.power_off();
     }
 }
@@ -369,6 +387,7 @@ impl Drop for Etcd {
 fn configuration(setup: &Setup, name: &str, address: &str, dir: &Path, etcds: &[String]) -> String {
     let (dir, etcds, ttl) = (dir.display(), etcds.join(","), setup.ttl);
     let bin_dir = setup.bin_dir.display();
+    let data = if setup.disk_megabytes.is_some() { "disk/data" } else { "data" };
     format!(
         "scope: lab
 name: {name}
@@ -394,7 +413,7 @@ bootstrap:
 postgresql:
   listen: {address}:5432
   connect_address: {address}:5432
-  data_dir: {dir}/data
+  data_dir: {dir}/{data}
   bin_dir: {bin_dir}
   pgpass: {dir}/pgpass
   remove_data_directory_on_rewind_failure: true
@@ -430,6 +449,10 @@ fn copy_binaries(dir: &Path) -> PathBuf {
 
 fn make_dir(dir: &Path) {
     fs::create_dir(dir).expect("our own directory");
+    give_away(dir);
+}
+
+fn give_away(dir: &Path) {
     let user =
         User::from_name("postgres").expect("a user database").expect("the packages made a user postgres");
     chown(dir, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("root may");

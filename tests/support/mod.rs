@@ -5,6 +5,7 @@
 use tenure::clock;
 use tenure::model::Span;
 
+pub mod disk;
 pub mod lab;
 pub mod majors;
 pub mod netns;
