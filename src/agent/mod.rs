@@ -86,6 +86,7 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     let (requests, requested) = mpsc::channel(REQUESTS);
     let (lease, lease_orders) = watch::channel(LeaseOrders::default());
     let (fence_orders, fence_ordered) = watch::channel(FenceOrder::Keep);
+    let (watchdog, watchdog_wanted) = watch::channel(wishes.watch());
     let (sight, seen) = watch::channel(Sight::default());
     let (publication, published) = watch::channel(None);
     let (session, session_known) = watch::channel(None);
@@ -117,6 +118,7 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
     let sentry = Sentry {
         settings: fence.clone(),
         orders: fence_ordered,
+        watchdog: watchdog_wanted,
         sight: seen.clone(),
         events: events.clone(),
     };
@@ -139,6 +141,7 @@ async fn serve(config: Config, sources: Sources) -> Result<()> {
         sight: seen,
         assignments,
         guardian: fence_orders,
+        watchdog,
         lease,
         publication,
         standing,

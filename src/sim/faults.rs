@@ -139,7 +139,8 @@ impl World {
         self.crash_postgres_if_up(host);
         let machine = &mut self.hosts[host];
         machine.up = false;
-        machine.guardian = Guardian { alive: false, life: machine.guardian.life + 1, armed: None };
+        machine.guardian =
+            Guardian { alive: false, life: machine.guardian.life + 1, armed: None, ..machine.guardian };
         machine.saved_session = None;
         machine.office = None;
     }
@@ -164,7 +165,8 @@ impl World {
             .as_ref()
             .is_some_and(|agent| !agent.frozen && (!writable || agent.mind.view().lease.is_some()));
         if machine.guardian.alive && other_ring_holds {
-            machine.guardian = Guardian { alive: false, life: machine.guardian.life + 1, armed: None };
+            machine.guardian =
+                Guardian { alive: false, life: machine.guardian.life + 1, armed: None, ..machine.guardian };
             self.tell_guardian_state(host);
         }
     }

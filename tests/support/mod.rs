@@ -8,6 +8,7 @@ use tenure::model::Span;
 pub mod lab;
 pub mod majors;
 pub mod netns;
+pub mod watchdog_device;
 pub mod writer;
 
 /// A condition that takes longer than this will never come.
