@@ -29,6 +29,8 @@ pub(super) enum Trouble {
     DataVanishes(usize),
     DiskIsSlow(usize),
     AnswerIsLost(usize),
+    /// Only where one is required does it matter.
+    WatchdogFails(usize),
 }
 
 /// A trouble, when it strikes, and how long it lasts.
@@ -84,6 +86,7 @@ impl World {
             Trouble::DataVanishes(host) => self.remove_data(host),
             Trouble::DiskIsSlow(host) => self.hosts[host].slow_disk = true,
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose += 1,
+            Trouble::WatchdogFails(host) => self.break_watchdog(host, true),
         }
     }
 
@@ -99,6 +102,7 @@ impl World {
             Trouble::StoreFails => self.store_starts(),
             Trouble::DiskIsSlow(host) => self.hosts[host].slow_disk = false,
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose = 0,
+            Trouble::WatchdogFails(host) => self.break_watchdog(host, false),
             Trouble::PostgresCrashes(_)
             | Trouble::GuardianDies(_)
             | Trouble::StoreElects
@@ -252,6 +256,7 @@ impl World {
             let machine = &mut self.hosts[host];
             (machine.slow_disk, machine.answers_to_lose) = (false, 0);
             self.wake_postgres(host);
+            self.break_watchdog(host, false);
         }
     }
 }

@@ -69,6 +69,13 @@ impl World {
         self.tell_guardian_state(host);
     }
 
+    pub fn break_watchdog(&mut self, host: usize, broken: bool) {
+        if self.hosts[host].guardian.watchdog_broken != broken {
+            self.hosts[host].guardian.watchdog_broken = broken;
+            self.tell_guardian_state(host);
+        }
+    }
+
     /// The agent learns what the guardian holds; it finds its death out just as fast.
     pub fn tell_guardian_state(&mut self, host: usize) {
         let guardian = self.hosts[host].guardian;

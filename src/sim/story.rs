@@ -54,13 +54,11 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
         ["watchdog", "required"] => world.policy.watchdog_required = true,
         ["break", "watchdog", name] => {
             let host = host(&world, name);
-            world.hosts[host].guardian.watchdog_broken = true;
-            world.tell_guardian_state(host);
+            world.break_watchdog(host, true);
         }
         ["mend", "watchdog", name] => {
             let host = host(&world, name);
-            world.hosts[host].guardian.watchdog_broken = false;
-            world.tell_guardian_state(host);
+            world.break_watchdog(host, false);
         }
         ["healthy"] => make_healthy(&mut world),
         ["start", "all"] => (0..world.hosts.len()).for_each(|host| world.start_agent(host)),
