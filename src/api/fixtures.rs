@@ -77,6 +77,7 @@ pub fn empty() -> Standing {
             peers: PeerRound::default(),
             work: Work::default(),
             guardian: Guardian::Absent,
+            watchdog: Watchdog::Unknown,
             memory: Memory::default(),
             ending: false,
         },

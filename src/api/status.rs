@@ -100,6 +100,8 @@ struct Tenure {
     lease_left_ms: Option<u64>,
     guardian: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    watchdog: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     fitness: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     disk_free_bytes: Option<u64>,
@@ -145,6 +147,7 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             term: look.lease().map(|lease| lease.term.0),
             lease_left_ms: look.lease_left().map(Span::as_ms),
             guardian: guardian_word(view.guardian, look.now),
+            watchdog: look.watchdog(),
             fitness: Some(fitness_told(view, look.now))
                 .filter(|fitness| *fitness != Fitness::Fit)
                 .map(Fitness::word),
@@ -353,6 +356,19 @@ mod tests {
         let stalled = disk(Disk { unwritten_since: since(5_000), ..Disk::default() });
         assert!(stalled.ends_with(r#""fitness": "unfit", "disk_stalled_ms": 5000}}"#), "{stalled}");
         assert!(disk(Disk { unwritten_since: since(20), ..Disk::default() }).ends_with(r#""ready"}}"#));
+    }
+
+    #[test]
+    fn the_watchdog_is_shown_and_keeps_a_member_that_requires_it_from_being_chosen() {
+        let timeout = Span::from_secs(5);
+        let armed = with(primary(), |s| s.view.watchdog = Watchdog::Armed { timeout, stays: false });
+        assert!(text(&armed).ends_with(r#""guardian": "armed", "watchdog": "armed, 5 s"}}"#));
+        let failed =
+            with(standby(), |s| s.view.watchdog = Watchdog::Failed(crate::model::WatchdogFailure::Busy));
+        assert!(text(&failed).contains(r#""watchdog": "not armed: another process holds the device""#));
+        assert!(!text(&failed).contains("watchdog_failed"));
+        let required = with(failed, |s| s.view.policy.watchdog_required = true);
+        assert!(text(&required).contains(r#""watchdog_failed": true"#));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::handover::Successor;
 use super::{Choice, fitness, handover, may_try_again, shows_our_term, until_demotion, wishes};
 use crate::model::{
     Cluster, Control, Errand, Fitness, Guardian, Job, Lease, Position, Postgres, Reason, Rule, Running,
-    Serving, Span, Timeline, View,
+    Serving, Span, Timeline, View, Watchdog,
 };
 
 /// After so many failures in a row somebody else should try.
@@ -41,6 +41,9 @@ pub(super) fn choose(view: &View, cluster: &Cluster, lease: &Lease) -> Choice {
 fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, checkpointed: bool) -> Choice {
     if view.guardian == Guardian::Absent {
         return Choice::wait(Rule::LeaderWithoutGuardian);
+    }
+    if view.lacks_armed_watchdog() {
+        return Choice::wait(Rule::LeaderWithoutWatchdog);
     }
     if has_hung(view, running) || fitness(view) == Fitness::Unfit {
         return unfit(view, cluster, lease, running);
@@ -127,7 +130,7 @@ fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) ->
                     Job::Promote { term: lease.term, timeline: claim.value.timeline },
                 )
             } else {
-                Choice::wait(Rule::LeaderAwaitsGuardian)
+                unguarded(view, lease)
             }
         }
         Some(_) | None => Choice::store(Rule::LeaderHasNoClaim, Errand::ReleaseLease { term: lease.term }),
@@ -158,7 +161,7 @@ fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> 
         return Choice::run(Rule::LeaderStartsStandby, Job::StartStandby { upstream: None });
     }
     if !view.is_guarded(lease.term) && !fault::active(Fault::LeadsUnguarded) {
-        return Choice::wait(Rule::LeaderAwaitsGuardian);
+        return unguarded(view, lease);
     }
     Choice::run(Rule::LeaderRestarts, Job::StartPrimary { term: lease.term })
 }
@@ -180,5 +183,19 @@ fn makes_way(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -
         // A start would only hang.
         Successor::Nobody if fitness == Fitness::Unfit => Some(Choice::wait(rule)),
         Successor::Nobody => None,
+    }
+}
+
+/// Nothing can be promoted or started: the guardian has not confirmed yet, or there is nobody to wait for. PostgreSQL does
+/// not accept writes here, so somebody else may lead at once.
+fn unguarded(view: &View, lease: &Lease) -> Choice {
+    let unwatched = match view.watchdog {
+        Watchdog::Failed(_) => view.policy.watchdog_required,
+        Watchdog::Unknown | Watchdog::Off | Watchdog::Ready { .. } | Watchdog::Armed { .. } => false,
+    };
+    if unwatched || view.guardian == Guardian::Absent {
+        Choice::store(Rule::LeaderCannotBeGuarded, Errand::ReleaseLease { term: lease.term })
+    } else {
+        Choice::wait(Rule::LeaderAwaitsGuardian)
     }
 }

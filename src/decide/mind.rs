@@ -12,7 +12,7 @@ use super::fitness;
 use crate::model::{
     Cluster, Contact, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
     Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, Serving, Session,
-    Span, Stage, Step, StoreView, Tags, Term, Timing, View, Work,
+    Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
 };
 
 /// An errand that failed is not repeated at once.
@@ -51,6 +51,7 @@ impl Mind {
             peers: PeerRound::default(),
             work: Work::default(),
             guardian: Guardian::Absent,
+            watchdog: Watchdog::Unknown,
             memory: Memory { managed, ..Memory::default() },
             ending: false,
         };
@@ -84,6 +85,7 @@ impl Mind {
             Event::JobEnded { id, outcome, postgres } => self.end_job(id, outcome, postgres),
             Event::PeersAnswered { round, answers } => self.learn_peers(round, answers),
             Event::Guardian(guardian) => self.learn_guardian(guardian),
+            Event::Watchdog(watchdog) => self.view.watchdog = watchdog,
             Event::Policy(policy) => self.view.policy = *policy,
             Event::Tags(tags) => self.view.tags = tags,
             Event::Asked { id, ask } => self.learn_wish(id, ask),
@@ -267,6 +269,9 @@ impl Mind {
 
     fn learn_guardian(&mut self, guardian: Guardian) {
         self.view.guardian = guardian;
+        if guardian == Guardian::Absent {
+            self.view.watchdog = Watchdog::Unknown;
+        }
         self.view.work.ordering_fence = false;
         self.guardian_heard = true;
         if let Some(postgres) = self.seen_too_early.take() {

@@ -209,7 +209,8 @@ fn may_renew(view: &View) -> bool {
     if fault::active(Fault::RenewsUnfit) {
         return true;
     }
-    let unguarded = view.postgres.may_accept_writes() && view.guardian == Guardian::Absent;
+    let unguarded = view.postgres.may_accept_writes()
+        && (view.guardian == Guardian::Absent || view.lacks_armed_watchdog());
     let has_hung = |running| fitness::has_hung(view, running) && !wishes::is_stopping(view, running);
     let hung = view.postgres.running().is_some_and(has_hung);
     // Where it is certain that nobody else can lead, nothing is won by leaving: the disk may come back.

@@ -63,6 +63,8 @@ rules! {
     LeaderAwaitsSnapshot = "leader_awaits_snapshot": "took the lease; waiting to see it in the store",
     LeaderAwaitsGuardian = "leader_awaits_guardian": "holds the lease; waiting for the guardian to confirm the deadline",
     LeaderWithoutGuardian = "leader_without_guardian": "leading without a guardian; the lease is not renewed until one answers" ["2532f2a59aca4c81b38bf890e29124eb"],
+    LeaderWithoutWatchdog = "leader_without_watchdog": "leading without the watchdog that is required; the lease is not renewed until it is armed",
+    LeaderCannotBeGuarded = "leader_cannot_be_guarded": "holds the lease without the guardian or the required watchdog that leading needs; giving the lease back",
     LeaderUnfit = "leader_unfit": "PostgreSQL does not answer; the lease is not renewed while another member is looked for" ["9d7c37bd96a8443cbf4c717b2f355a09"],
     LeaderRestartsHung = "leader_restarts_hung": "PostgreSQL does not answer and nobody else can lead; stopping it at once to start it in place",
     LeaderDiskStalled = "leader_disk_stalled": "nothing reaches the disk here; looking for another member that can lead",
@@ -150,6 +152,7 @@ rules! {
     CandidateSilent = "candidate_silent": "there is no leader, and PostgreSQL here does not answer",
     CandidateDiskStalled = "candidate_disk_stalled": "there is no leader, and nothing reaches the disk here",
     CandidateWithoutGuardian = "candidate_without_guardian": "there is no leader, and no guardian answers here" ["c674cc3aee23427cbf4fa317655b10c9"],
+    CandidateWithoutWatchdog = "candidate_without_watchdog": "there is no leader, and the watchdog that is required cannot be armed here",
 
     // Making a cluster.
     BootstrapTakes = "bootstrap_takes": "there is no cluster yet; claiming the right to make it" ["fbe888c7bf7d4ac68f6e0b492620547e"],

@@ -35,6 +35,8 @@ pub(super) enum Trouble {
     CrashLoops(usize),
     LoopHangs(usize),
     AnswerIsLost(usize),
+    /// Only where one is required does it matter.
+    WatchdogFails(usize),
 }
 
 /// A trouble, when it strikes, and how long it lasts.
@@ -108,6 +110,7 @@ impl World {
                 }
             }
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose += 1,
+            Trouble::WatchdogFails(host) => self.break_watchdog(host, true),
         }
     }
 
@@ -127,6 +130,7 @@ impl World {
             Trouble::CrashLoops(host) => self.hosts[host].crash_loops = false,
             Trouble::LoopHangs(host) => self.unhang_loop(host),
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose = 0,
+            Trouble::WatchdogFails(host) => self.break_watchdog(host, false),
             Trouble::PostgresCrashes(_)
             | Trouble::GuardianDies(_)
             | Trouble::StoreElects
@@ -186,7 +190,8 @@ impl World {
         self.crash_postgres_if_up(host);
         let machine = &mut self.hosts[host];
         machine.up = false;
-        machine.guardian = Guardian { alive: false, life: machine.guardian.life + 1, armed: None };
+        machine.guardian =
+            Guardian { alive: false, life: machine.guardian.life + 1, armed: None, ..machine.guardian };
         machine.saved_session = None;
         machine.office = None;
     }
@@ -210,7 +215,8 @@ impl World {
             !agent.frozen && !agent.hung && (!writable || agent.mind.view().lease.is_some())
         });
         if machine.guardian.alive && other_ring_holds {
-            machine.guardian = Guardian { alive: false, life: machine.guardian.life + 1, armed: None };
+            machine.guardian =
+                Guardian { alive: false, life: machine.guardian.life + 1, armed: None, ..machine.guardian };
             self.tell_guardian_state(host);
         }
     }
@@ -317,6 +323,7 @@ impl World {
             (machine.slow_disk, machine.answers_to_lose) = (false, 0);
             (machine.disk_full, machine.crash_loops) = (false, false);
             self.wake_postgres(host);
+            self.break_watchdog(host, false);
         }
     }
 }
