@@ -412,6 +412,7 @@ fn standby() -> Standing {
         peers: PeerRound::default(),
         work: Work::default(),
         guardian: Guardian::Ready { confirmed: FenceOrder::Disarm },
+        watchdog: Watchdog::Unknown,
         memory: Memory::default(),
         ending: false,
     };

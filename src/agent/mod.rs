@@ -113,6 +113,7 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
     let (requests, requested) = mpsc::channel(REQUESTS);
     let (lease, lease_orders) = watch::channel(LeaseOrders::default());
     let (fence_orders, fence_ordered) = watch::channel(FenceOrder::Keep);
+    let (watchdog, watchdog_wanted) = watch::channel(wishes.watch());
     let (sight, seen) = watch::channel(Sight::default());
     let (publication, published) = watch::channel(None);
     let (session, session_known) = watch::channel(None);
@@ -147,6 +148,7 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
         unit: guardian_unit.clone(),
         postgres_group,
         orders: fence_ordered,
+        watchdog: watchdog_wanted,
         sight: seen.clone(),
         events: events.clone(),
     };
@@ -175,6 +177,7 @@ async fn serve(config: Config, sources: Sources, service: Service) -> Result<()>
         sight: seen,
         assignments,
         guardian: fence_orders,
+        watchdog,
         lease,
         publication,
         standing,

@@ -13,13 +13,13 @@ use super::publisher::Publication;
 use super::service::Herald;
 use super::wishes::Wishes;
 use super::workshop::Assignment;
-use crate::clock;
 use crate::config::Config;
 use crate::decide::mind::{Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
 use crate::model::{Cluster, Errand, FenceOrder, Moment, Plan, Reason, SessionId, Span, Standing};
 use crate::peers;
 use crate::store::Store;
+use crate::{clock, fence};
 
 /// Everything that the loop speaks with.
 pub struct Desk {
@@ -37,6 +37,7 @@ pub struct Desk {
     pub sight: watch::Receiver<Sight>,
     pub assignments: mpsc::Sender<Assignment>,
     pub guardian: watch::Sender<FenceOrder>,
+    pub watchdog: watch::Sender<Option<fence::Watch>>,
     pub lease: watch::Sender<LeaseOrders>,
     pub publication: watch::Sender<Option<Publication>>,
     pub standing: watch::Sender<Arc<Standing>>,
@@ -141,6 +142,7 @@ impl Office {
         self.config_version = version;
         let dynamic = cluster.config.as_ref().map_or(&Value::Null, |config| &config.value);
         let policy = self.desk.wishes.learn(dynamic);
+        self.order_watchdog();
         self.mind.apply(now, Event::Policy(Box::new(policy)));
     }
 
@@ -149,8 +151,18 @@ impl Office {
         let now = clock::now();
         self.mind.apply(now, Event::Tags(config.tags.clone()));
         let policy = self.desk.wishes.relearn(*config);
+        self.order_watchdog();
         self.mind.apply(now, Event::Policy(Box::new(policy)));
         self.desk.herald.reloaded();
+    }
+
+    fn order_watchdog(&self) {
+        let wanted = self.desk.wishes.watch();
+        self.desk.watchdog.send_if_modified(|known| {
+            let news = *known != wanted;
+            *known = wanted;
+            news
+        });
     }
 
     /// Carries a turn out. True when the end is reached.

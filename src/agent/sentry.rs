@@ -9,12 +9,15 @@ use super::cgroup;
 use super::eyes::Sight;
 use crate::clock;
 use crate::decide::mind::Event;
-use crate::fence::{self, Error, Guardian, Process, Status, Target};
-use crate::model::{self, FenceOrder, Span};
+use crate::fence::{self, Error, Guardian, Process, State, Status, Target};
+use crate::model::{self, FenceOrder, Span, Watchdog, WatchdogFailure};
 
 /// Between two attempts to find or start a guardian, or to be heard by one.
 const RETRY: Span = Span::from_ms(500);
 const IDLE: Span = Span::from_secs(60);
+/// How often the guardian is asked for its watchdog, and how often while the device is being opened.
+const LOOK_AT_WATCHDOG: Span = Span::from_secs(1);
+const WATCHDOG_COMES: Span = Span::from_ms(50);
 
 pub struct Sentry {
     pub settings: fence::Settings,
@@ -23,6 +26,7 @@ pub struct Sentry {
     /// Where we start PostgreSQL; one that was started elsewhere stays there.
     pub postgres_group: Option<PathBuf>,
     pub orders: watch::Receiver<FenceOrder>,
+    pub watchdog: watch::Receiver<Option<fence::Watch>>,
     pub sight: watch::Receiver<Sight>,
     pub events: mpsc::Sender<Event>,
 }
@@ -69,6 +73,8 @@ impl Sentry {
     async fn serve(&mut self, guardian: &Guardian) -> Result<(), AgentGone> {
         let mut aimed = None;
         let mut done = None;
+        let mut watched = None;
+        let mut told = Watchdog::Unknown;
         match guardian.status().await {
             Ok(status) => self.learn(guardian, &status).await?,
             Err(error) => {
@@ -79,6 +85,7 @@ impl Sentry {
         loop {
             let order = *self.orders.borrow_and_update();
             let target = target(&self.sight.borrow_and_update(), self.postgres_group.as_deref());
+            let watch = self.watchdog.borrow_and_update().clone();
             let mut wait = IDLE;
             if done != Some(order) || aimed != Some(target.clone()) {
                 match carry_out(guardian, order, &target).await {
@@ -97,9 +104,32 @@ impl Sentry {
                     }
                 }
             }
+            // After the order: a new guardian must be armed before anything else is done with it.
+            let asked = if watched.as_ref() == Some(&watch) {
+                guardian.status().await
+            } else {
+                guardian.watch(watch.as_ref()).await
+            };
+            let watchdog = match in_force(asked) {
+                Ok(status) => {
+                    wait = wait.min(patience_with_watchdog(watch.as_ref(), &status));
+                    watched = Some(watch);
+                    status.standing.watchdog
+                }
+                Err(error) => {
+                    tracing::warn!("{}", chain(&error));
+                    wait = RETRY;
+                    Watchdog::Unknown
+                }
+            };
+            if std::mem::replace(&mut told, watchdog) != watchdog {
+                tell(watchdog);
+                self.events.send(Event::Watchdog(watchdog)).await.map_err(|_| AgentGone)?;
+            }
             tokio::select! {
                 () = guardian.gone() => return Ok(()),
                 changed = self.orders.changed() => changed.map_err(|_| AgentGone)?,
+                changed = self.watchdog.changed() => changed.map_err(|_| AgentGone)?,
                 changed = self.sight.changed() => changed.map_err(|_| AgentGone)?,
                 () = clock::pause(wait) => {}
             }
@@ -131,6 +161,14 @@ impl Sentry {
 /// Nobody is there any more to stand for.
 struct AgentGone;
 
+/// What the guardian stands by, be it another thing than what was asked.
+fn in_force(answer: Result<Status, Error>) -> Result<Status, Error> {
+    match answer {
+        Err(Error::Refused { status, .. }) => Ok(*status),
+        answer => answer,
+    }
+}
+
 async fn carry_out(guardian: &Guardian, order: FenceOrder, target: &Target) -> Result<Status, Error> {
     if target.postmaster.is_some() {
         guardian.aim(target).await?;
@@ -143,6 +181,33 @@ pub async fn find(settings: &fence::Settings, unit: Option<&str>) -> Result<Guar
     match unit {
         Some(_) => Guardian::connect(settings).await,
         None => Guardian::ensure(settings).await,
+    }
+}
+
+/// The device is opened and closed after the guardian has answered.
+fn patience_with_watchdog(watch: Option<&fence::Watch>, status: &Status) -> Span {
+    let armed = matches!(status.standing.state, State::Armed { .. });
+    match (watch, status.standing.watchdog) {
+        (None, Watchdog::Off | Watchdog::Unknown) => IDLE,
+        (Some(_), Watchdog::Off) => WATCHDOG_COMES,
+        (Some(_), Watchdog::Ready { .. }) if armed => WATCHDOG_COMES,
+        (Some(_), Watchdog::Armed { stays: false, .. }) if !armed => WATCHDOG_COMES,
+        (
+            Some(_) | None,
+            Watchdog::Unknown | Watchdog::Ready { .. } | Watchdog::Armed { .. } | Watchdog::Failed(_),
+        ) => LOOK_AT_WATCHDOG,
+    }
+}
+
+fn tell(watchdog: Watchdog) {
+    match watchdog {
+        Watchdog::Unknown => {}
+        // Most machines have none, and where one is required the rules say so.
+        Watchdog::Failed(WatchdogFailure::Absent) => tracing::info!("watchdog {watchdog}"),
+        Watchdog::Failed(failure) => tracing::warn!("watchdog {watchdog}; {}", failure.remedy()),
+        Watchdog::Off | Watchdog::Ready { .. } | Watchdog::Armed { .. } => {
+            tracing::info!("watchdog {watchdog}");
+        }
     }
 }
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, WatchdogMode};
 use crate::decide::publish::Identity;
-use crate::model::Policy;
+use crate::fence;
+use crate::model::{Policy, WatchdogTimes};
 use crate::postgres::{InstanceSettings, Login, ProgramOption};
 use crate::store::{AdapterSettings, EtcdSettings, StoreSettings};
 
@@ -40,6 +41,18 @@ impl Wishes {
     /// What the rules go by until the store has been heard.
     pub fn policy(&self) -> Policy {
         config::policy_from(&self.dynamic, &self.config).0
+    }
+
+    /// The watchdog device that is to stand behind the guardian.
+    pub fn watch(&self) -> Option<fence::Watch> {
+        let own = &self.config.watchdog;
+        match own.mode {
+            WatchdogMode::Off => None,
+            WatchdogMode::Automatic | WatchdogMode::Required => Some(fence::Watch {
+                device: own.device.display().to_string(),
+                times: WatchdogTimes::of(&self.policy().timing, own.safety_margin),
+            }),
+        }
     }
 
     /// The dynamic configuration has changed.

@@ -76,6 +76,7 @@ pub fn empty() -> Standing {
             peers: PeerRound::default(),
             work: Work::default(),
             guardian: Guardian::Absent,
+            watchdog: Watchdog::Unknown,
             memory: Memory::default(),
             ending: false,
         },

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::model::{
     Cluster, Contact, ControlState, Job, Lease, Lsn, MemberRole, MemberState, Moment, Postgres, Rule,
-    Running, Serving, Span, Standing, SyncState, Tags, Unfinished, View,
+    Running, Serving, Span, Standing, SyncState, Tags, Unfinished, View, Watchdog,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -179,9 +179,15 @@ impl<'a> Look<'a> {
         self.cluster().and_then(|cluster| cluster.status.optime).max(self.standing.facts.upstream_end)
     }
 
-    /// No guardian answers, and the rules keep a member without one from leading: what Patroni calls a failed watchdog.
+    /// No guardian answers, or the watchdog that is required cannot be armed: the rules keep such a member from leading.
     pub fn cannot_be_fenced(&self) -> bool {
-        self.view().guardian == crate::model::Guardian::Absent
+        self.view().guardian == crate::model::Guardian::Absent || self.view().lacks_watchdog()
+    }
+
+    /// How the watchdog is, for people, as soon as anything is known of it.
+    pub fn watchdog(&self) -> Option<String> {
+        let watchdog = self.view().watchdog;
+        (watchdog != Watchdog::Unknown).then(|| watchdog.to_string())
     }
 
     pub fn rule(&self) -> Rule {

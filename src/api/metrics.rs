@@ -155,6 +155,17 @@ fn ours(page: &mut Page, look: Look) {
         flag(matches!(standing.view.guardian, Guardian::Ready { .. })),
     );
     page.gauge(
+        "tenure_watchdog_armed",
+        "Value is 1 if the watchdog device is armed, 0 otherwise.",
+        flag(standing.view.watchdog.is_armed()),
+    );
+    let timeout_ms = standing.view.watchdog.timeout().map_or(0, crate::model::Span::as_ms);
+    page.gauge(
+        "tenure_watchdog_timeout_seconds",
+        "Seconds after which the watchdog device resets the machine unless it is fed, 0 if none can be armed.",
+        format_args!("{}.{:03}", timeout_ms / 1000, timeout_ms % 1000),
+    );
+    page.gauge(
         "tenure_job_running",
         "Value is 1 while long work on Postgres is under way, 0 otherwise.",
         flag(standing.view.work.job.is_some()),
@@ -312,6 +323,8 @@ mod tests {
                 "tenure_lease_remaining_seconds 9.300",
                 "tenure_term 7",
                 "tenure_decisions_total 42",
+                "tenure_watchdog_armed 0",
+                "tenure_watchdog_timeout_seconds 0.000",
             ],
         );
         check(

@@ -96,6 +96,8 @@ struct Tenure {
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_left_ms: Option<u64>,
     guardian: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watchdog: Option<String>,
 }
 
 pub fn document(look: Look<'_>) -> Document<'_> {
@@ -133,6 +135,7 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             term: look.lease().map(|lease| lease.term.0),
             lease_left_ms: look.lease_left().map(crate::model::Span::as_ms),
             guardian: guardian_word(view.guardian, look.now),
+            watchdog: look.watchdog(),
         },
     }
 }
@@ -306,6 +309,19 @@ mod tests {
             env!("CARGO_PKG_VERSION")
         );
         assert!(text.ends_with(&ours), "{text}");
+    }
+
+    #[test]
+    fn the_watchdog_is_shown_and_keeps_a_member_that_requires_it_from_being_chosen() {
+        let timeout = Span::from_secs(5);
+        let armed = with(primary(), |s| s.view.watchdog = Watchdog::Armed { timeout, stays: false });
+        assert!(text(&armed).ends_with(r#""guardian": "armed", "watchdog": "armed, 5 s"}}"#));
+        let failed =
+            with(standby(), |s| s.view.watchdog = Watchdog::Failed(crate::model::WatchdogFailure::Busy));
+        assert!(text(&failed).contains(r#""watchdog": "not armed: another process holds the device""#));
+        assert!(!text(&failed).contains("watchdog_failed"));
+        let required = with(failed, |s| s.view.policy.watchdog_required = true);
+        assert!(text(&required).contains(r#""watchdog_failed": true"#));
     }
 
     #[test]

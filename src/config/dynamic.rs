@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::check::{Findings, check};
 use super::problem::Problem;
 use super::settings::{Kind, State, Table};
-use super::types::Config;
+use super::types::{Config, WatchdogMode};
 use super::values;
 use super::yaml::{Node, Place};
 use crate::model::{Policy, Span, Timing, TimingError};
@@ -72,6 +72,7 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
             false,
         ),
         may_bootstrap: local.bootstrap.is_some() && !local.tags.nofailover(),
+        watchdog_required: local.watchdog.mode == WatchdogMode::Required,
     };
     (policy, reader.warnings)
 }

@@ -239,10 +239,10 @@ pub const LOCAL: &[&[Setting]] = &[
     &login!("postgresql.authentication.replication", "replicator", "standbys"),
     &login!("postgresql.authentication.rewind", "", "pg_rewind; the superuser if left out"),
     &[
-        row("watchdog.mode", Kind::Choice(&["off", "automatic", "required", "disable", "disabled", "require"]), "automatic", "whether a hardware watchdog is used").not_yet(),
-        row("watchdog.device", TEXT, "/dev/watchdog", "the device").not_yet(),
-        row("watchdog.safety_margin", Kind::Number { from: -1, to: i64::MAX }, "5", "seconds between the watchdog and the end of the lease").not_yet(),
-        row("watchdog.driver", TEXT, "default", "the kind of device").not_yet(),
+        row("watchdog.mode", Kind::Choice(&["off", "automatic", "required", "disable", "disabled", "require"]), "automatic", "what stands behind the guardian: no device, one if it can be used, or no leading without one"),
+        row("watchdog.device", TEXT, "/dev/watchdog", "the watchdog device"),
+        row("watchdog.safety_margin", Kind::Number { from: -1, to: i64::MAX }, "5", "the device is set to ttl less so many seconds; -1: to half of ttl; never to more than the lease allows"),
+        row("watchdog.driver", Kind::Choice(&["default"]), "default", "the kind of device"),
     ],
     &[
         row("tags.nofailover", FLAG, "false", "never lead"),

@@ -6,6 +6,7 @@ use super::check::Findings;
 use super::problem::Problem;
 use super::settings::{Table, variable};
 use super::values::address;
+use crate::model::Watchdog;
 
 const REQUIRED: [&str; 7] = [
     "scope",
@@ -201,9 +202,11 @@ impl Whole<'_> {
     }
 
     fn watchdog(&mut self) {
-        if matches!(self.text("watchdog.mode"), Some("required" | "require")) {
-            let message = "this version cannot do this yet (lead only with a hardware watchdog)".to_owned();
-            self.error("watchdog.mode", message, Some("automatic and off are possible"));
+        let device = self.text("watchdog.device").unwrap_or("/");
+        let longest = Watchdog::PATH_MAX;
+        if !device.starts_with('/') || longest < device.len() {
+            let message = format!("{device:?} is not an absolute path of at most {longest} bytes");
+            self.error("watchdog.device", message, None);
         }
     }
 

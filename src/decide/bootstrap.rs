@@ -29,13 +29,14 @@ fn nobody(view: &View) -> Choice {
     }
 }
 
-/// A member without a guardian could not lead what it makes.
+/// A member without a guardian or a required watchdog could not lead what it makes.
 fn may_bootstrap(view: &View) -> bool {
     let failures = view.memory.failures.starts;
     view.policy.may_bootstrap
         && may_try_again(view, failures)
         && !view.tags.nofailover()
         && view.guardian != Guardian::Absent
+        && !view.lacks_watchdog()
 }
 
 fn adopt(control: &Control) -> Choice {

@@ -64,6 +64,8 @@ fn found_running(view: &View, cluster: &Cluster) -> Choice {
         Some(timeline) if cluster.highest_timeline() <= timeline && !view.tags.nofailover() => {
             if view.guardian == Guardian::Absent {
                 Choice::wait(Rule::CandidateWithoutGuardian)
+            } else if view.lacks_watchdog() {
+                Choice::wait(Rule::CandidateWithoutWatchdog)
             } else {
                 Choice::store(Rule::PrimaryTakesLease, take_lease(cluster, timeline))
             }

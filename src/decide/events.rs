@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::{
     Cluster, Errand, FenceOrder, Guardian, Job, MemberName, Moment, PeerAnswer, Plan, Policy, Postgres,
-    Session, SessionId, Span, SystemId, Tags, Term,
+    Session, SessionId, Span, SystemId, Tags, Term, Watchdog,
 };
 
 /// Everything that a member can learn.
@@ -30,6 +30,8 @@ pub enum Event {
     },
     /// Said once in the beginning even if none answers: nothing is decided before.
     Guardian(Guardian),
+    /// What the guardian says of the device behind it.
+    Watchdog(Watchdog),
     Policy(Box<Policy>),
     Tags(Tags),
     /// An orderly end is asked for.

@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     IgnoresClaims,
     /// Starts or promotes without a guardian's word.
     LeadsUnguarded,
+    /// Takes the lease without the watchdog that is required.
+    LeadsUnwatched,
     /// Starts as a primary whatever timelines others have had.
     RestartsOnOldTimeline,
     /// Follows a leader without looking whether the records fit.

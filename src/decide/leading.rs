@@ -4,6 +4,7 @@ use super::fault::{self, Fault};
 use super::{Choice, handover, may_try_again, shows_our_term, unfit, until_demotion};
 use crate::model::{
     Cluster, Control, Errand, Guardian, Job, Lease, Postgres, Rule, Running, Serving, Span, Timeline, View,
+    Watchdog,
 };
 
 /// After so many failures in a row somebody else should try.
@@ -35,6 +36,9 @@ pub(super) fn choose(view: &View, cluster: &Cluster, lease: &Lease) -> Choice {
 fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, checkpointed: bool) -> Choice {
     if view.guardian == Guardian::Absent {
         return Choice::wait(Rule::LeaderWithoutGuardian);
+    }
+    if view.lacks_armed_watchdog() {
+        return Choice::wait(Rule::LeaderWithoutWatchdog);
     }
     if unfit(view, running) {
         return Choice::wait(Rule::LeaderUnfit);
@@ -80,7 +84,7 @@ fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) ->
                     Job::Promote { term: lease.term, timeline: claim.value.timeline },
                 )
             } else {
-                Choice::wait(Rule::LeaderAwaitsGuardian)
+                unguarded(view, lease)
             }
         }
         Some(_) | None => Choice::store(Rule::LeaderHasNoClaim, Errand::ReleaseLease { term: lease.term }),
@@ -106,7 +110,21 @@ fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> 
         return Choice::run(Rule::LeaderStartsStandby, Job::StartStandby { upstream: None });
     }
     if !view.is_guarded(lease.term) && !fault::active(Fault::LeadsUnguarded) {
-        return Choice::wait(Rule::LeaderAwaitsGuardian);
+        return unguarded(view, lease);
     }
     Choice::run(Rule::LeaderRestarts, Job::StartPrimary { term: lease.term })
+}
+
+/// Nothing can be promoted or started: the guardian has not confirmed yet, or there is nobody to wait for. PostgreSQL does
+/// not accept writes here, so somebody else may lead at once.
+fn unguarded(view: &View, lease: &Lease) -> Choice {
+    let unwatched = match view.watchdog {
+        Watchdog::Failed(_) => view.policy.watchdog_required,
+        Watchdog::Unknown | Watchdog::Off | Watchdog::Ready { .. } | Watchdog::Armed { .. } => false,
+    };
+    if unwatched || view.guardian == Guardian::Absent {
+        Choice::store(Rule::LeaderCannotBeGuarded, Errand::ReleaseLease { term: lease.term })
+    } else {
+        Choice::wait(Rule::LeaderAwaitsGuardian)
+    }
 }

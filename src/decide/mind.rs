@@ -9,7 +9,7 @@ use super::fault::{self, Fault};
 use crate::model::{
     Cluster, Contact, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
     Moment, PeerAnswer, PeerRound, Policy, Postgres, Reason, RunningJob, Serving, Session, Span, Step,
-    StoreView, Tags, Term, Timing, View, Work,
+    StoreView, Tags, Term, Timing, View, Watchdog, Work,
 };
 
 /// An errand that failed is not repeated at once.
@@ -45,6 +45,7 @@ impl Mind {
             peers: PeerRound::default(),
             work: Work::default(),
             guardian: Guardian::Absent,
+            watchdog: Watchdog::Unknown,
             memory: Memory { managed, ..Memory::default() },
             ending: false,
         };
@@ -76,6 +77,7 @@ impl Mind {
             Event::JobEnded { id, outcome, postgres } => self.end_job(id, outcome, postgres),
             Event::PeersAnswered { round, answers } => self.learn_peers(round, answers),
             Event::Guardian(guardian) => self.learn_guardian(guardian),
+            Event::Watchdog(watchdog) => self.view.watchdog = watchdog,
             Event::Policy(policy) => self.view.policy = *policy,
             Event::Tags(tags) => self.view.tags = tags,
             Event::End => self.view.ending = true,
@@ -226,6 +228,9 @@ impl Mind {
 
     fn learn_guardian(&mut self, guardian: Guardian) {
         self.view.guardian = guardian;
+        if guardian == Guardian::Absent {
+            self.view.watchdog = Watchdog::Unknown;
+        }
         self.view.work.ordering_fence = false;
         self.guardian_heard = true;
         if let Some(postgres) = self.seen_too_early.take() {

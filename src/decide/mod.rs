@@ -195,7 +195,8 @@ fn may_renew(view: &View) -> bool {
     if fault::active(Fault::RenewsUnfit) {
         return true;
     }
-    let unguarded = view.postgres.may_accept_writes() && view.guardian == Guardian::Absent;
+    let unguarded = view.postgres.may_accept_writes()
+        && (view.guardian == Guardian::Absent || view.lacks_armed_watchdog());
     !unguarded && !view.postgres.running().is_some_and(|running| unfit(view, running))
 }
 

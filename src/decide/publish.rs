@@ -2,7 +2,7 @@
 
 use crate::model::{
     Cluster, ControlState, Fork, HistoryLine, Job, Lsn, MemberRecord, MemberRole, MemberState, Postgres,
-    Serving, Status, Timeline, View,
+    Serving, Status, Timeline, View, Watchdog,
 };
 
 /// What is written in every record of this member and does not depend on what it knows.
@@ -23,6 +23,7 @@ pub fn member_record(view: &View, identity: &Identity) -> MemberRecord {
         version: identity.version.clone(),
         tags: view.tags.clone(),
         pause: view.policy.pause.then_some(true),
+        watchdog: (view.watchdog != Watchdog::Unknown).then(|| view.watchdog.to_string()),
         ..MemberRecord::default()
     };
     let Some(running) = view.postgres.running() else { return record };

@@ -47,13 +47,14 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     }
 }
 
-/// The data was made here a moment ago, nobody else can have any, and there is a guardian.
+/// The data was made here a moment ago, nobody else can have any, and there is all that has to guard it.
 fn may_lead_its_creation(view: &View, cluster: &Cluster) -> bool {
     view.memory.bootstrapped.is_some()
         && view.memory.bootstrapped == cluster.system_id()
         && cluster.claim.is_none()
         && cluster.history.is_empty()
         && view.guardian != Guardian::Absent
+        && !view.lacks_watchdog()
 }
 
 fn candidate(view: &View, cluster: &Cluster, position: Position) -> Choice {
@@ -62,6 +63,9 @@ fn candidate(view: &View, cluster: &Cluster, position: Position) -> Choice {
     }
     if view.guardian == Guardian::Absent {
         return Choice::wait(Rule::CandidateWithoutGuardian);
+    }
+    if view.lacks_watchdog() && !fault::active(Fault::LeadsUnwatched) {
+        return Choice::wait(Rule::CandidateWithoutWatchdog);
     }
     // Every attempt uses a timeline up.
     if !may_try_again(view, view.memory.failures.promotions) {

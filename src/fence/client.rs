@@ -77,7 +77,7 @@ pub enum Error {
     Unanswered(#[source] io::Error),
     /// It has not, and this is what is in force instead.
     #[error("ask the guardian: refused, {}", .because.sentence())]
-    Refused { because: Refusal, status: Status },
+    Refused { because: Refusal, status: Box<Status> },
     /// Whoever answers is not our guardian.
     #[error("ask the guardian at {}: {why}", .socket.display())]
     Foreign { socket: PathBuf, why: String },
@@ -228,7 +228,7 @@ impl Guardian {
         let status = Status { standing: answer.standing, report: answer.report };
         let answered = match answer.refused {
             None => Ok(status),
-            Some(because) => Err(Error::Refused { because, status }),
+            Some(because) => Err(Error::Refused { because, status: Box::new(status) }),
         };
         Ok((answered, answer.data_dir.to_owned()))
     }

@@ -89,11 +89,11 @@ impl Feeder {
             path[..length].copy_from_slice(&device[..length]);
             Order { times: watch.times, path }
         });
-        self.want(Wanted { order, ..self.wanted });
+        self.want(&Wanted { order, ..self.wanted });
     }
 
     pub fn permit(&mut self, permit: Permit) {
-        self.want(Wanted { permit, ..self.wanted });
+        self.want(&Wanted { permit, ..self.wanted });
     }
 
     /// What the device can be relied upon for.
@@ -121,7 +121,7 @@ impl Feeder {
 
     /// Lets go of the device, if it can be let go of, and ends the thread. Waits no longer than a device may take.
     pub fn end(&mut self) {
-        self.want(Wanted { order: None, permit: Permit::Release, end: true });
+        self.want(&Wanted { order: None, permit: Permit::Release, end: true });
         let give_up = boot_clock() + ANSWERS_WITHIN;
         while self.shared.ended.load(Ordering::Acquire) == 0 {
             let left = boot_clock().until(give_up);
@@ -133,10 +133,10 @@ impl Feeder {
         }
     }
 
-    fn want(&mut self, wanted: Wanted) {
-        if wanted != self.wanted {
-            self.wanted = wanted;
-            *held(&self.shared.wanted) = wanted;
+    fn want(&mut self, wanted: &Wanted) {
+        if *wanted != self.wanted {
+            self.wanted = *wanted;
+            *held(&self.shared.wanted) = *wanted;
             ring(&self.shared.wake);
         }
     }

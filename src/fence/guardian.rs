@@ -21,7 +21,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{Expiration, TimerFd, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::model::{Moment, Span, Watchdog};
+use crate::model::{Moment, Span, Watchdog, WatchdogFailure};
 
 use super::allocations;
 use super::feed::Permit;
@@ -179,7 +179,10 @@ impl Guardian {
         let device = self.feeder.device();
         match watchdog {
             Watchdog::Unknown => {}
-            Watchdog::Off | Watchdog::Ready { .. } | Watchdog::Armed { stays: false, .. } => {
+            Watchdog::Off
+            | Watchdog::Ready { .. }
+            | Watchdog::Armed { stays: false, .. }
+            | Watchdog::Failed(WatchdogFailure::Absent) => {
                 self.log.say(Level::Info, now, format_args!("watchdog {device}: {watchdog}"));
             }
             Watchdog::Armed { stays: true, .. } => {

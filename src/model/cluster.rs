@@ -96,6 +96,9 @@ pub struct MemberRecord {
     pub scheduled_restart: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause: Option<bool>,
+    /// How the watchdog is, for people; Patroni has no such field and passes it over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<String>,
 }
 
 /// Where PostgreSQL can be reached.

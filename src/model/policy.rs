@@ -23,6 +23,9 @@ pub struct Policy {
     pub reclone_when_diverged: bool,
     /// Local: does this member know how to make a new cluster?
     pub may_bootstrap: bool,
+    /// Local: does this member lead only with an armed watchdog device?
+    #[serde(default)]
+    pub watchdog_required: bool,
 }
 
 /// The arithmetic of the lease. All of it is local time; see ARCHITECTURE.md, "The lease".
@@ -98,6 +101,7 @@ impl Default for Policy {
             reclone_when_rewind_fails: true,
             reclone_when_diverged: true,
             may_bootstrap: true,
+            watchdog_required: false,
         }
     }
 }

@@ -54,6 +54,8 @@ rules! {
     LeaderAwaitsSnapshot = "leader_awaits_snapshot": "took the lease; waiting to see it in the store",
     LeaderAwaitsGuardian = "leader_awaits_guardian": "holds the lease; waiting for the guardian to confirm the deadline",
     LeaderWithoutGuardian = "leader_without_guardian": "leading without a guardian; the lease is not renewed until one answers",
+    LeaderWithoutWatchdog = "leader_without_watchdog": "leading without the watchdog that is required; the lease is not renewed until it is armed",
+    LeaderCannotBeGuarded = "leader_cannot_be_guarded": "holds the lease without the guardian or the required watchdog that leading needs; giving the lease back",
     LeaderUnfit = "leader_unfit": "PostgreSQL does not answer; the lease is not renewed",
     LeaderPromotes = "leader_promotes": "holds the lease; promoting PostgreSQL",
     LeaderRestarts = "leader_restarts": "holds the lease and PostgreSQL is down; starting it in place",
@@ -122,6 +124,7 @@ rules! {
     CandidateSeesPrimary = "candidate_sees_primary": "there is no leader, but {member} still runs as a primary",
     CandidateBacksOff = "candidate_backs_off": "there is no leader; promoting PostgreSQL failed here, and it is tried again later",
     CandidateWithoutGuardian = "candidate_without_guardian": "there is no leader, and no guardian answers here",
+    CandidateWithoutWatchdog = "candidate_without_watchdog": "there is no leader, and the watchdog that is required cannot be armed here",
 
     // Making a cluster.
     BootstrapTakes = "bootstrap_takes": "there is no cluster yet; claiming the right to make it",

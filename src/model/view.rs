@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Cluster, FenceOrder, Job, MemberName, MemberRole, MemberState, Moment, Policy, Position, Postgres,
-    Reason, SessionId, Span, SystemId, Tags, Term, Timing,
+    Reason, SessionId, Span, SystemId, Tags, Term, Timing, Watchdog,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct View {
     pub peers: PeerRound,
     pub work: Work,
     pub guardian: Guardian,
+    /// The device behind the guardian.
+    #[serde(default)]
+    pub watchdog: Watchdog,
     pub memory: Memory,
     /// An orderly end has been asked for.
     pub ending: bool,
@@ -164,9 +167,20 @@ pub struct Handover {
 }
 
 impl View {
-    /// Has the guardian confirmed to kill PostgreSQL for this term, and is it not about to be told otherwise?
+    /// Has the guardian confirmed to kill PostgreSQL for this term, and is it not about to be told otherwise? And does the
+    /// watchdog stand behind it, where that is required?
     pub fn is_guarded(&self, term: Term) -> bool {
-        !self.work.ordering_fence && self.guardian.watches(term, self.now)
+        !self.work.ordering_fence && self.guardian.watches(term, self.now) && !self.lacks_armed_watchdog()
+    }
+
+    /// Operators require a watchdog, and it is not armed.
+    pub fn lacks_armed_watchdog(&self) -> bool {
+        self.policy.watchdog_required && !self.watchdog.is_armed()
+    }
+
+    /// Operators require a watchdog, and it could not be armed.
+    pub fn lacks_watchdog(&self) -> bool {
+        self.policy.watchdog_required && !self.watchdog.can_be_armed()
     }
 
     /// The lease, as long as this member may act on it.

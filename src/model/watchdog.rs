@@ -78,6 +78,9 @@ impl WatchdogTimes {
 }
 
 impl Watchdog {
+    /// The longest path of a device, in bytes.
+    pub const PATH_MAX: usize = 255;
+
     pub fn is_armed(self) -> bool {
         matches!(self, Watchdog::Armed { .. })
     }

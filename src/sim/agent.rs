@@ -178,6 +178,10 @@ impl World {
             let takes = self.pace(400 * MS);
             self.after(takes, Happening::GuardianStarts { host });
         }
+        if self.policy.watchdog_required {
+            let watchdog = self.hosts[host].guardian.watchdog();
+            self.learn(host, Event::Watchdog(watchdog));
+        }
         self.learn(host, Event::Guardian(known));
     }
 
@@ -368,7 +372,7 @@ impl World {
             state: record.state,
             position: record.position(),
             tags: record.tags.clone(),
-            watchdog_failed: view.guardian == Known::Absent,
+            watchdog_failed: view.guardian == Known::Absent || view.lacks_watchdog(),
         };
         let member = view.me.clone();
         let answer = Box::new(PeerAnswer::Stands(status));

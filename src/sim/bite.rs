@@ -55,6 +55,7 @@ bites! {
     an_unanswered_request_is_no_grant: BelievesTheUnanswered, Lives;
     claims_are_heeded: IgnoresClaims, Both;
     nobody_leads_unguarded: LeadsUnguarded, Views;
+    nobody_leads_unwatched: LeadsUnwatched, Views;
     nobody_restarts_on_an_old_timeline: RestartsOnOldTimeline, Views;
     divergence_is_looked_for: SkipsDivergence, Both;
     the_lease_is_given_back_after_the_stop: ReleasesBeforeStop, Both;

@@ -29,6 +29,8 @@ pub(super) enum Trouble {
     DataVanishes(usize),
     DiskIsSlow(usize),
     AnswerIsLost(usize),
+    /// Only where one is required does it matter.
+    WatchdogFails(usize),
 }
 
 /// A trouble, when it strikes, and how long it lasts.
@@ -84,6 +86,7 @@ impl World {
             Trouble::DataVanishes(host) => self.remove_data(host),
             Trouble::DiskIsSlow(host) => self.hosts[host].slow_disk = true,
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose += 1,
+            Trouble::WatchdogFails(host) => self.break_watchdog(host, true),
         }
     }
 
@@ -99,6 +102,7 @@ impl World {
             Trouble::StoreFails => self.store_starts(),
             Trouble::DiskIsSlow(host) => self.hosts[host].slow_disk = false,
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose = 0,
+            Trouble::WatchdogFails(host) => self.break_watchdog(host, false),
             Trouble::PostgresCrashes(_)
             | Trouble::GuardianDies(_)
             | Trouble::StoreElects
@@ -139,7 +143,8 @@ impl World {
         self.crash_postgres_if_up(host);
         let machine = &mut self.hosts[host];
         machine.up = false;
-        machine.guardian = Guardian { alive: false, life: machine.guardian.life + 1, armed: None };
+        machine.guardian =
+            Guardian { alive: false, life: machine.guardian.life + 1, armed: None, ..machine.guardian };
         machine.saved_session = None;
         machine.office = None;
     }
@@ -164,7 +169,8 @@ impl World {
             .as_ref()
             .is_some_and(|agent| !agent.frozen && (!writable || agent.mind.view().lease.is_some()));
         if machine.guardian.alive && other_ring_holds {
-            machine.guardian = Guardian { alive: false, life: machine.guardian.life + 1, armed: None };
+            machine.guardian =
+                Guardian { alive: false, life: machine.guardian.life + 1, armed: None, ..machine.guardian };
             self.tell_guardian_state(host);
         }
     }
@@ -250,6 +256,7 @@ impl World {
             let machine = &mut self.hosts[host];
             (machine.slow_disk, machine.answers_to_lose) = (false, 0);
             self.wake_postgres(host);
+            self.break_watchdog(host, false);
         }
     }
 }

@@ -3,13 +3,15 @@
 
 use super::world::{Happening, World};
 use super::{MS, Time};
-use crate::model::{FenceOrder, Guardian as Known, Moment, Term};
+use crate::model::{FenceOrder, Guardian as Known, Moment, Span, Term, Watchdog, WatchdogFailure};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Guardian {
     pub alive: bool,
     pub life: u64,
     pub armed: Option<(Term, Moment)>,
+    /// The watchdog device of this machine cannot be used.
+    pub watchdog_broken: bool,
 }
 
 /// Who gives an order, and hears the answer.
@@ -42,6 +44,16 @@ impl Guardian {
         }
     }
 
+    pub fn watchdog(&self) -> Watchdog {
+        let timeout = Span::from_secs(5);
+        match (self.alive, self.watchdog_broken, self.armed) {
+            (false, ..) => Watchdog::Unknown,
+            (true, true, _) => Watchdog::Failed(WatchdogFailure::Absent),
+            (true, false, Some(_)) => Watchdog::Armed { timeout, stays: false },
+            (true, false, None) => Watchdog::Ready { timeout },
+        }
+    }
+
     pub fn kills_at(&self, now: Moment) -> bool {
         self.alive && self.armed.is_some_and(|(_, fence_at)| fence_at <= now)
     }
@@ -53,8 +65,15 @@ impl World {
             return;
         }
         let guardian = &mut self.hosts[host].guardian;
-        *guardian = Guardian { alive: true, life: guardian.life + 1, armed: None };
+        *guardian = Guardian { alive: true, life: guardian.life + 1, armed: None, ..*guardian };
         self.tell_guardian_state(host);
+    }
+
+    pub fn break_watchdog(&mut self, host: usize, broken: bool) {
+        if self.hosts[host].guardian.watchdog_broken != broken {
+            self.hosts[host].guardian.watchdog_broken = broken;
+            self.tell_guardian_state(host);
+        }
     }
 
     /// The agent learns what the guardian holds; it finds its death out just as fast.

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::faults::{Planned, plan_from};
+use super::faults::{Planned, Trouble, plan_from};
 use super::network::Habits;
 use super::random::Random;
 use super::story::render;
@@ -28,7 +28,11 @@ pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
     let mut random = Random::new(seed ^ 0xC0FF_EE00);
     let members = [3, 3, 3, 2, 4, 5][random.index(6)];
     let ttl = [5, 10, 10, 15, 30][random.index(5)];
-    let policy = Policy { timing: Timing::for_ttl(Span::from_secs(ttl)), ..Policy::default() };
+    let policy = Policy {
+        timing: Timing::for_ttl(Span::from_secs(ttl)),
+        watchdog_required: watchdogs(seed).is_some(),
+        ..Policy::default()
+    };
     let mut world = World::new(seed, members, Habits::rough(), policy);
     for host in 0..members {
         world.after(random.between(0, 2 * SECOND), super::world::Happening::AgentStarts { host });
@@ -61,7 +65,20 @@ pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
 pub(super) fn plan_of(seed: u64) -> Vec<Planned> {
     let mut random = Random::new(seed ^ 0xBAD_DA75);
     let members = [3, 3, 3, 2, 4, 5][Random::new(seed ^ 0xC0FF_EE00).index(6)];
-    plan_from(&mut random, members, SECOND, TROUBLED)
+    let mut plan = plan_from(&mut random, members, SECOND, TROUBLED);
+    if let Some(mut random) = watchdogs(seed) {
+        for _ in 0..4 {
+            let (at, lasts) = (random.between(SECOND, TROUBLED), random.between(SECOND, 30 * SECOND));
+            plan.push(Planned { at, lasts, trouble: Trouble::WatchdogFails(random.index(members)) });
+        }
+    }
+    plan
+}
+
+/// In some lives watchdogs are required, and fail. By chance of their own: what the other lives are does not change.
+fn watchdogs(seed: u64) -> Option<Random> {
+    let mut random = Random::new(seed ^ 0x0D06_F00D);
+    (random.below(4) == 0).then_some(random)
 }
 
 fn restart_what_ended(world: &mut World) {

@@ -51,6 +51,15 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             world.policy.timing = Timing::for_ttl(Span::from_secs(secs.parse().expect("seconds")));
         }
         ["lag", "at", "most", bytes] => world.policy.lag_bytes_max = bytes.parse().expect("bytes"),
+        ["watchdog", "required"] => world.policy.watchdog_required = true,
+        ["break", "watchdog", name] => {
+            let host = host(&world, name);
+            world.break_watchdog(host, true);
+        }
+        ["mend", "watchdog", name] => {
+            let host = host(&world, name);
+            world.break_watchdog(host, false);
+        }
         ["healthy"] => make_healthy(&mut world),
         ["start", "all"] => (0..world.hosts.len()).for_each(|host| world.start_agent(host)),
         ["start", name] => world.start_agent(host(&world, name)),

@@ -138,19 +138,24 @@ fn every_lease() -> Vec<Option<Lease>> {
     vec![None, asked(500), asked(8_200), asked(9_100), asked(20_000)]
 }
 
-fn every_guardian() -> Vec<Guardian> {
+/// With a watchdog where one is required.
+fn every_guardian() -> Vec<(Guardian, Option<Watchdog>)> {
     let armed = |term, ms: i64| Guardian::Ready {
         confirmed: FenceOrder::Arm {
             term,
             fence_at: if ms < 0 { NOW - Span::from_ms(500) } else { NOW + Span::from_ms(5_000) },
         },
     };
+    let failed = Watchdog::Failed(WatchdogFailure::Absent);
     vec![
-        Guardian::Absent,
-        Guardian::Ready { confirmed: FenceOrder::Disarm },
-        armed(TERM, 1),
-        armed(TERM, -1),
-        armed(OLD_TERM, 1),
+        (Guardian::Absent, None),
+        (Guardian::Ready { confirmed: FenceOrder::Disarm }, None),
+        (Guardian::Ready { confirmed: FenceOrder::Disarm }, Some(failed)),
+        (armed(TERM, 1), None),
+        (armed(TERM, 1), Some(failed)),
+        (armed(TERM, 1), Some(Watchdog::Armed { timeout: Span::from_secs(5), stays: false })),
+        (armed(TERM, -1), None),
+        (armed(OLD_TERM, 1), None),
     ]
 }
 
@@ -220,6 +225,7 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
         peers: PeerRound::default(),
         work: Work::default(),
         guardian: Guardian::Absent,
+        watchdog: Watchdog::Unknown,
         memory: Memory::default(),
         ending: false,
     };
@@ -245,8 +251,10 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
                             since: NOW - Span::from_ms(300),
                             cancelled: false,
                         });
-                        for guardian in every_guardian() {
+                        for (guardian, required) in every_guardian() {
                             view.guardian = guardian;
+                            view.watchdog = required.unwrap_or_default();
+                            view.policy.watchdog_required = required.is_some();
                             for memory in &memories {
                                 view.memory.clone_from(memory);
                                 view.memory.request_seen = view.cluster().and_then(|cluster| {
@@ -277,6 +285,7 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
     let in_force = view.lease_in_force();
     let guarded = in_force.is_some_and(|lease| view.guardian.watches(lease.term, view.now));
     let writable = view.postgres.may_accept_writes();
+    let unwatched = view.policy.watchdog_required && !view.watchdog.is_armed();
     let stopping = |job: &Job| job.is_stop();
     match &plan.step {
         Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if in_force.is_none() => {
@@ -284,6 +293,9 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
         }
         Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if !guarded => {
             return Some("a primary is made only while the guardian watches this very term");
+        }
+        Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if unwatched => {
+            return Some("a primary is made only with the watchdog that is required");
         }
         Step::Run(Job::Promote { timeline, .. }) => {
             let claim = view.cluster().and_then(|cluster| cluster.claim.as_ref()).map(|claim| &claim.value);
@@ -300,6 +312,9 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
         Step::Store(Errand::TakeLease { claim }) => {
             if view.guardian == Guardian::Absent {
                 return Some("the lease is taken only with a guardian");
+            }
+            if view.policy.watchdog_required && !view.watchdog.can_be_armed() {
+                return Some("the lease is taken only with a watchdog, if that is required");
             }
             if view.store.contact != Contact::Current {
                 return Some("the lease is taken only when the store has just said that nobody leads");
@@ -332,7 +347,12 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
         Step::Store(Errand::ReleaseLease { .. }) if writable => {
             return Some("the lease is given back only after PostgreSQL has stopped");
         }
-        Step::Store(Errand::ReleaseLease { .. }) if view.memory.handover.is_some() && !view.ending => {
+        // Who cannot lead for want of a guardian or a watchdog gives the lease up, whoever may take it.
+        Step::Store(Errand::ReleaseLease { .. })
+            if view.memory.handover.is_some()
+                && !view.ending
+                && plan.reason.rule != Rule::LeaderCannotBeGuarded =>
+        {
             let complete =
                 |status: &PeerStatus| status.position.is_some_and(|position| position.lsn > Lsn(80));
             let somebody = view.peers.answers.values().any(|answer| match answer {
@@ -382,6 +402,9 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
     if view.lease.is_some() && writable && view.guardian == Guardian::Absent && view.now < plan.renew_until {
         return Some("an unguarded primary is not renewed");
     }
+    if view.lease.is_some() && writable && unwatched && view.now < plan.renew_until {
+        return Some("a primary without the watchdog that is required is not renewed");
+    }
     let stops = matches!(&plan.step, Step::Run(job) if stopping(job))
         || view.work.job.as_ref().is_some_and(|running| stopping(&running.job));
     // A restarted agent that finds its primary under a lease that still runs, or a primary that is nobody's yet.
@@ -394,6 +417,7 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
             | Rule::LeaderStarting
             | Rule::PrimaryTakesLease
             | Rule::CandidateWithoutGuardian
+            | Rule::CandidateWithoutWatchdog
     ) && view.lease.is_none()
         && !view.memory.has_led;
     if writable && in_force.is_none() && !stops && !excused {

@@ -15,6 +15,7 @@ use tokio_postgres::Client;
 use super::majors::bin_dirs;
 use super::netns::{self, Namespace};
 use super::rest;
+use super::watchdog_device::{Manners, WatchdogDevice};
 use super::writer::{Ledger, Writer, connect};
 use super::{wait_blocking, wait_for};
 
@@ -28,12 +29,14 @@ pub struct Setup {
     pub ttl: u32,
     /// PostgreSQL's programs.
     pub bin_dir: PathBuf,
+    /// Every node leads only with an armed watchdog, and has one that takes its power away.
+    pub watchdogs: bool,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
         let bin_dir = bin_dirs().swap_remove(0);
-        Setup { nodes: 3, etcds: 1, ttl: 5, bin_dir }
+        Setup { nodes: 3, etcds: 1, ttl: 5, bin_dir, watchdogs: false }
     }
 }
 
@@ -43,10 +46,13 @@ pub struct Lab {
     pub etcds: Vec<Etcd>,
     pub hub: Namespace,
     pub ledger: Ledger,
+    /// What an agent may complain of, since the test has done it.
+    pub expected: Vec<&'static str>,
     _dir: tempfile::TempDir,
 }
 
 pub struct Node {
+    pub watchdog: Option<WatchdogDevice>,
     pub name: String,
     pub address: String,
     pub dir: PathBuf,
@@ -101,10 +107,12 @@ impl Lab {
                 make_dir(&node_dir);
                 let configuration = configuration(setup, &name, &address, &node_dir, &hosts);
                 fs::write(node_dir.join("tenure.yml"), configuration).expect("our own directory");
-                Node { name, address, dir: node_dir, machine, binaries: binaries.clone(), agent: None }
+                let watchdog = setup.watchdogs.then(|| watchdog(&node_dir, &machine.name));
+                let binaries = binaries.clone();
+                Node { watchdog, name, address, dir: node_dir, machine, binaries, agent: None }
             })
             .collect();
-        Lab { nodes, etcds, hub, ledger: Ledger::default(), _dir: dir }
+        Lab { nodes, etcds, hub, ledger: Ledger::default(), expected: Vec::new(), _dir: dir }
     }
 
     pub fn start_everybody(&mut self) {
@@ -183,8 +191,10 @@ impl Lab {
     /// An agent that logs an ERROR has found something that must not be.
     fn check_logs(&self) {
         for node in &self.nodes {
-            let errors: Vec<String> =
-                node.log().lines().filter(|l| l.contains(" ERROR ")).map(str::to_owned).collect();
+            let unexpected = |line: &&str| {
+                line.contains(" ERROR ") && !self.expected.iter().any(|text| line.contains(text))
+            };
+            let errors: Vec<String> = node.log().lines().filter(unexpected).map(str::to_owned).collect();
             assert!(errors.is_empty(), "{} logged errors:\n{}", node.name, errors.join("\n"));
         }
     }
@@ -250,6 +260,14 @@ impl Node {
         if let Some(mut agent) = self.agent.take() {
             let _ = agent.wait();
         }
+    }
+
+    /// The guardian, which outlives its agent: the one process of that name in this machine.
+    pub fn guardian_pid(&self) -> Option<Pid> {
+        self.machine.pids().into_iter().find(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|name| name.trim_end() == "tenure-fence")
+        })
     }
 
     pub fn postmaster_pid(&self) -> Option<Pid> {
@@ -354,6 +372,7 @@ impl Drop for Etcd {
 fn configuration(setup: &Setup, name: &str, address: &str, dir: &Path, etcds: &[String]) -> String {
     let (dir, etcds, ttl) = (dir.display(), etcds.join(","), setup.ttl);
     let bin_dir = setup.bin_dir.display();
+    let watchdog = if setup.watchdogs { "required" } else { "off" };
     format!(
         "scope: lab
 name: {name}
@@ -364,6 +383,9 @@ etcd3:
   hosts: {etcds}
 tenure:
   state_dir: {dir}/state
+watchdog:
+  mode: {watchdog}
+  device: {dir}/watchdog
 bootstrap:
   dcs:
     ttl: {ttl}
@@ -398,6 +420,14 @@ postgresql:
     fsync: 'on'
 "
     )
+}
+
+/// Takes the power of its machine away.
+fn watchdog(dir: &Path, machine: &str) -> WatchdogDevice {
+    let machine = machine.to_owned();
+    WatchdogDevice::serve(&dir.join("watchdog"), Manners::default(), move || {
+        netns::kill_everybody(&machine);
+    })
 }
 
 /// The build directory may be out of an unprivileged user's reach.

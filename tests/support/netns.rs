@@ -59,24 +59,12 @@ impl Namespace {
 
     /// Everybody who lives here.
     pub fn pids(&self) -> Vec<Pid> {
-        let output = Command::new("ip").args(["netns", "pids", &self.name]).output().expect("ip is there");
-        String::from_utf8_lossy(&output.stdout)
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .filter(|&pid| !is_zombie(pid))
-            .map(Pid::from_raw)
-            .collect()
+        pids(&self.name)
     }
 
     /// The power goes: nobody here gets another instruction.
     pub fn kill_everybody(&self) {
-        for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-            for pid in self.pids() {
-                // Whoever has gone by now is what we wanted.
-                let _ = kill(pid, signal);
-            }
-        }
-        super::wait_blocking("everybody in a namespace to be gone", || self.pids().is_empty().then_some(()));
+        kill_everybody(&self.name);
     }
 
     /// A command that runs here.
@@ -85,6 +73,27 @@ impl Namespace {
         command.args(["netns", "exec", &self.name, program]);
         command
     }
+}
+
+fn pids(name: &str) -> Vec<Pid> {
+    let output = Command::new("ip").args(["netns", "pids", name]).output().expect("ip is there");
+    String::from_utf8_lossy(&output.stdout)
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .filter(|&pid| !is_zombie(pid))
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// The power of the machine of this name goes.
+pub fn kill_everybody(name: &str) {
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in pids(name) {
+            // Whoever has gone by now is what we wanted.
+            let _ = kill(pid, signal);
+        }
+    }
+    super::wait_blocking("everybody in a namespace to be gone", || pids(name).is_empty().then_some(()));
 }
 
 /// Whoever is dead and only waits for its parent to notice runs no more.

@@ -59,7 +59,8 @@ async fn an_order_that_is_refused_in_the_middle_of_a_kill_is_given_again() {
     let (_sight, sight) = watch::channel(Sight::default());
     let (events, mut told) = mpsc::channel(8);
     let guardian = Guardian::connect(&settings).await.expect("it listens");
-    let sentry = Sentry { settings, unit: None, postgres_group: None, orders, sight, events };
+    let (_watch, watchdog) = watch::channel(None);
+    let sentry = Sentry { settings, unit: None, postgres_group: None, orders, watchdog, sight, events };
     let disarmed = async {
         while let Some(event) = told.recv().await {
             if matches!(event, Event::Guardian(model::Guardian::Ready { confirmed: FenceOrder::Disarm, .. }))

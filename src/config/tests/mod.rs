@@ -133,9 +133,8 @@ fn what_is_not_there_yet_is_refused_or_warned_about_by_name() {
          hint: without it the cluster would not do what this file says; remove it if that is right",
     );
     refused(
-        "watchdog: {mode: required}\n",
-        "error: node1.yml:10:12: watchdog.mode: this version cannot do this yet (lead only with a hardware watchdog)\n\
-         hint: automatic and off are possible",
+        "watchdog: {device: watchdog1}\n",
+        "error: node1.yml:10:12: watchdog.device: \"watchdog1\" is not an absolute path of at most 255 bytes",
     );
     let loaded = good(&format!(
         "{GOOD}ttl: 30\ntags: {{nosync: true, rack: r7, nostream: false}}\nlog: {{dir: /l}}\n"

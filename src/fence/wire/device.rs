@@ -6,7 +6,7 @@ use super::Fields;
 use crate::model::{Span, Watchdog, WatchdogFailure, WatchdogTimes};
 
 /// The longest path of a device.
-pub const DEVICE_MAX: usize = 255;
+pub const DEVICE_MAX: usize = Watchdog::PATH_MAX;
 
 /// Which device stands behind the guardian, and what the lease asks of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
