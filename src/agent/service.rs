@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
 use crate::clock;
-use crate::model::{Facts, Guardian, Moment, Plan, Postgres, Running, Serving, Span, View};
+use crate::model::{Facts, Guardian, Moment, Plan, Postgres, Running, Serving, Span, View, Watchdog};
 
 /// Each promise to systemd that an end is still on its way holds for this long, and is renewed in half the time.
 const END_EXTENSION: Span = Span::from_secs(30);
@@ -206,6 +206,12 @@ fn status(view: &View, plan: &Plan) -> String {
     facts.extend(timeline.map(|position| format!("timeline {}", position.timeline.0)));
     if view.guardian == Guardian::Absent {
         facts.push("no guardian".to_owned());
+    }
+    match view.watchdog {
+        Watchdog::Unknown | Watchdog::Off => {}
+        Watchdog::Ready { .. } | Watchdog::Armed { .. } | Watchdog::Failed(_) => {
+            facts.push(format!("watchdog {}", view.watchdog));
+        }
     }
     format!("{} ({})", plan.reason, facts.join(", "))
 }

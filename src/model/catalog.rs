@@ -344,6 +344,109 @@ pub const CATALOG: &[Explanation] = &[
         "The agent has ended in good order, and with it its PostgreSQL unless paused.",
         "Nothing.",
     ),
+    rule(
+        Rule::LeaderWithoutWatchdog,
+        "The settings require an armed watchdog device (`watchdog.mode: required`), and the guardian cannot rely \
+         on it any more. The lease runs out unless the device is armed again, and another member takes over.",
+        "Look at the watchdog's line in `tenurectl list -e` or in STATUS: it says why. See docs/fencing.md for \
+         devices, modules and rights.",
+    ),
+    rule(
+        Rule::LeaderCannotBeGuarded,
+        "This member held the lease before its PostgreSQL was a primary, and neither a guardian nor the required \
+         watchdog stands ready. It gives the lease back, so that another member can lead.",
+        "See that the guardian runs (`systemctl status 'tenure-fence@*'`) and, where a watchdog is required, that \
+         its device can be opened.",
+    ),
+    rule(
+        Rule::LeaderRestartsHung,
+        "PostgreSQL has stopped answering, and no other member can take over. It is stopped at once and started \
+         in place.",
+        "Find out why it hung: a postmaster that somebody has stopped, a debugger, a full process table, storage \
+         that does not answer. See that there are standbys that can take over.",
+    ),
+    rule(
+        Rule::LeaderDiskStalled,
+        "Nothing that is written here reaches the disk. The lease is not renewed unless it is certain that nobody \
+         else can lead.",
+        "Look at the storage of this machine: the kernel's log, multipath, the array, a frozen file system.",
+    ),
+    rule(
+        Rule::LeaderDiskFull,
+        "The disk is full, or so nearly full that the next WAL segment may not fit, and no member with room can \
+         take over. PostgreSQL goes on for as long as it can.",
+        "Make room now: failed archiving and replication slots keep WAL (`pg_replication_slots`, \
+         `pg_stat_archiver`), old files may lie beside the data. Never delete anything in pg_wal by hand.",
+    ),
+    rule(
+        Rule::LeaderAsksAround,
+        "PostgreSQL has crashed several times in a row, or does not come up. The others are asked whether one of \
+         them can lead.",
+        "Read PostgreSQL's own log: the reason for the crashes stands there.",
+    ),
+    rule(
+        Rule::LeaderMakesWay,
+        "PostgreSQL here cannot do its work: it hangs, crashes again and again, or its disk does. It has been \
+         stopped and the lease given back for another member that is fit. Rows that had not been sent to it may \
+         be missing there, as when a host is lost.",
+        "Repair this machine before it is trusted again: storage, memory, PostgreSQL's log. It rejoins by itself \
+         as a standby once it can.",
+    ),
+    rule(
+        Rule::DiskFullHandsOver,
+        "The disk of the leader is full. It hands over in good order to a member that has room, and nothing is \
+         lost.",
+        "Make room here: the member follows the new leader and will need as much.",
+    ),
+    rule(Rule::SwitchoverFallsDue, "The time of a switchover that was scheduled has come.", "Nothing."),
+    rule(
+        Rule::SwitchoverStale,
+        "A scheduled switchover could not begin at its time, for instance because there was no leader then, or \
+         its time cannot be read. The request has been removed and nothing was switched.",
+        "Schedule it anew if it is still wanted.",
+    ),
+    rule(
+        Rule::RestartStops,
+        "Somebody has asked for a restart of this PostgreSQL by REST or `tenurectl restart`. A leader keeps its \
+         lease meanwhile.",
+        "Nothing. Clients of this server have to connect again.",
+    ),
+    rule(
+        Rule::RestartStarts,
+        "In maintenance mode PostgreSQL has been stopped for a restart that somebody asked for, and is started \
+         again.",
+        "Nothing.",
+    ),
+    rule(
+        Rule::RestartTookTooLong,
+        "A restart of the leader was given a time limit, and PostgreSQL did not come back within it. The lease is \
+         given back, so that another member can lead.",
+        "Read PostgreSQL's log for what it waits for: usually recovery after a stop that was not clean, or a \
+         setting that keeps it from starting.",
+    ),
+    rule(
+        Rule::ReinitializeSetsAside,
+        "Somebody has asked to make this member's data anew. The old data directory is set aside, not deleted, \
+         and a copy of the leader's is made.",
+        "See that there is room for both. What was set aside goes by the limits of the configuration.",
+    ),
+    rule(
+        Rule::CandidateSilent,
+        "Nobody leads, and this member cannot: its PostgreSQL does not answer.",
+        "Find out why it hangs; another member that answers takes over by itself.",
+    ),
+    rule(
+        Rule::CandidateDiskStalled,
+        "Nobody leads, and this member cannot: nothing that is written here reaches the disk.",
+        "Look at the storage of this machine; another member takes over by itself if it can.",
+    ),
+    rule(
+        Rule::CandidateWithoutWatchdog,
+        "Nobody leads, and this member may not: the settings require a watchdog device, and it cannot be armed \
+         here.",
+        "`tenurectl list -e` and the agent's status say why. See docs/fencing.md; `watchdog.mode: automatic` \
+         leads without one.",
+    ),
     notice(
         Notice::GuardianKilled,
         "The guardian killed every process of this PostgreSQL, because its term ran out and no newer deadline had come, \

@@ -63,14 +63,14 @@ rules! {
     LeaderAwaitsSnapshot = "leader_awaits_snapshot": "took the lease; waiting to see it in the store",
     LeaderAwaitsGuardian = "leader_awaits_guardian": "holds the lease; waiting for the guardian to confirm the deadline",
     LeaderWithoutGuardian = "leader_without_guardian": "leading without a guardian; the lease is not renewed until one answers" ["2532f2a59aca4c81b38bf890e29124eb"],
-    LeaderWithoutWatchdog = "leader_without_watchdog": "leading without the watchdog that is required; the lease is not renewed until it is armed",
-    LeaderCannotBeGuarded = "leader_cannot_be_guarded": "holds the lease without the guardian or the required watchdog that leading needs; giving the lease back",
+    LeaderWithoutWatchdog = "leader_without_watchdog": "leading without the watchdog that is required; the lease is not renewed until it is armed" ["389c4bca846642089da7d40a11a5f9de"],
+    LeaderCannotBeGuarded = "leader_cannot_be_guarded": "holds the lease without the guardian or the required watchdog that leading needs; giving the lease back" ["4b035662b3bb4dfab7bcffd7830cd435"],
     LeaderUnfit = "leader_unfit": "PostgreSQL does not answer; the lease is not renewed while another member is looked for" ["9d7c37bd96a8443cbf4c717b2f355a09"],
-    LeaderRestartsHung = "leader_restarts_hung": "PostgreSQL does not answer and nobody else can lead; stopping it at once to start it in place",
-    LeaderDiskStalled = "leader_disk_stalled": "nothing reaches the disk here; looking for another member that can lead",
-    LeaderDiskFull = "leader_disk_full": "leading; the disk is full, and no member with room can take over",
-    LeaderAsksAround = "leader_asks_around": "PostgreSQL keeps failing here; asking whether another member can lead",
-    LeaderMakesWay = "leader_makes_way": "PostgreSQL cannot do its work here; making way for {member}",
+    LeaderRestartsHung = "leader_restarts_hung": "PostgreSQL does not answer and nobody else can lead; stopping it at once to start it in place" ["1fff301b3d2d40eb9110e8e67b706e92"],
+    LeaderDiskStalled = "leader_disk_stalled": "nothing reaches the disk here; looking for another member that can lead" ["a87e9fcc39bd4ca98a2e21a1bb30d999"],
+    LeaderDiskFull = "leader_disk_full": "leading; the disk is full, and no member with room can take over" ["c778905c096245498d3c08afa1510814"],
+    LeaderAsksAround = "leader_asks_around": "PostgreSQL keeps failing here; asking whether another member can lead" ["34fc089a479b468489bf087ce42ab9d0"],
+    LeaderMakesWay = "leader_makes_way": "PostgreSQL cannot do its work here; making way for {member}" ["a6b3da1793b54ffabc6b7f4f0c2d3af7"],
     LeaderPromotes = "leader_promotes": "holds the lease; promoting PostgreSQL" ["c3ab234189c744b8addf71a358b588ff"],
     LeaderRestarts = "leader_restarts": "holds the lease and PostgreSQL is down; starting it in place" ["cc36187a06ca49a3b81e3d29cedf1509"],
     LeaderStartsStandby = "leader_starts_standby": "holds the lease; starting PostgreSQL as a standby in order to promote it",
@@ -83,7 +83,7 @@ rules! {
     LeaderClearsRequest = "leader_clears_request": "the request to switch over is done or cannot be carried out; clearing it",
 
     // Handing over.
-    DiskFullHandsOver = "disk_full_hands_over": "the disk is full; handing over to {member}, which has room",
+    DiskFullHandsOver = "disk_full_hands_over": "the disk is full; handing over to {member}, which has room" ["a0f152fe74f24f37a458afaea768b98d"],
     SwitchoverAsks = "switchover_asks": "asked to switch over; asking the members who can take over",
     SwitchoverImpossible = "switchover_impossible": "asked to switch over, but no member can take over; clearing the request" ["1da0619a7553466ebe735ebadbd79682"],
     SwitchoverStops = "switchover_stops": "switching over to {member}; stopping PostgreSQL in good order" ["0d48070182f947dbbffa561922826c08"],
@@ -91,16 +91,16 @@ rules! {
     SwitchoverReleases = "switchover_releases": "switching over to {member}, which has every record; giving the lease back" ["4da7e2ba2825472490a050f6d6388e23"],
     SwitchoverAbandoned = "switchover_abandoned": "no candidate received the last record in time; leading on" ["b51e900cc22a459db3dd41ec95dc652e"],
 
-    SwitchoverFallsDue = "switchover_falls_due": "the time of the scheduled switchover has come; asking everybody for it now",
-    SwitchoverStale = "switchover_stale": "the time of the scheduled switchover has passed, or cannot be read; clearing the request",
+    SwitchoverFallsDue = "switchover_falls_due": "the time of the scheduled switchover has come; asking everybody for it now" ["b89aa0a087c74987ab2da464e9048964"],
+    SwitchoverStale = "switchover_stale": "the time of the scheduled switchover has passed, or cannot be read; clearing the request" ["17ef993135f242649e4352200e191351"],
 
     // An operator's wishes.
-    RestartStops = "restart_stops": "asked to restart; stopping PostgreSQL in good order",
-    RestartStarts = "restart_starts": "asked to restart in maintenance mode; starting PostgreSQL",
-    RestartTookTooLong = "restart_took_too_long": "PostgreSQL did not come back within the time given for the restart; giving the lease back",
+    RestartStops = "restart_stops": "asked to restart; stopping PostgreSQL in good order" ["312f091a83d14dfaac69d781a5d5598a"],
+    RestartStarts = "restart_starts": "asked to restart in maintenance mode; starting PostgreSQL" ["0af64182acc642c0a010aacc73a6e7be"],
+    RestartTookTooLong = "restart_took_too_long": "PostgreSQL did not come back within the time given for the restart; giving the lease back" ["816cf8d047c841588a5e80693bc2b432"],
     ReinitializeCancels = "reinitialize_cancels": "asked to make this member's data anew; stopping the work under way",
     ReinitializeStops = "reinitialize_stops": "asked to make this member's data anew; stopping PostgreSQL",
-    ReinitializeSetsAside = "reinitialize_sets_aside": "asked to make this member's data anew; setting the old data aside",
+    ReinitializeSetsAside = "reinitialize_sets_aside": "asked to make this member's data anew; setting the old data aside" ["a6ffaac78b934fe1852b22296184ccdb"],
 
     // Losing the lease.
     LeaseRanOut = "lease_ran_out": "the lease could not be renewed in time; stopping PostgreSQL before another member may lead" ["d3875cefe4d348f3b4c1a7caae4a2201"],
@@ -149,10 +149,10 @@ rules! {
     CandidateYieldsToNamed = "candidate_yields_to_named": "there is no leader; {member} has been named as the next one",
     CandidateSeesPrimary = "candidate_sees_primary": "there is no leader, but {member} still runs as a primary" ["a0c62a99e03042d1a0333dc7e6ce0127"],
     CandidateBacksOff = "candidate_backs_off": "there is no leader; promoting PostgreSQL failed here, and it is tried again later" ["3c6899979ea2492885755ceaa66ec1eb"],
-    CandidateSilent = "candidate_silent": "there is no leader, and PostgreSQL here does not answer",
-    CandidateDiskStalled = "candidate_disk_stalled": "there is no leader, and nothing reaches the disk here",
+    CandidateSilent = "candidate_silent": "there is no leader, and PostgreSQL here does not answer" ["13f60bfe4e334d00a7db4d2dd498dc60"],
+    CandidateDiskStalled = "candidate_disk_stalled": "there is no leader, and nothing reaches the disk here" ["53782b44120e496aa57e0984fa0bd1a2"],
     CandidateWithoutGuardian = "candidate_without_guardian": "there is no leader, and no guardian answers here" ["c674cc3aee23427cbf4fa317655b10c9"],
-    CandidateWithoutWatchdog = "candidate_without_watchdog": "there is no leader, and the watchdog that is required cannot be armed here",
+    CandidateWithoutWatchdog = "candidate_without_watchdog": "there is no leader, and the watchdog that is required cannot be armed here" ["2d97cb5a047044f3a771b54891a4271d"],
 
     // Making a cluster.
     BootstrapTakes = "bootstrap_takes": "there is no cluster yet; claiming the right to make it" ["fbe888c7bf7d4ac68f6e0b492620547e"],
