@@ -2,13 +2,13 @@
 //! simulator run the very same code; only carrying out the commands differs.
 
 mod asked;
+mod counts;
 
 use std::collections::BTreeMap;
 
 use super::decide;
 pub use super::events::*;
 use super::fault::{self, Fault};
-use super::fitness;
 use crate::model::{
     Cluster, Contact, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
     Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, Serving, Session,
@@ -232,33 +232,6 @@ impl Mind {
         self.view.postgres = postgres;
     }
 
-    /// A primary that ends without having been told to, or lets nobody in any more because it recovers from a crash.
-    fn count_crashes(&mut self, seen: &Postgres, ended: Option<&Job>) {
-        let now = self.view.now;
-        let job = ended.or(self.view.work.job.as_ref().map(|running| &running.job));
-        let crashes = match (&self.view.postgres, seen) {
-            (_, Postgres::Running(running)) if running.is_primary() => {
-                self.view.memory.crashes.up_since.get_or_insert(now);
-                return;
-            }
-            (Postgres::Running(before), Postgres::Stopped { .. } | Postgres::Starting { .. }) => {
-                before.is_primary()
-            }
-            // A start that fails as long as its job waits for it is counted by that.
-            (Postgres::Starting { as_primary, .. }, Postgres::Stopped { .. }) => *as_primary && job.is_none(),
-            (_, _) => false,
-        };
-        let hung =
-            (self.view.postgres.running()).is_some_and(|running| fitness::has_hung(&self.view, running));
-        let memory = &mut self.view.memory.crashes;
-        match job {
-            Some(Job::StopAtOnce) | None if crashes && hung => memory.count_hang(now),
-            Some(job) if job.is_stop() => memory.up_since = None,
-            Some(_) | None if crashes => memory.count(now),
-            Some(_) | None => {}
-        }
-    }
-
     fn learn_peers(&mut self, round: u64, answers: BTreeMap<MemberName, PeerAnswer>) {
         if round == self.round {
             self.view.work.asking_peers = false;
@@ -334,41 +307,6 @@ impl Mind {
             self.end_restart_that_failed(&job, outcome);
         }
         self.learn_postgres(postgres, ended.as_ref().map(|running| &running.job));
-    }
-
-    fn count_outcome(&mut self, job: &Job, outcome: JobOutcome) {
-        if let JobOutcome::Made(system) = outcome {
-            self.view.memory.bootstrapped = Some(system);
-        }
-        let failures = &mut self.view.memory.failures;
-        let counter = match job {
-            Job::Bootstrap | Job::StartPrimary { .. } | Job::StartStandby { .. } => &mut failures.starts,
-            Job::Rewind { .. } => &mut failures.rewinds,
-            Job::Clone { .. } => &mut failures.clones,
-            Job::Promote { .. } => &mut failures.promotions,
-            Job::SetAside if outcome == JobOutcome::Done => {
-                failures.rewinds = 0;
-                return;
-            }
-            Job::Checkpoint | Job::SetAside if outcome == JobOutcome::Failed => {
-                failures.last_at = Some(self.view.now);
-                return;
-            }
-            Job::Follow { .. }
-            | Job::StopOrderly { .. }
-            | Job::StopFast { .. }
-            | Job::StopAtOnce
-            | Job::SetAside
-            | Job::Checkpoint => return,
-        };
-        match outcome {
-            JobOutcome::Failed => {
-                *counter = counter.saturating_add(1);
-                failures.last_at = Some(self.view.now);
-            }
-            JobOutcome::Done if !matches!(job, Job::Rewind { .. }) => *counter = 0,
-            JobOutcome::Done | JobOutcome::Made(_) | JobOutcome::Cancelled => {}
-        }
     }
 
     // What begins.

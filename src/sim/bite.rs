@@ -2,7 +2,8 @@
 //! seeds, or by both. A fault that nothing notices shows a law that is missing.
 
 use super::explore::healthy;
-use super::views::{broken_law, every_view};
+use super::view_laws::broken_law;
+use super::views::every_view;
 use super::{SECOND, lives};
 use crate::decide::fault::{self, Fault};
 use crate::decide::mind::{Event, LeaseEvent, Mind};

@@ -20,6 +20,7 @@ mod random;
 mod replication;
 mod store;
 mod story;
+mod view_laws;
 mod views;
 mod world;
 
