@@ -98,14 +98,13 @@ impl Inheritance {
         }
         let mut listeners = Vec::new();
         for (place, ((host, _), found)) in wanted.iter().zip(found).enumerate() {
-            listeners.push(match found {
-                Some(listener) => listener,
-                None => {
-                    let listener = bind(host, listen.port).await?;
-                    self.line.store(&format!("FDSTORE=1\nFDNAME={STORED}-{place}\nFDPOLL=0"), &listener);
-                    listener
-                }
-            });
+            if let Some(listener) = found {
+                listeners.push(listener);
+                continue;
+            }
+            let listener = bind(host, listen.port).await?;
+            self.line.store(&format!("FDSTORE=1\nFDNAME={STORED}-{place}\nFDPOLL=0"), &listener);
+            listeners.push(listener);
         }
         Ok(listeners)
     }

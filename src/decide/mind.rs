@@ -304,7 +304,7 @@ impl Mind {
             {
                 handover.begun_at = self.view.now;
             }
-            self.end_restart_that_failed(&job, outcome);
+            self.end_restart_that_failed(job, outcome);
         }
         self.learn_postgres(postgres, ended.as_ref().map(|running| &running.job));
     }
