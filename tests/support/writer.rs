@@ -65,10 +65,12 @@ impl Ledger {
 
     /// The acknowledged rows that are not there.
     pub async fn missing(&self, client: &Client) -> Vec<Acknowledged> {
+        // Looked at first: what is acknowledged from now on, this query may not see.
+        let acknowledged = self.rows();
         let stored =
             client.query("select writer, row from ledger", &[]).await.expect("the ledger can be read");
         let stored: BTreeSet<(String, i64)> = stored.iter().map(|row| (row.get(0), row.get(1))).collect();
-        self.rows().into_iter().filter(|row| !stored.contains(&(row.writer.clone(), row.row))).collect()
+        acknowledged.into_iter().filter(|row| !stored.contains(&(row.writer.clone(), row.row))).collect()
     }
 }
 
