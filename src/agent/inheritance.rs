@@ -3,10 +3,10 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use libsystemd::activation::{FileDescriptor, receive_descriptors_with_names};
 use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
@@ -17,8 +17,6 @@ use crate::config::Listen;
 use crate::model::Span;
 
 const FIRST_SOCKET: RawFd = 3;
-/// More than anybody hands to an agent that wants one.
-const SOCKETS_MAX: RawFd = 64;
 /// The name under which systemd keeps the REST listener for the next agent.
 const STORED: &str = "rest";
 
@@ -37,23 +35,19 @@ struct Told {
     line: Option<String>,
     watchdog: Option<Span>,
     main_process: bool,
-    sockets: Vec<String>,
 }
 
 impl Inheritance {
     /// Takes over what the process was started with. Called once, before anything else is opened.
     pub fn take() -> Inheritance {
         let told = read(|name| std::env::var_os(name), Pid::this().as_raw());
-        let sockets = (FIRST_SOCKET..)
-            .zip(told.sockets)
-            // SAFETY: nothing else has been opened yet, so these descriptors are nobody's but ours.
-            .filter(|(fd, _)| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1)
-            .map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) }))
-            .collect::<Vec<_>>();
-        for (_, socket) in &sockets {
-            // It cannot fail on a descriptor that is open.
-            let _ = fcntl(socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-        }
+        let handed = receive_descriptors_with_names(false).unwrap_or_else(|error| {
+            eprintln!("warning: the sockets that systemd hands over cannot be taken: {error}");
+            Vec::new()
+        });
+        // SAFETY: nothing else has been opened yet, so these descriptors are nobody's but ours.
+        let owned = |fd: FileDescriptor| unsafe { OwnedFd::from_raw_fd(fd.into_raw_fd()) };
+        let sockets = handed.into_iter().map(|(fd, name)| (name, owned(fd))).collect();
         keep_from_children();
         let line = told.line.as_deref().map(Line::open);
         if let Some(Err(error)) = &line {
@@ -143,17 +137,12 @@ fn read(variable: impl Fn(&str) -> Option<OsString>, pid: i32) -> Told {
     let number = |name: &str| text(name).and_then(|text| text.parse::<u64>().ok());
     // Each of them names the process that it is meant for; others have only inherited it.
     let ours = |name: &str| number(name) == u64::try_from(pid).ok();
-    let count = number("LISTEN_FDS").filter(|_| ours("LISTEN_PID")).unwrap_or(0);
-    let names = text("LISTEN_FDNAMES").unwrap_or_default();
-    let names = names.split(':').map(str::to_owned).chain(std::iter::repeat("unknown".to_owned()));
-    let sockets = usize::try_from(count.min(SOCKETS_MAX.unsigned_abs().into())).unwrap_or(0);
     Told {
         line: text("NOTIFY_SOCKET").filter(|path| path.starts_with(['/', '@'])),
         watchdog: number("WATCHDOG_USEC")
             .filter(|us| 0 < *us && (text("WATCHDOG_PID").is_none() || ours("WATCHDOG_PID")))
             .map(|us| Span::from_ms(us / 1000)),
         main_process: ours("SYSTEMD_EXEC_PID") || ours("WATCHDOG_PID"),
-        sockets: names.take(sockets).collect(),
     }
 }
 
@@ -177,27 +166,15 @@ mod tests {
     #[test]
     fn only_what_is_meant_for_this_process_is_taken() {
         assert_eq!(told(&[]), Told::default());
-        let others = told(&[
-            ("LISTEN_PID", "41"),
-            ("LISTEN_FDS", "2"),
-            ("WATCHDOG_PID", "41"),
-            ("WATCHDOG_USEC", "3000000"),
-            ("SYSTEMD_EXEC_PID", "41"),
-        ]);
+        let others =
+            told(&[("WATCHDOG_PID", "41"), ("WATCHDOG_USEC", "3000000"), ("SYSTEMD_EXEC_PID", "41")]);
         assert_eq!(others, Told::default());
-        let ours = told(&[
-            ("NOTIFY_SOCKET", "@abstract"),
-            ("LISTEN_PID", "42"),
-            ("LISTEN_FDS", "2"),
-            ("LISTEN_FDNAMES", "rest"),
-            ("WATCHDOG_PID", "42"),
-            ("WATCHDOG_USEC", "3000000"),
-        ]);
+        let ours =
+            told(&[("NOTIFY_SOCKET", "@abstract"), ("WATCHDOG_PID", "42"), ("WATCHDOG_USEC", "3000000")]);
         let wanted = Told {
             line: Some("@abstract".to_owned()),
             watchdog: Some(Span::from_secs(3)),
             main_process: true,
-            sockets: vec!["rest".to_owned(), "unknown".to_owned()],
         };
         assert_eq!(ours, wanted);
     }
@@ -233,13 +210,10 @@ mod tests {
     #[test]
     fn nonsense_is_not_believed() {
         for variables in [
-            [("LISTEN_PID", "42"), ("LISTEN_FDS", "-1")],
             [("WATCHDOG_USEC", "0"), ("NOTIFY_SOCKET", "relative")],
             [("WATCHDOG_USEC", "soon"), ("NOTIFY_SOCKET", "")],
         ] {
             assert_eq!(told(&variables), Told::default());
         }
-        let many = told(&[("LISTEN_PID", "42"), ("LISTEN_FDS", "99999999999")]);
-        assert_eq!(many.sockets.len(), 64);
     }
 }

@@ -62,6 +62,7 @@ impl World {
             confirmed: BTreeMap::new(),
             backlog: Vec::new(),
             turns: (0, 0),
+            acts_at: 0,
         });
         self.tell_guardian_state(host);
         self.keeper_starts(host, life);
@@ -120,7 +121,10 @@ impl World {
         self.at(at + late, Happening::AgentWakes { host, life, wake });
         if !turn.commands.is_empty() {
             let takes = self.random.between(0, 2 * MS);
-            self.after(takes, Happening::AgentActs { host, life, commands: turn.commands });
+            let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+            agent.acts_at = agent.acts_at.max(true_now + takes);
+            let acts_at = agent.acts_at;
+            self.at(acts_at, Happening::AgentActs { host, life, commands: turn.commands });
         }
         self.look_at_mind(host);
         self.publish(host, now);

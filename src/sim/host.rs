@@ -80,6 +80,8 @@ pub(super) struct Agent {
     /// What the loop has not come to.
     pub backlog: Vec<Event>,
     pub turns: (Time, u32),
+    /// When the last commands are carried out: they go through queues, and later ones do not overtake them.
+    pub acts_at: Time,
 }
 
 /// The thread that renews the session.
