@@ -39,13 +39,22 @@ impl OwnDisk {
         }
     }
 
-    /// Leaves less than the next WAL segment needs.
+    /// Leaves less than the next WAL segment needs. PostgreSQL may take some of the room meanwhile, so it is looked at anew
+    /// until no more than that is left.
     pub fn fill(&self) {
-        let left = 6 << 20;
-        let disk = statvfs(&self.path).expect("it is mounted");
-        let free = disk.blocks_available() * disk.fragment_size();
-        let length = free.saturating_sub(left).to_string();
-        run(Command::new("fallocate").args(["-l", &length]).arg(self.ballast()));
+        const LEFT: u64 = 6 << 20;
+        let mut filled = 0;
+        for _ in 0..50 {
+            let disk = statvfs(&self.path).expect("it is mounted");
+            let free = disk.blocks_available() * disk.fragment_size();
+            let Some(length) = free.checked_sub(LEFT).filter(|length| 0 < *length) else { return };
+            let mut command = Command::new("fallocate");
+            command.args(["-o", &filled.to_string(), "-l", &length.to_string()]).arg(self.ballast());
+            if command.output().expect("the tool is installed").status.success() {
+                filled += length;
+            }
+        }
+        panic!("{} does not get full", self.path.display());
     }
 
     pub fn clear(&self) {
