@@ -69,8 +69,9 @@ SELECT pg_is_in_recovery() AS in_recovery,
         'restart', restart_lsn, 'lost', coalesce(wal_status = 'lost', false)) ORDER BY slot_name), '[]')::text
         FROM pg_replication_slots) AS slots,
     (SELECT json_object_agg(s.name, json_build_object('old_value', current_setting(s.name), 'new_value',
-        (SELECT f.setting FROM pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC LIMIT 1)))::text
-        FROM pg_settings s WHERE s.pending_restart) AS pending_restart,
+        coalesce((SELECT f.setting FROM pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC LIMIT 1),
+            s.boot_val, '')))::text
+        FROM pg_settings s WHERE s.pending_restart AND s.name NOT LIKE 'recovery\\_target%') AS pending_restart,
     (SELECT json_object_agg(name, setting)::text FROM pg_settings WHERE source = 'command line') AS in_force";
 
 pub(super) async fn ask(session: &Session, patience: Span) -> Result<Details, Error> {

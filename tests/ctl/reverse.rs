@@ -32,14 +32,9 @@ fn patronis_command_governs_a_cluster_of_ours() {
 }
 
 async fn the_same_is_told(lab: &Lab) {
-    for arguments in [
-        &["list"][..],
-        &["list", "-e", "-f", "json"],
-        &["topology"],
-        &["history"],
-        &["show-config"],
-        &["dsn"],
-    ] {
+    for arguments in
+        [&["list"][..], &["list", "-f", "json"], &["topology"], &["history"], &["show-config"], &["dsn"]]
+    {
         wait_for("a cluster that stands still", async || {
             let before = theirs(lab, arguments, "");
             let told = ours(lab, arguments, "");
