@@ -3,6 +3,7 @@
 mod fencing;
 #[path = "../support/mod.rs"]
 mod support;
+mod zookeeper;
 
 use nix::sys::signal::Signal;
 

@@ -18,14 +18,23 @@ use tokio_postgres::Client;
 use super::majors::bin_dirs;
 use super::netns::{self, Namespace};
 use super::writer::{Ledger, Writer, connect};
-use super::{wait_blocking, wait_for};
+use super::{wait_blocking, wait_for, zookeeper};
 
 pub const PASSWORD: &str = "secret-of-the-tests";
 const HUB: &str = "10.99.0.1";
 
-/// How a lab differs from three nodes on three etcd with a short lease.
+/// What the members share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    Etcd,
+    Zookeeper,
+}
+
+/// How a lab differs from three nodes on one etcd with a short lease.
 pub struct Setup {
     pub nodes: usize,
+    pub store: StoreKind,
+    /// Servers of the store.
     pub etcds: usize,
     pub ttl: u32,
     /// PostgreSQL's programs.
@@ -35,7 +44,7 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Setup {
         let bin_dir = bin_dirs().swap_remove(0);
-        Setup { nodes: 3, etcds: 1, ttl: 5, bin_dir }
+        Setup { nodes: 3, store: StoreKind::Etcd, etcds: 1, ttl: 5, bin_dir }
     }
 }
 
@@ -57,8 +66,11 @@ pub struct Node {
     agent: Option<Child>,
 }
 
+/// A server of the store: etcd, or ZooKeeper.
 pub struct Etcd {
     pub machine: Namespace,
+    kind: StoreKind,
+    address: String,
     name: String,
     arguments: Vec<String>,
     dir: PathBuf,
@@ -90,9 +102,8 @@ impl Lab {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
         let hub = Namespace::hub(format!("{id}-hub"), HUB);
         let binaries = copy_binaries(dir.path());
-        let etcds = Etcd::cluster(setup.etcds, &id, &hub, dir.path());
-        let hosts: Vec<String> =
-            (0..setup.etcds).map(|index| format!("{}:2379", Etcd::address(index))).collect();
+        let etcds = Etcd::cluster(setup, &id, &hub, dir.path());
+        let hosts: Vec<String> = etcds.iter().map(Etcd::endpoint).collect();
         let nodes = (0..setup.nodes)
             .map(|index| {
                 let address = format!("10.99.0.{}", 11 + index);
@@ -295,40 +306,68 @@ impl Etcd {
         format!("10.99.0.{}", 21 + index)
     }
 
-    fn cluster(count: usize, id: &str, hub: &Namespace, dir: &Path) -> Vec<Etcd> {
-        let members: Vec<String> =
-            (0..count).map(|index| format!("e{index}=http://{}:2380", Etcd::address(index))).collect();
-        let members = members.join(",");
+    fn endpoint(&self) -> String {
+        let port = match self.kind {
+            StoreKind::Etcd => 2379,
+            StoreKind::Zookeeper => 2181,
+        };
+        format!("{}:{port}", self.address)
+    }
+
+    fn cluster(setup: &Setup, id: &str, hub: &Namespace, dir: &Path) -> Vec<Etcd> {
         let start = |index: usize| {
-            let address = Etcd::address(index);
-            let name = format!("e{index}");
-            let data = dir.join(&name);
-            let flags = [
-                ("--name", name.clone()),
-                ("--data-dir", data.display().to_string()),
-                ("--listen-client-urls", format!("http://{address}:2379")),
-                ("--advertise-client-urls", format!("http://{address}:2379")),
-                ("--listen-peer-urls", format!("http://{address}:2380")),
-                ("--initial-advertise-peer-urls", format!("http://{address}:2380")),
-                ("--initial-cluster", members.clone()),
-                ("--logger", "zap".to_owned()),
-            ];
-            let arguments = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+            let (name, address) = (format!("e{index}"), Etcd::address(index));
+            let arguments = match setup.store {
+                StoreKind::Etcd => Etcd::etcd_arguments(setup.etcds, index, dir),
+                StoreKind::Zookeeper => Etcd::zookeeper_arguments(setup.etcds, index, &dir.join(&name)),
+            };
             let machine = Namespace::spoke(format!("{id}-{name}"), hub, &name, &address);
-            let mut etcd = Etcd { machine, name, arguments, dir: dir.to_owned(), server: None };
+            let kind = setup.store;
+            let mut etcd =
+                Etcd { machine, kind, address, name, arguments, dir: dir.to_owned(), server: None };
             etcd.start();
             etcd
         };
-        (0..count).map(start).collect()
+        (0..setup.etcds).map(start).collect()
+    }
+
+    fn zookeeper_arguments(count: usize, index: usize, home: &Path) -> Vec<String> {
+        let peers: Vec<String> =
+            (0..count).map(|index| format!("{}:2888:3888", Etcd::address(index))).collect();
+        zookeeper::write_home(home, index, &peers, &["clientPort=2181".to_owned()]);
+        zookeeper::arguments(home)
+    }
+
+    fn etcd_arguments(count: usize, index: usize, dir: &Path) -> Vec<String> {
+        let members: Vec<String> =
+            (0..count).map(|index| format!("e{index}=http://{}:2380", Etcd::address(index))).collect();
+        let members = members.join(",");
+        let address = Etcd::address(index);
+        let name = format!("e{index}");
+        let data = dir.join(&name);
+        let flags = [
+            ("--name", name.clone()),
+            ("--data-dir", data.display().to_string()),
+            ("--listen-client-urls", format!("http://{address}:2379")),
+            ("--advertise-client-urls", format!("http://{address}:2379")),
+            ("--listen-peer-urls", format!("http://{address}:2380")),
+            ("--initial-advertise-peer-urls", format!("http://{address}:2380")),
+            ("--initial-cluster", members),
+            ("--logger", "zap".to_owned()),
+        ];
+        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
     }
 
     pub fn start(&mut self) {
         let log =
             fs::File::options().append(true).create(true).open(self.dir.join(format!("{}.log", self.name)));
         let log = log.expect("our own log");
-        let mut command = self.machine.command("etcd");
+        let mut command = self.machine.command(match self.kind {
+            StoreKind::Etcd => "etcd",
+            StoreKind::Zookeeper => "java",
+        });
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.server = Some(command.spawn().expect("etcd is installed"));
+        self.server = Some(command.spawn().expect("the store is installed"));
     }
 
     pub fn kill(&mut self) {
@@ -339,13 +378,15 @@ impl Etcd {
     }
 
     pub fn leads(&self) -> bool {
-        let endpoint =
-            self.arguments.iter().find(|argument| argument.ends_with(":2379")).expect("a client address");
+        let endpoint = self.endpoint();
+        if self.kind == StoreKind::Zookeeper {
+            return zookeeper::mode(&endpoint).as_deref() == Some("leader");
+        }
         let output = self
             .machine
             .command("etcdctl")
             .env("ETCDCTL_API", "3")
-            .args(["--endpoints", endpoint, "endpoint", "status", "-w", "json"])
+            .args(["--endpoints", &endpoint, "endpoint", "status", "-w", "json"])
             .output()
             .expect("etcdctl is installed");
         let Ok(Value::Array(status)) = serde_json::from_slice::<Value>(&output.stdout) else { return false };
@@ -369,13 +410,17 @@ impl Drop for Etcd {
 fn configuration(setup: &Setup, name: &str, address: &str, dir: &Path, etcds: &[String]) -> String {
     let (dir, etcds, ttl) = (dir.display(), etcds.join(","), setup.ttl);
     let bin_dir = setup.bin_dir.display();
+    let store = match setup.store {
+        StoreKind::Etcd => "etcd3",
+        StoreKind::Zookeeper => "zookeeper",
+    };
     format!(
         "scope: lab
 name: {name}
 restapi:
   listen: {address}:8008
   connect_address: {address}:8008
-etcd3:
+{store}:
   hosts: {etcds}
 tenure:
   state_dir: {dir}/state

@@ -9,6 +9,7 @@ pub mod lab;
 pub mod majors;
 pub mod netns;
 pub mod writer;
+pub mod zookeeper;
 
 /// A condition that takes longer than this will never come.
 pub const PATIENCE: Span = Span::from_secs(60);
