@@ -73,13 +73,17 @@ async fn frozen_killed_and_restarted_servers_cost_neither_the_lease_nor_the_watc
 #[tokio::test]
 async fn a_minority_answers_nothing() {
     let mut zookeeper = Zookeeper::three().await;
-    let (store, me) = (at(zookeeper.endpoints()), name("turku"));
+    // Whom we speak to is the one that will be left.
+    let alone = zookeeper.leader();
+    let mut endpoints = zookeeper.endpoints();
+    endpoints.rotate_left(alone);
+    let (store, me) = (at(endpoints), name("turku"));
     let ours = session(&store, LIFE).await;
     let term = store.take_lease(ours, &me, None, LONG).await.expect("nobody leads");
+    store.renew(ours, &me, Some(term), LONG).await.expect("it is ours");
     let mut watch = store.watch();
     until(&mut watch, |cluster| cluster.leader.is_some()).await;
-    // Frozen and not killed: nobody tells the one that is left.
-    let alone = zookeeper.leader();
+    // Frozen and not killed: nobody tells it.
     let lost: Vec<usize> = (0..3).filter(|server| *server != alone).collect();
     for server in &lost {
         zookeeper.servers[*server].freeze();
@@ -307,25 +311,57 @@ async fn the_first_version_of_a_znode_is_a_version_like_any_other() {
 }
 
 #[tokio::test]
+async fn of_many_who_have_read_the_same_version_one_writes() {
+    let zookeeper = Zookeeper::single().await;
+    let store = at(zookeeper.endpoints());
+    let mut version = store.put_config(&json!({}), Expect::Version(0), LONG).await.expect("there is none");
+    for round in 0..10 {
+        let mut writers = tokio::task::JoinSet::new();
+        for writer in 0..8 {
+            let own = at(zookeeper.endpoints());
+            writers.spawn(async move {
+                own.snapshot(LONG).await.expect("an answer");
+                own.put_config(&json!({"by": [round, writer]}), Expect::Version(version), LONG).await
+            });
+        }
+        let done: Vec<i64> = writers.join_all().await.into_iter().filter_map(Result::ok).collect();
+        assert_eq!(done.len(), 1, "{done:?}");
+        version = done[0];
+    }
+}
+
+#[tokio::test]
 async fn snapshots_are_of_one_moment_while_others_write() {
     let zookeeper = Zookeeper::single().await;
+    // So many znodes that they cannot all be asked for at once.
+    for extra in 0..150 {
+        put(&zookeeper.servers[0].endpoint, &format!("/service/batman/extra{extra}"), b"");
+    }
     let (store, writer, me) = (at(zookeeper.endpoints()), at(zookeeper.endpoints()), name("turku"));
     let ours = session(&writer, LIFE).await;
-    let mut watch = store.watch();
-    let mut version = 0;
-    for timeline in 1..60 {
-        // The lease and the claim change together, and are never seen apart.
-        let term =
-            writer.take_lease(ours, &me, Some(claim(timeline, version)), LONG).await.expect("nobody leads");
-        version = i64::try_from(term.0).expect("a small number");
-        let seen = until(&mut watch, |_| true);
-        if let Ok(seen) = tokio::time::timeout(Duration::from_millis(5), seen).await
-            && let (Some(leader), Some(claim)) = (&seen.leader, &seen.claim)
-        {
-            assert_eq!(u64::try_from(claim.version), Ok(leader.term.0));
+    let writing = tokio::spawn(async move {
+        let mut version = 0;
+        for timeline in 1.. {
+            // The lease and the claim change together.
+            let term = writer.take_lease(ours, &me, Some(claim(timeline, version)), LONG).await;
+            let term = term.expect("nobody leads");
+            version = i64::try_from(term.0).expect("a small number");
+            // Long enough for a reading to come between, and too short for most not to be disturbed.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            writer.release_lease(&me, term, None, LONG).await.expect("it is ours");
         }
-        writer.release_lease(&me, term, None, LONG).await.expect("it is ours");
+    });
+    let (mut seen, until) = (0, clock::now() + Span::from_secs(60));
+    while seen < 40 {
+        assert!(clock::now() < until, "only {seen} snapshots");
+        // A cluster that does not stand still for a moment is not read at all; that is said.
+        let Ok(cluster) = store.snapshot(LONG).await else { continue };
+        if let (Some(leader), Some(claim)) = (cluster.leader, cluster.claim) {
+            assert_eq!(u64::try_from(claim.version), Ok(leader.term.0));
+            seen += 1;
+        }
     }
+    writing.abort();
 }
 
 #[tokio::test]
