@@ -25,9 +25,9 @@ build: setup ## compile for development
 release: setup ## compile for use
 	$(CARGO) build --locked --release
 
-play: setup ## three PostgreSQL, etcd and HAProxy on this machine, live, until Ctrl-C; ARGS="…" are handed on
+play: setup ## three PostgreSQL, a store and HAProxy on this machine, live, until Ctrl-C; STORE=zookeeper, ARGS="…"
 	$(CARGO) build --locked --bins
-	@exec target/debug/tenurectl play $(ARGS)
+	@exec target/debug/tenurectl play $(if $(STORE),--store $(STORE)) $(ARGS)
 
 test: setup ## everything that needs no machines of its own
 	@scripts/test

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::config::Config;
-use crate::model::SessionId;
+use crate::model::{Secret, SessionId};
 
 /// Nobody else's agent works here as long as this lives.
 #[derive(Clone, Debug)]
@@ -36,19 +36,22 @@ impl Home {
         }
     }
 
-    /// The session of this member's last life. That there was one also says that this member has been run before.
-    pub fn session(&self) -> Option<SessionId> {
+    /// The session of this member's last life, with its secret if it has one. That there was one also says that this member
+    /// has been run before.
+    pub fn session(&self) -> Option<(SessionId, Option<Secret>)> {
         let text = fs::read_to_string(self.session_file()).ok()?;
-        text.trim().parse().ok().map(SessionId)
+        let mut words = text.split_whitespace();
+        let id = words.next()?.parse().ok().map(SessionId)?;
+        Some((id, words.next().map(Secret::new)))
     }
 
     /// Written whole and replaced at once: half a number would be another session's.
-    pub fn remember_session(&self, id: SessionId) -> Result<()> {
+    pub fn remember_session(&self, id: SessionId, secret: Option<&Secret>) -> Result<()> {
         let fresh = self.dir.join("session.new");
         let write = || -> std::io::Result<()> {
             let mut file =
                 File::options().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
-            writeln!(file, "{}", id.0)?;
+            writeln!(file, "{} {}", id.0, secret.map_or("", Secret::reveal))?;
             file.sync_all()?;
             fs::rename(&fresh, self.session_file())?;
             File::open(&self.dir)?.sync_all()

@@ -67,12 +67,16 @@ impl Keeper {
         loop {
             let orders = *self.orders.borrow_and_update();
             let allowed = clock::now() < orders.until;
+            if let Some(session) = self.session.filter(|_| !allowed) {
+                self.store.let_lapse(session);
+            }
             // A term that is new to us is looked at at once: a leader waits for it.
             if allowed && (self.next <= clock::now() || orders.hold != held) {
                 held = orders.hold;
                 self.next = clock::now() + self.once(orders).await;
             }
-            let wait = if allowed { clock::now().until(self.next) } else { IDLE };
+            // Where any word of ours keeps the session alive, the last moment to speak must not be slept through.
+            let wait = if allowed { clock::now().until(self.next.min(orders.until)) } else { IDLE };
             tokio::select! {
                 changed = self.orders.changed() => if changed.is_err() { return },
                 () = clock::pause(wait) => {}

@@ -41,7 +41,7 @@ use crate::decide::decide;
 use crate::decide::mind::{Event, LeaseOrders, Mind};
 use crate::fence::{self, Guardian, LeaseLink};
 use crate::model::{Contact, Facts, FenceOrder, Postgres, SessionId, Span, Standing};
-use crate::store::{Store, StoreEvent};
+use crate::store::{Store, StoreEvent, StoreSettings};
 use crate::{api, clock};
 use doorkeeper::Doorkeeper;
 use eyes::{Eyes, Sight};
@@ -114,7 +114,12 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         .ok();
     tracing::info!(scope = config.scope, member = %config.name, "tenured {} begins", env!("CARGO_PKG_VERSION"));
 
+    let store_settings = wishes::store(&config);
     let former = home.session();
+    if let Some((id, Some(secret))) = &former {
+        store_settings.adopt_session(*id, secret);
+    }
+    let former = former.map(|(id, _)| id);
     let (wishes, instance) = Wishes::new(config.clone(), postgres_group.clone());
     let mut mind = Mind::new(config.name.clone(), config.tags.clone(), wishes.policy(), former.is_some());
     let confirmed = match &guardian {
@@ -125,7 +130,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     };
     mind.apply(clock::now(), Event::Guardian(confirmed));
 
-    let store = Store::connect(&wishes::store(&config));
+    let store = Store::connect(&store_settings);
     let (events, event_receiver) = mpsc::channel(EVENTS);
     let (assignments, assigned) = mpsc::channel(ASSIGNMENTS);
     let (finished, finished_receiver) = mpsc::channel(ASSIGNMENTS);
@@ -143,7 +148,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
 
     keeper::start(KeeperSettings {
         me: config.name.clone(),
-        store: wishes::store(&config),
+        store: store_settings.clone(),
         orders: lease_orders,
         events: events.clone(),
         guardian: LeaseLink::new(config.guardian_socket(), GUARDIAN_WITHIN),
@@ -165,7 +170,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     let inside = requests::Inside { asks, reload };
     tasks.spawn(requests::serve(store.clone(), requested, inside, STORE_WITHIN));
     tasks.spawn(watch_store(store.clone(), events.clone()));
-    tasks.spawn(remember_session(home, session_known));
+    tasks.spawn(remember_session(home, store_settings, session_known));
     tasks.spawn(follow_signals(
         events.clone(),
         reloads,
@@ -289,11 +294,11 @@ async fn watch_store(store: Store, events: mpsc::Sender<Event>) {
 }
 
 /// Keeps the number of the session where the next life of this agent finds it.
-async fn remember_session(home: Home, mut session: watch::Receiver<Option<SessionId>>) {
+async fn remember_session(home: Home, store: StoreSettings, mut session: watch::Receiver<Option<SessionId>>) {
     while session.changed().await.is_ok() {
         let Some(id) = *session.borrow_and_update() else { continue };
-        let home = home.clone();
-        let written = tokio::task::spawn_blocking(move || home.remember_session(id)).await;
+        let (home, secret) = (home.clone(), store.session_secret(id));
+        let written = tokio::task::spawn_blocking(move || home.remember_session(id, secret.as_ref())).await;
         if let Ok(Err(error)) = written {
             tracing::warn!("{error:#}; a restarted agent will have to wait for the end of its own lease");
         }

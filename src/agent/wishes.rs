@@ -11,9 +11,10 @@ use tokio::sync::watch;
 use crate::config::{self, Config, WatchdogMode};
 use crate::decide::publish::Identity;
 use crate::fence;
-use crate::model::{Policy, WatchdogTimes};
+use crate::model::{Policy, Timing, WatchdogTimes};
 use crate::postgres::{InstanceSettings, Login, ProgramOption};
-use crate::store::{AdapterSettings, EtcdSettings, StoreSettings};
+use crate::store::zookeeper::{Acl, PERMISSIONS, TTL_MIN, TlsSettings};
+use crate::store::{AdapterSettings, EtcdSettings, StoreSettings, ZookeeperSettings};
 
 /// Patroni's members look at this to know what another one understands.
 const COMPATIBLE_VERSION: &str = crate::api::PATRONI_VERSION;
@@ -40,7 +41,7 @@ impl Wishes {
 
     /// What the rules go by until the store has been heard.
     pub fn policy(&self) -> Policy {
-        config::policy_from(&self.dynamic, &self.config).0
+        fitted(config::policy_from(&self.dynamic, &self.config).0, &self.config)
     }
 
     /// The watchdog device that is to stand behind the guardian.
@@ -79,12 +80,25 @@ impl Wishes {
             *known = wanted;
             news
         });
+        let asked = policy.timing.ttl;
+        let policy = fitted(policy, &self.config);
+        if policy.timing.ttl != asked {
+            tracing::warn!("a ttl of {asked} is too short for ZooKeeper; {} is used", policy.timing.ttl);
+        }
         policy
     }
 
     /// What a new cluster is configured with.
     pub fn first_dynamic(&self) -> Value {
         first_dynamic(&self.config)
+    }
+}
+
+/// ZooKeeper's leases count from earlier than etcd's, which the shortest of them do not survive.
+fn fitted(policy: Policy, config: &Config) -> Policy {
+    match config.zookeeper {
+        Some(_) if policy.timing.ttl < TTL_MIN => Policy { timing: Timing::for_ttl(TTL_MIN), ..policy },
+        Some(_) | None => policy,
     }
 }
 
@@ -117,18 +131,45 @@ pub fn identity(config: &Config) -> Identity {
 }
 
 pub fn store(config: &Config) -> StoreSettings {
-    let etcd = &config.etcd3;
-    StoreSettings {
-        namespace: config.namespace.clone(),
-        scope: config.scope.clone(),
-        adapter: AdapterSettings::Etcd(EtcdSettings {
-            endpoints: etcd.endpoints(),
-            username: etcd.username.clone(),
-            password: etcd.password.as_ref().map(|secret| secret.reveal().to_owned()),
-            cacert: etcd.cacert.clone(),
-            cert: etcd.cert.clone(),
-            key: etcd.key.clone(),
+    let adapter = match &config.zookeeper {
+        Some(zookeeper) => AdapterSettings::Zookeeper(of_zookeeper(zookeeper)),
+        None => AdapterSettings::Etcd(of_etcd(&config.etcd3)),
+    };
+    StoreSettings { namespace: config.namespace.clone(), scope: config.scope.clone(), adapter }
+}
+
+fn of_etcd(etcd: &config::Etcd) -> EtcdSettings {
+    EtcdSettings {
+        endpoints: etcd.endpoints(),
+        username: etcd.username.clone(),
+        password: etcd.password.as_ref().map(|secret| secret.reveal().to_owned()),
+        cacert: etcd.cacert.clone(),
+        cert: etcd.cert.clone(),
+        key: etcd.key.clone(),
+    }
+}
+
+fn of_zookeeper(zookeeper: &config::Zookeeper) -> ZookeeperSettings {
+    /// What a principal may begin with; without it, it is the subject of a certificate.
+    const SCHEMES: [&str; 6] = ["world", "auth", "digest", "ip", "x509", "sasl"];
+    let acl = zookeeper.set_acls.iter().map(|(principal, named)| {
+        let split = principal.split_once(':').filter(|(scheme, _)| SCHEMES.contains(scheme));
+        let (scheme, id) = split.unwrap_or(("x509", principal));
+        let permitted = PERMISSIONS.iter().filter(|(name, _)| named.iter().any(|given| given == name));
+        let permissions = permitted.fold(0, |all, (_, bits)| all | bits);
+        Acl { permissions, scheme: scheme.to_owned(), id: id.to_owned() }
+    });
+    ZookeeperSettings {
+        hosts: zookeeper.hosts.clone(),
+        tls: zookeeper.use_ssl.then(|| TlsSettings {
+            cacert: zookeeper.cacert.clone(),
+            cert: zookeeper.cert.clone(),
+            key: zookeeper.key.clone(),
+            verify: zookeeper.verify,
         }),
+        credentials: zookeeper.auth_data.clone(),
+        acl: acl.collect(),
+        ..ZookeeperSettings::default()
     }
 }
 

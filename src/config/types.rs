@@ -19,8 +19,11 @@ pub struct Config {
     pub namespace: String,
     pub name: MemberName,
     pub restapi: RestApi,
-    #[serde(alias = "etcd")]
+    #[serde(default, alias = "etcd", skip_serializing_if = "Etcd::is_unused")]
     pub etcd3: Etcd,
+    /// If it is there, it is the store, and `etcd3` is unused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zookeeper: Option<Zookeeper>,
     /// None: this member makes no new cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap: Option<Bootstrap>,
@@ -124,6 +127,29 @@ pub struct Etcd {
     pub cert: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
+}
+
+/// Where ZooKeeper is and who we are to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Zookeeper {
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    #[serde(default)]
+    pub use_ssl: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cacert: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    #[serde(default = "yes")]
+    pub verify: bool,
+    /// Principals with their permissions. A principal without a scheme is the subject of a certificate.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_acls: BTreeMap<String, Vec<String>>,
+    /// Schemes with their credentials.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub auth_data: BTreeMap<String, Secret>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -310,6 +336,10 @@ impl Config {
 }
 
 impl Etcd {
+    fn is_unused(&self) -> bool {
+        *self == Etcd::default()
+    }
+
     /// Every server as a URL: `http://host:port`.
     pub fn endpoints(&self) -> Vec<String> {
         let protocol = match self.protocol {
@@ -404,6 +434,10 @@ impl Default for Log {
             max_queue_size: 1000,
         }
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn default_namespace() -> String {

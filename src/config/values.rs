@@ -201,7 +201,11 @@ fn lines(node: &Node) -> Option<Vec<String>> {
 fn words(node: &Node) -> Option<Vec<String>> {
     match &node.content {
         Content::Scalar { text, .. } => {
-            let words = text.split(',').map(|word| word.trim().to_owned());
+            // A list as Python prints it is read as one: '[' and a quote never begin a word.
+            let quotes = ['\'', '"'];
+            let listed = text.trim().strip_prefix('[').filter(|rest| rest.trim_start().starts_with(quotes));
+            let text = listed.and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+            let words = text.split(',').map(|word| word.trim().trim_matches(quotes).to_owned());
             Some(words.filter(|word| !word.is_empty()).collect())
         }
         Content::List(_) => lines(node),

@@ -63,20 +63,24 @@ impl Whole<'_> {
     fn store(&mut self) {
         let present =
             |name: &str| self.merged.get(name).and_then(Value::as_object).filter(|map| !map.is_empty());
-        let section = match (present("etcd3"), present("etcd")) {
-            (Some(_), Some(_)) => {
-                let message = "there is a section etcd and a section etcd3, and only one can be the store";
-                return self.error(
-                    "etcd",
-                    message.to_owned(),
-                    Some("keep one; both mean etcd's version 3 interface"),
+        let sections: Vec<&str> =
+            ["zookeeper", "etcd", "etcd3"].into_iter().filter(|name| present(name).is_some()).collect();
+        let section = match sections[..] {
+            [one] => one,
+            [first, second, ..] => {
+                let message = format!(
+                    "there is a section {first} and a section {second}, and only one can be the store"
                 );
+                let hint = if first == "etcd" {
+                    "keep one; both mean etcd's version 3 interface"
+                } else {
+                    "keep one"
+                };
+                return self.error(first, message, Some(hint));
             }
-            (Some(_), None) => "etcd3",
-            (None, Some(_)) => "etcd",
-            (None, None) => {
-                let other = ["zookeeper", "exhibitor", "consul", "kubernetes", "raft"];
-                if !other.iter().chain(&["etcd3", "etcd"]).any(|name| self.was_wrong(name)) {
+            [] => {
+                let other = ["exhibitor", "consul", "kubernetes", "raft"];
+                if !other.iter().chain(&["etcd3", "etcd", "zookeeper"]).any(|name| self.was_wrong(name)) {
                     let problem = self.missing("etcd3", "missing: the store that the members share");
                     self.findings.errors.push(
                         problem.hint("add: etcd3: {hosts: [10.0.0.1:2379, 10.0.0.2:2379, 10.0.0.3:2379]}"),
@@ -85,6 +89,11 @@ impl Whole<'_> {
                 return;
             }
         };
+        if section == "zookeeper" {
+            self.zookeeper_hosts();
+            self.zookeeper_access();
+            return;
+        }
         self.hosts(section);
         self.url(section);
         let has = |name: &str| self.text(&format!("{section}.{name}")).is_some();
@@ -116,6 +125,59 @@ impl Whole<'_> {
             self.findings
                 .errors
                 .push(problem.hint("set hosts, such as [10.0.0.1:2379, 10.0.0.2:2379, 10.0.0.3:2379]"));
+        }
+    }
+
+    fn zookeeper_hosts(&mut self) {
+        const KEY: &str = "zookeeper.hosts";
+        let listed = self.value(KEY).and_then(Value::as_array).cloned().unwrap_or_default();
+        let hosts: Vec<&str> = listed.iter().filter_map(Value::as_str).collect();
+        for (index, host) in hosts.iter().enumerate() {
+            let (server, below) = host.split_once('/').unwrap_or((host, ""));
+            if address(server, Some(2181)).is_none() || (!below.is_empty() && index + 1 < hosts.len()) {
+                let message = format!(
+                    "found {host:?}, wanted host:port, such as 10.0.0.1:2181, and a path behind the last one only"
+                );
+                self.error(KEY, message, None);
+            }
+        }
+        if hosts.is_empty() && !self.was_wrong("zookeeper") {
+            let problem = self.missing("zookeeper", "names no server");
+            let hint = "set hosts, such as [10.0.0.1:2181, 10.0.0.2:2181, 10.0.0.3:2181]";
+            self.findings.errors.push(problem.hint(hint));
+        }
+    }
+
+    fn zookeeper_access(&mut self) {
+        const KEY: &str = "zookeeper.set_acls";
+        const PERMISSIONS: [&str; 6] = ["CREATE", "READ", "WRITE", "DELETE", "ADMIN", "ALL"];
+        let named = |value: &Value| {
+            value.as_array().is_some_and(|all| {
+                all.iter().all(|one| one.as_str().is_some_and(|one| PERMISSIONS.contains(&one)))
+            })
+        };
+        let right = match self.value(KEY) {
+            None | Some(Value::Null) => true,
+            Some(Value::Object(principals)) => principals.values().all(named),
+            Some(_) => false,
+        };
+        if !right {
+            let message = format!("wanted principals, each with a list of {}", PERMISSIONS.join(", "));
+            self.error(KEY, message, Some("such as {\"CN=agent\": [ALL]}"));
+        }
+        // What is written out as nothing is not there.
+        if let Some(section) = self.merged.get_mut("zookeeper").and_then(Value::as_object_mut) {
+            section.retain(|_, value| !value.is_null());
+        }
+        if self.text("zookeeper.key").is_some() && self.text("zookeeper.cert").is_none() {
+            self.error("zookeeper.key", "has no cert beside it".into(), Some("set cert too"));
+        }
+        let files = ["cacert", "cert"].iter().any(|name| self.text(&format!("zookeeper.{name}")).is_some());
+        if files && self.value("zookeeper.use_ssl") != Some(&Value::Bool(true)) {
+            let place = self.findings.places.get("zookeeper").cloned();
+            let message = "has certificates, but connections are not encrypted".to_owned();
+            let problem = Problem::about(place, "zookeeper", message).hint("set use_ssl: true");
+            self.findings.warnings.push(problem);
         }
     }
 

@@ -9,6 +9,8 @@ pub(crate) enum Fault {
     IgnoresDeadline,
     /// Counts a lease from when the answer came.
     CountsFromTheAnswer,
+    /// Takes ZooKeeper's answer for a proof that its leader has heard of the session.
+    CountsFromEveryAnswer,
     /// Believes that a request without an answer was granted.
     BelievesTheUnanswered,
     /// Takes its own timeline plus one, whatever others were allowed.

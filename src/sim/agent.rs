@@ -230,8 +230,8 @@ impl World {
         let Some(purpose) = agent.pending.remove(&ticket) else { return };
         match purpose {
             Purpose::Open { asked_at } => self.session_opened(host, asked_at, answer),
-            Purpose::Renew { asked_at, session, hold } => {
-                self.session_renewed(host, asked_at, session, hold, answer);
+            Purpose::Renew { asked_at, session, hold, shown } => {
+                self.session_renewed(host, asked_at, session, (hold, shown), answer);
             }
             Purpose::Errand => {
                 let outcome = match answer {

@@ -53,6 +53,7 @@ macro_rules! bites {
 bites! {
     a_lease_is_not_acted_upon_for_ever: IgnoresDeadline, Views;
     a_lease_does_not_count_from_the_answer: CountsFromTheAnswer, Lives;
+    an_answer_of_zookeeper_proves_only_what_was_said_before: CountsFromEveryAnswer, Lives;
     an_unanswered_request_is_no_grant: BelievesTheUnanswered, Lives;
     claims_are_heeded: IgnoresClaims, Both;
     nobody_leads_unguarded: LeadsUnguarded, Views;

@@ -13,6 +13,7 @@ use crate::decide::publish::Identity;
 use crate::model::{
     Job, MemberName, MemberRecord, Moment, PeerAnswer, Reason, Session, SessionId, Status, Tags, Term,
 };
+use crate::store::zookeeper::Touches;
 
 #[derive(Clone, Debug)]
 pub(super) struct Host {
@@ -90,13 +91,15 @@ pub(super) struct Keeper {
     pub session: Option<Session>,
     pub orders: LeaseOrders,
     pub asking: bool,
+    /// What ZooKeeper's leader has certainly heard over the present connection.
+    pub touches: Option<Touches>,
 }
 
 /// Why a request was sent.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
     Open { asked_at: Moment },
-    Renew { asked_at: Moment, session: SessionId, hold: Option<Term> },
+    Renew { asked_at: Moment, session: SessionId, hold: Option<Term>, shown: bool },
     Errand,
     Member(Box<MemberRecord>),
     Status(Status),

@@ -5,8 +5,10 @@ use super::guardian::Speaker;
 use super::host::{Call, Purpose};
 use super::store::{Answer, Request};
 use super::world::{Happening, World};
+use crate::decide::fault::{self, Fault};
 use crate::decide::mind::{Event, LeaseEvent};
-use crate::model::{FenceOrder, Moment, Session, SessionId, Term, Timing};
+use crate::model::{FenceOrder, Moment, Session, SessionId, Span, Term, Timing};
+use crate::store::zookeeper::{Touches, lost_max};
 
 impl World {
     pub fn keeper_ticks(&mut self, host: usize, life: u64) {
@@ -17,7 +19,10 @@ impl World {
         if !agent.keeper.asking && now <= orders.until {
             agent.keeper.asking = true;
             let call = match session {
-                Some(session) => renewal(now, session.id, orders.hold, self.hosts[host].name.clone()),
+                Some(session) => {
+                    let shown = agent.keeper.touches.is_none();
+                    renewal(now, session.id, orders.hold, self.hosts[host].name.clone(), shown)
+                }
                 None => Call {
                     purpose: Purpose::Open { asked_at: now },
                     request: Request::Open { ttl: self.policy.timing.ttl },
@@ -35,7 +40,7 @@ impl World {
             let now = self.local(host);
             let Some(agent) = self.hosts[host].agent.as_mut() else { return };
             agent.keeper.asking = true;
-            let call = renewal(now, id, None, self.hosts[host].name.clone());
+            let call = renewal(now, id, None, self.hosts[host].name.clone(), true);
             self.ask_store(host, call);
         }
         self.after(MS, Happening::KeeperTicks { host, life });
@@ -48,6 +53,7 @@ impl World {
         let Some(Answer::Opened(id)) = answer else { return };
         let session = Session { id: *id, asked_at, ttl };
         agent.keeper.session = Some(session);
+        agent.keeper.touches = self.store.tick.map(|tick| Touches::from(asked_at, tick.times(2)));
         self.hosts[host].saved_session = Some(*id);
         self.learn(host, Event::Lease(LeaseEvent::Opened(session)));
     }
@@ -57,16 +63,34 @@ impl World {
         host: usize,
         asked_at: Moment,
         id: SessionId,
-        hold: Option<Term>,
+        (hold, shown): (Option<Term>, bool),
         answer: Option<&Answer>,
     ) {
         let timing = self.policy.timing;
+        let (now, tick) = (self.local(host), self.store.tick);
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         agent.keeper.asking = false;
         let held_still = hold.filter(|_| agent.keeper.orders.hold == hold);
         match answer {
             Some(Answer::Renewed { key_ours }) => {
-                let session = Session { id, asked_at, ttl: timing.ttl };
+                let mut lost = Span::ZERO;
+                if let Some(tick) = tick {
+                    if shown || agent.keeper.touches.is_none() {
+                        agent.keeper.touches = Some(Touches::from(asked_at, tick.times(2)));
+                    }
+                    if let Some(touches) = agent.keeper.touches.as_mut() {
+                        lost = asked_at.since(touches.answered(asked_at, now));
+                        if lost_max(timing.ttl, touches.settle) < lost {
+                            // The next one goes over a new connection.
+                            agent.keeper.touches = None;
+                            return;
+                        }
+                    }
+                    if fault::active(Fault::CountsFromEveryAnswer) {
+                        lost = Span::ZERO;
+                    }
+                }
+                let session = Session { id, asked_at, ttl: timing.ttl.minus(lost) };
                 agent.keeper.session = Some(session);
                 match held_still {
                     Some(term) if *key_ours => self.term_confirmed(host, session, term, timing),
@@ -95,16 +119,28 @@ impl World {
     }
 
     fn term_confirmed(&mut self, host: usize, session: Session, term: Term, timing: Timing) {
-        let fence_at = timing.fence_at(session.asked_at);
+        let granted = Timing { ttl: session.ttl.min(timing.ttl), ..timing };
+        let fence_at = granted.fence_at(session.asked_at);
         self.order_guardian(host, FenceOrder::Arm { term, fence_at }, Speaker::Keeper);
-        self.note_office(host, term, session.asked_at);
+        self.note_office(host, term, counted_from(session, timing));
         self.learn(host, Event::Lease(LeaseEvent::Renewed { session, term: Some(term) }));
     }
 }
 
-fn renewal(asked_at: Moment, session: SessionId, hold: Option<Term>, name: crate::model::MemberName) -> Call {
+/// When a whole session of the usual length would have begun to end when this one does.
+pub(super) fn counted_from(session: Session, timing: Timing) -> Moment {
+    session.asked_at - timing.ttl.minus(session.ttl)
+}
+
+fn renewal(
+    asked_at: Moment,
+    session: SessionId,
+    hold: Option<Term>,
+    name: crate::model::MemberName,
+    shown: bool,
+) -> Call {
     Call {
-        purpose: Purpose::Renew { asked_at, session, hold },
-        request: Request::Renew { session, hold, name },
+        purpose: Purpose::Renew { asked_at, session, hold, shown },
+        request: Request::Renew { session, hold, name, shown },
     }
 }

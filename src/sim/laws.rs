@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Time;
 use super::host::Host;
+use super::keeper::counted_from;
 use super::postgres::{Branch, Record, Server};
 use super::world::World;
 use crate::decide::mind::{ErrandOutcome, Event, LeaseEvent};
@@ -116,20 +117,21 @@ impl World {
         let Some(agent) = self.hosts[host].agent.as_ref() else { return };
         let confirmed = match event {
             Event::Lease(LeaseEvent::Renewed { session, term: Some(term) }) => {
-                Some((*term, session.asked_at))
+                Some((*term, session.asked_at, counted_from(*session, self.policy.timing)))
             }
             Event::ErrandEnded(ErrandOutcome::Taken { term }) => {
-                agent.mind.view().session.map(|session| (*term, session.asked_at))
+                let counted = |session| counted_from(session, self.policy.timing);
+                agent.mind.view().session.map(|session| (*term, session.asked_at, counted(session)))
             }
             _ => None,
         };
-        let Some((term, asked_at)) = confirmed else { return };
+        let Some((term, asked_at, counted_from)) = confirmed else { return };
         if let Some(agent) = self.hosts[host].agent.as_mut() {
             let known = agent.confirmed.entry(term).or_insert(asked_at);
             *known = (*known).max(asked_at);
         }
         if agent_took(event) && self.hosts[host].office.is_none_or(|(known, _)| known <= term) {
-            self.note_office(host, term, asked_at);
+            self.note_office(host, term, counted_from);
         }
     }
 

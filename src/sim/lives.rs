@@ -15,6 +15,7 @@ use super::world::World;
 use super::{SECOND, Time};
 use crate::clock;
 use crate::model::{Policy, Rule, Span, Timing};
+use crate::store::zookeeper::TTL_MIN;
 
 /// How long troubles go on, and how long everything may take afterwards: with clones, rewinds and their pauses.
 const TROUBLED: Time = 180 * SECOND;
@@ -27,13 +28,21 @@ const LINES_SHOWN: usize = 150;
 pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
     let mut random = Random::new(seed ^ 0xC0FF_EE00);
     let members = [3, 3, 3, 2, 4, 5][random.index(6)];
-    let ttl = [5, 10, 10, 15, 30][random.index(5)];
+    let mut ttl = [5, 10, 10, 15, 30][random.index(5)];
+    let zookeeper = Random::new(seed ^ 0x5EED_2EE9).below(3) == 0 && !seeds_to_remember().contains(&seed);
+    if zookeeper {
+        ttl = ttl.max(TTL_MIN.as_ms() / 1000);
+    }
     let policy = Policy {
         timing: Timing::for_ttl(Span::from_secs(ttl)),
         watchdog_required: watchdogs(seed).is_some(),
         ..Policy::default()
     };
     let mut world = World::new(seed, members, Habits::rough(), policy);
+    if zookeeper {
+        // As short a tick as the lease needs, and otherwise ZooKeeper's usual one.
+        world.store.tick = Some(Span::from_ms(if ttl < 10 { 500 } else { 2_000 }));
+    }
     for host in 0..members {
         world.after(random.between(0, 2 * SECOND), super::world::Happening::AgentStarts { host });
     }

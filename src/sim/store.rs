@@ -14,13 +14,37 @@ use crate::model::{
 
 #[derive(Clone, Debug)]
 pub(super) enum Request {
-    Open { ttl: Span },
-    Renew { session: SessionId, hold: Option<Term>, name: MemberName },
-    Close { session: SessionId },
-    Errand { errand: Errand, name: MemberName, session: Option<SessionId> },
-    PutMember { name: MemberName, record: Box<MemberRecord>, session: SessionId },
-    PutStatus { term: Term, status: Status },
-    PutHistory { term: Term, history: Vec<HistoryLine> },
+    Open {
+        ttl: Span,
+    },
+    /// `shown`: over a new connection, which ZooKeeper's leader hears of at once.
+    Renew {
+        session: SessionId,
+        hold: Option<Term>,
+        name: MemberName,
+        shown: bool,
+    },
+    Close {
+        session: SessionId,
+    },
+    Errand {
+        errand: Errand,
+        name: MemberName,
+        session: Option<SessionId>,
+    },
+    PutMember {
+        name: MemberName,
+        record: Box<MemberRecord>,
+        session: SessionId,
+    },
+    PutStatus {
+        term: Term,
+        status: Status,
+    },
+    PutHistory {
+        term: Term,
+        history: Vec<HistoryLine>,
+    },
     Read,
 }
 
@@ -49,11 +73,21 @@ enum Making {
 pub(super) struct StoreSession {
     ttl: Span,
     pub ends_at: Time,
+    /// Since when the store's leader knows of the session, and what it has not heard of yet. (ZooKeeper only.)
+    known_at: Time,
+    unheard: [Time; UNHEARD_MAX],
 }
+
+/// More renewals than come within a tick.
+const UNHEARD_MAX: usize = 8;
 
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     pub up: bool,
+    /// The store is ZooKeeper, with a tick of this length. Its leader ends sessions, and hears of those that are spoken to
+    /// other servers every half tick. Here it always goes as badly as it can: the server that was spoken to is lost before
+    /// it is asked again. Sessions end at ticks only.
+    pub tick: Option<Span>,
     /// Its clock runs this much faster than true time.
     pub clock_ppm: i64,
     pub revision: i64,
@@ -73,6 +107,7 @@ impl Store {
     pub fn new(clock_ppm: i64) -> Store {
         Store {
             up: true,
+            tick: None,
             clock_ppm,
             revision: 1,
             sessions: BTreeMap::new(),
@@ -93,11 +128,10 @@ impl Store {
             Request::Open { ttl } => {
                 let id = SessionId(self.next_session);
                 self.next_session += 1;
-                let ends_at = self.end_of(now, ttl);
-                self.sessions.insert(id, StoreSession { ttl, ends_at });
+                self.sessions.insert(id, self.known(now, ttl));
                 Answer::Opened(id)
             }
-            Request::Renew { session, hold, name } => self.renew(now, session, hold, &name),
+            Request::Renew { session, hold, name, shown } => self.renew(now, session, hold, &name, shown),
             Request::Close { session } => {
                 self.end_session(session);
                 Answer::Written
@@ -166,13 +200,8 @@ impl Store {
 
     /// A new leader among the store's servers does not know when sessions were renewed last, and begins anew.
     pub fn extend_sessions(&mut self, now: Time) {
-        let ends: Vec<(SessionId, Time)> =
-            self.sessions.iter().map(|(id, session)| (*id, self.end_of(now, session.ttl))).collect();
-        for (id, ends_at) in ends {
-            if let Some(session) = self.sessions.get_mut(&id) {
-                session.ends_at = ends_at;
-            }
-        }
+        let anew = self.sessions.iter().map(|(id, session)| (*id, self.known(now, session.ttl)));
+        self.sessions = anew.collect();
     }
 
     pub fn request_failover(&mut self, leader: Option<MemberName>, candidate: Option<MemberName>) {
@@ -193,13 +222,40 @@ impl Store {
 
     fn end_of(&self, now: Time, ttl: Span) -> Time {
         let faster = u64::try_from(1_000_000 + self.clock_ppm).unwrap_or(1_000_000);
-        now + ttl.as_ms() * MS * 1_000_000 / faster
+        let end = now + ttl.as_ms() * MS * 1_000_000 / faster;
+        match self.tick {
+            Some(tick) => end.next_multiple_of(tick.as_ms() * MS),
+            None => end,
+        }
     }
 
-    fn renew(&mut self, now: Time, id: SessionId, hold: Option<Term>, name: &MemberName) -> Answer {
-        let Some(ttl) = self.sessions.get(&id).map(|session| session.ttl) else { return Answer::SessionGone };
-        let ends_at = self.end_of(now, ttl);
-        self.sessions.insert(id, StoreSession { ttl, ends_at });
+    /// A session that the store's leader has heard of just now.
+    fn known(&self, now: Time, ttl: Span) -> StoreSession {
+        StoreSession { ttl, ends_at: self.end_of(now, ttl), known_at: now, unheard: [now; UNHEARD_MAX] }
+    }
+
+    /// A session that was spoken to just now.
+    fn spoken_to(&self, now: Time, session: StoreSession, shown: bool) -> StoreSession {
+        let Some(tick) = self.tick.filter(|_| !shown) else { return self.known(now, session.ttl) };
+        let asked_for_since = now.saturating_sub(tick.as_ms() * MS / 2);
+        let heard = session.unheard.iter().copied().filter(|at| *at <= asked_for_since);
+        let known_at = heard.fold(session.known_at, Time::max);
+        let mut unheard = session.unheard;
+        unheard.rotate_left(1);
+        unheard[UNHEARD_MAX - 1] = now;
+        StoreSession { known_at, unheard, ends_at: self.end_of(known_at, session.ttl), ..session }
+    }
+
+    fn renew(
+        &mut self,
+        now: Time,
+        id: SessionId,
+        hold: Option<Term>,
+        name: &MemberName,
+        shown: bool,
+    ) -> Answer {
+        let Some(session) = self.sessions.get(&id).copied() else { return Answer::SessionGone };
+        self.sessions.insert(id, self.spoken_to(now, session, shown));
         let ours =
             |leader: &Leader| leader.name == *name && Some(leader.term) == hold && leader.session == Some(id);
         Answer::Renewed { key_ours: self.leader.as_ref().is_some_and(ours) }

@@ -35,6 +35,9 @@ pub struct Transaction {
     pub writes: Vec<Write>,
     /// What to look at if a check fails, to know why.
     pub look_at: Vec<String>,
+    /// Keys that change whenever one that is checked is deleted and made again. For stores that look before they write, and
+    /// could not tell the new one from the old.
+    pub witnesses: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,7 +46,7 @@ pub struct Check {
     pub must: Must,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Must {
     BeAbsent,
     /// Last written at this revision; 0: be absent.
@@ -98,6 +101,20 @@ impl Transaction {
     pub fn else_look_at(mut self, path: &str) -> Transaction {
         self.look_at.push(path.to_owned());
         self
+    }
+
+    #[must_use]
+    pub fn witnessed_by(mut self, path: &str) -> Transaction {
+        self.witnesses.push(path.to_owned());
+        self
+    }
+}
+
+impl Write {
+    pub fn path(&self) -> &str {
+        match self {
+            Write::Put { path, .. } | Write::Delete { path } => path,
+        }
     }
 }
 

@@ -210,6 +210,7 @@ impl Store {
             .when(&leader, Must::Hold(format::leader(me).into()))
             .when(&leader, Must::BeCreatedAt(i64::try_from(term.0).unwrap_or(i64::MAX)))
             .else_look_at(&leader)
+            .witnessed_by(&self.place.path(&Key::Claim))
     }
 }
 

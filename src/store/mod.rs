@@ -1,10 +1,10 @@
 //! The store in our words: snapshots, sessions, the lease, and the few keys that are compared and set.
 //!
-//! Nothing here decides and nothing here knows the local clock: whoever renews notes the time before asking.
+//! Nothing here decides: whoever renews notes the time before asking.
 //! Every call has a deadline. An answer that did not come is `Unanswered`, never a loss and never a win.
 //!
 //! `kv` is what an adapter must be able to do; `lease` and `keys` are the words, written once on top of it; `format` is
-//! the spelling; `etcd` and `memory` are the adapters. A `Store` is cheap to clone, and the clones share a connection.
+//! the spelling; `etcd`, `zookeeper` and `memory` are the adapters. A `Store` is cheap to clone, and the clones share a connection.
 //! A thread with a runtime of its own connects for itself: nothing of a `Store` may wait for another runtime.
 
 mod error;
@@ -14,7 +14,9 @@ mod keys;
 pub mod kv;
 mod lease;
 pub mod memory;
+mod share;
 mod watch;
+pub mod zookeeper;
 
 use std::time::Duration;
 
@@ -28,8 +30,10 @@ use kv::{Entry, Reading, Transaction, Verdict};
 pub use lease::OpenedSession;
 pub use memory::Memory;
 pub use watch::{StoreEvent, Watch};
+use zookeeper::Zookeeper;
+pub use zookeeper::ZookeeperSettings;
 
-use crate::model::{SessionId, Span};
+use crate::model::{Secret, SessionId, Span};
 
 /// A cluster's place in a store.
 #[derive(Clone, Debug)]
@@ -48,12 +52,14 @@ pub struct StoreSettings {
 #[derive(Clone, Debug)]
 pub enum AdapterSettings {
     Etcd(EtcdSettings),
+    Zookeeper(ZookeeperSettings),
     Memory(Memory),
 }
 
 #[derive(Clone, Debug)]
 enum Adapter {
     Etcd(Etcd),
+    Zookeeper(Zookeeper),
     Memory(Memory),
 }
 
@@ -72,6 +78,7 @@ impl Store {
         let place = Place::new(&settings.namespace, &settings.scope);
         let adapter = match &settings.adapter {
             AdapterSettings::Etcd(settings) => Adapter::Etcd(Etcd::new(settings, place.path(&Key::Leader))),
+            AdapterSettings::Zookeeper(settings) => Adapter::Zookeeper(Zookeeper::new(settings)),
             AdapterSettings::Memory(memory) => Adapter::Memory(memory.clone()),
         };
         Store { adapter, place }
@@ -81,12 +88,39 @@ impl Store {
         &self.place
     }
 
+    /// Whoever may not renew says so: from now on nothing in this process keeps the session alive. (In etcd only renewals do.)
+    pub fn let_lapse(&self, session: SessionId) {
+        match &self.adapter {
+            Adapter::Zookeeper(zookeeper) => zookeeper.let_lapse(session),
+            Adapter::Etcd(_) | Adapter::Memory(_) => {}
+        }
+    }
+
     /// Snapshots of the cluster from now on, and the news that the store has fallen silent. Must be called on a runtime;
     /// the task behind it ends with the `Watch`.
     pub fn watch(&self) -> Watch {
         match &self.adapter {
             Adapter::Etcd(etcd) => etcd.watch(&self.place),
+            Adapter::Zookeeper(zookeeper) => zookeeper.watch(&self.place),
             Adapter::Memory(memory) => memory.watch(&self.place),
+        }
+    }
+}
+
+impl StoreSettings {
+    /// What the next life of this agent must know besides a session's number to go on with it.
+    pub fn session_secret(&self, session: SessionId) -> Option<Secret> {
+        match &self.adapter {
+            AdapterSettings::Zookeeper(settings) => settings.sessions.secret(session),
+            AdapterSettings::Etcd(_) | AdapterSettings::Memory(_) => None,
+        }
+    }
+
+    /// Takes over a session of a former life.
+    pub fn adopt_session(&self, session: SessionId, secret: &Secret) {
+        match &self.adapter {
+            AdapterSettings::Zookeeper(settings) => settings.sessions.adopt(session, secret),
+            AdapterSettings::Etcd(_) | AdapterSettings::Memory(_) => {}
         }
     }
 }
@@ -100,6 +134,7 @@ impl Adapter {
     ) -> Result<Reading, StoreError> {
         match self {
             Adapter::Etcd(etcd) => etcd.read(attempt, prefix, within).await,
+            Adapter::Zookeeper(zookeeper) => zookeeper.read(attempt, prefix, within).await,
             Adapter::Memory(memory) => memory.read(attempt, prefix),
         }
     }
@@ -112,6 +147,7 @@ impl Adapter {
     ) -> Result<Verdict, StoreError> {
         match self {
             Adapter::Etcd(etcd) => etcd.transact(attempt, transaction, within).await,
+            Adapter::Zookeeper(zookeeper) => zookeeper.transact(attempt, transaction, within).await,
             Adapter::Memory(memory) => memory.transact(attempt, &transaction),
         }
     }
@@ -119,6 +155,7 @@ impl Adapter {
     async fn remove(&self, attempt: &'static str, prefix: &str, within: Duration) -> Result<(), StoreError> {
         match self {
             Adapter::Etcd(etcd) => etcd.remove(attempt, prefix, within).await,
+            Adapter::Zookeeper(zookeeper) => zookeeper.remove(attempt, prefix, within).await,
             Adapter::Memory(memory) => memory.remove(attempt, prefix),
         }
     }
@@ -126,6 +163,7 @@ impl Adapter {
     async fn open_session(&self, ttl: Span, within: Duration) -> Result<OpenedSession, StoreError> {
         match self {
             Adapter::Etcd(etcd) => etcd.open_session(ttl, within).await,
+            Adapter::Zookeeper(zookeeper) => zookeeper.open_session(ttl, within).await,
             Adapter::Memory(memory) => memory.open_session(ttl),
         }
     }
@@ -133,6 +171,7 @@ impl Adapter {
     async fn renew(&self, session: SessionId, leader: &str, within: Duration) -> Result<Renewal, StoreError> {
         match self {
             Adapter::Etcd(etcd) => etcd.renew(session, leader, within).await,
+            Adapter::Zookeeper(zookeeper) => zookeeper.renew(session, leader, within).await,
             Adapter::Memory(memory) => memory.renew(session, leader),
         }
     }
@@ -140,6 +179,7 @@ impl Adapter {
     async fn close_session(&self, session: SessionId, within: Duration) -> Result<(), StoreError> {
         match self {
             Adapter::Etcd(etcd) => etcd.close_session(session, within).await,
+            Adapter::Zookeeper(zookeeper) => zookeeper.close_session(session, within).await,
             Adapter::Memory(memory) => memory.close_session(session),
         }
     }

@@ -6,6 +6,7 @@ mod rest;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;
+mod zookeeper;
 
 use nix::sys::signal::Signal;
 
@@ -144,14 +145,22 @@ fn a_primary_that_is_cut_off_stops_by_its_deadline_and_rejoins() {
 
 #[test]
 fn losing_the_leader_of_etcd_costs_nothing() {
-    in_lab(&Setup { etcds: 3, ..Setup::default() }, async |lab| {
+    in_lab(&Setup { store_servers: 3, ..Setup::default() }, async |lab| {
         let leader = founded(lab).await;
         let writer = lab.write_anywhere();
         lab.more_rows(50).await;
-        let first = lab.etcds.iter().position(support::lab::Etcd::leads).expect("etcd has a leader");
-        lab.etcds[first].kill();
+        let first = lab
+            .store_servers
+            .iter()
+            .position(support::store_server::StoreServer::leads)
+            .expect("etcd has a leader");
+        lab.store_servers[first].kill();
         wait_for("etcd's new leader", async || {
-            lab.etcds.iter().enumerate().any(|(index, etcd)| index != first && etcd.leads()).then_some(())
+            lab.store_servers
+                .iter()
+                .enumerate()
+                .any(|(index, server)| index != first && server.leads())
+                .then_some(())
         })
         .await;
         lab.more_rows(200).await;
@@ -164,18 +173,18 @@ fn losing_the_leader_of_etcd_costs_nothing() {
 
 #[test]
 fn without_a_store_the_primary_stops_and_with_it_leads_again() {
-    in_lab(&Setup { etcds: 3, ..Setup::default() }, async |lab| {
+    in_lab(&Setup { store_servers: 3, ..Setup::default() }, async |lab| {
         let leader = founded(lab).await;
         let writer = lab.write_anywhere();
         lab.more_rows(50).await;
-        lab.etcds[0].kill();
-        lab.etcds[1].kill();
+        lab.store_servers[0].kill();
+        lab.store_servers[1].kill();
         wait_for("a primary that has stopped", async || {
             (lab.nodes[leader].http_status("/primary") == Some(503)).then_some(())
         })
         .await;
-        lab.etcds[0].start();
-        lab.etcds[1].start();
+        lab.store_servers[0].start();
+        lab.store_servers[1].start();
         let next = lab.healthy().await;
         lab.more_rows(50).await;
         drop(writer);

@@ -9,11 +9,13 @@ use tenure::model::{
 };
 use tenure::store::{
     AdapterSettings, EtcdSettings, Memory, Store, StoreError, StoreEvent, StoreSettings, Watch,
+    ZookeeperSettings,
 };
 use tokio::time::timeout;
 
 use crate::etcd_server::Etcd;
 use crate::proxy::{Proxy, Wire};
+use crate::zookeeper_server::{self, Zookeeper};
 
 /// For calls that are answered: only reached if something is wrong.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -31,6 +33,11 @@ pub enum Rig {
         etcd: Etcd,
         wire: Proxy,
     },
+    Zookeeper {
+        zookeeper: Zookeeper,
+        wire: Proxy,
+        settings: ZookeeperSettings,
+    },
 }
 
 impl Rig {
@@ -44,6 +51,14 @@ impl Rig {
         Rig::Etcd { etcd, wire }
     }
 
+    pub async fn zookeeper() -> Rig {
+        let zookeeper = Zookeeper::single().await;
+        let wire = Proxy::to(&zookeeper.servers[0].endpoint).await;
+        let settings =
+            ZookeeperSettings { hosts: vec![wire.address.to_string()], ..ZookeeperSettings::default() };
+        Rig::Zookeeper { zookeeper, wire, settings }
+    }
+
     pub fn store(&self) -> Store {
         self.store_of("batman")
     }
@@ -55,6 +70,7 @@ impl Rig {
                 endpoints: vec![wire.address.to_string()],
                 ..EtcdSettings::default()
             }),
+            Rig::Zookeeper { settings, .. } => AdapterSettings::Zookeeper(settings.clone()),
         };
         store(adapter, scope)
     }
@@ -67,6 +83,11 @@ impl Rig {
             Rig::Etcd { etcd, .. } => {
                 etcd.client().await.put(path, value, None).await.expect("etcd takes anything");
             }
+            // A path that ends like a directory is none in ZooKeeper.
+            Rig::Zookeeper { .. } if path.ends_with('/') => {}
+            Rig::Zookeeper { zookeeper, .. } => {
+                zookeeper_server::put(&zookeeper.servers[0].endpoint, &path, value);
+            }
         }
     }
 
@@ -74,6 +95,7 @@ impl Rig {
         match self {
             Rig::Memory(memory) => memory.set_reachable(false),
             Rig::Etcd { etcd, .. } => etcd.servers[0].freeze(),
+            Rig::Zookeeper { zookeeper, .. } => zookeeper.servers[0].freeze(),
         }
     }
 
@@ -81,6 +103,7 @@ impl Rig {
         match self {
             Rig::Memory(memory) => memory.set_reachable(true),
             Rig::Etcd { etcd, .. } => etcd.servers[0].thaw(),
+            Rig::Zookeeper { zookeeper, .. } => zookeeper.servers[0].thaw(),
         }
     }
 
@@ -88,14 +111,14 @@ impl Rig {
     pub fn lose_answers(&self) {
         match self {
             Rig::Memory(memory) => memory.lose_answers(1),
-            Rig::Etcd { wire, .. } => wire.set(Wire::Mute),
+            Rig::Etcd { wire, .. } | Rig::Zookeeper { wire, .. } => wire.set(Wire::Mute),
         }
     }
 
     pub fn carry_answers(&self) {
         match self {
             Rig::Memory(memory) => memory.lose_answers(0),
-            Rig::Etcd { wire, .. } => wire.set(Wire::Open),
+            Rig::Etcd { wire, .. } | Rig::Zookeeper { wire, .. } => wire.set(Wire::Open),
         }
     }
 }
@@ -138,6 +161,12 @@ pub async fn session(store: &Store, ttl: Span) -> SessionId {
 
 pub async fn snapshot(store: &Store) -> Cluster {
     store.snapshot(LONG).await.expect("the store answers")
+}
+
+/// ZooKeeper counts from the last word that it has certainly heard, which may be a moment ago.
+#[track_caller]
+pub fn whole_life(granted: Span) {
+    assert!(granted <= LIFE && LIFE.minus(Span::from_secs(10)) <= granted, "{granted}");
 }
 
 #[track_caller]

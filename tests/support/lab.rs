@@ -16,6 +16,7 @@ use super::disk::OwnDisk;
 use super::majors::bin_dirs;
 use super::netns::{self, Namespace};
 use super::rest;
+use super::store_server::{StoreKind, StoreServer};
 use super::watchdog_device::{Manners, WatchdogDevice};
 use super::writer::{Ledger, Writer, connect};
 use super::{wait_blocking, wait_for};
@@ -23,10 +24,12 @@ use super::{wait_blocking, wait_for};
 pub const PASSWORD: &str = "secret-of-the-tests";
 const HUB: &str = "10.99.0.1";
 
-/// How a lab differs from three nodes on three etcd with a short lease.
+/// How a lab differs from three nodes on one etcd with a short lease.
 pub struct Setup {
     pub nodes: usize,
-    pub etcds: usize,
+    pub store: StoreKind,
+    /// Servers of the store.
+    pub store_servers: usize,
     pub ttl: u32,
     /// PostgreSQL's programs.
     pub bin_dir: PathBuf,
@@ -39,14 +42,22 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Setup {
         let bin_dir = bin_dirs().swap_remove(0);
-        Setup { nodes: 3, etcds: 1, ttl: 5, bin_dir, disk_megabytes: None, watchdogs: false }
+        Setup {
+            nodes: 3,
+            store: StoreKind::Etcd,
+            store_servers: 1,
+            ttl: 5,
+            bin_dir,
+            disk_megabytes: None,
+            watchdogs: false,
+        }
     }
 }
 
 pub struct Lab {
     // Dropped first to last: machines before the hub, everything before the directory.
     pub nodes: Vec<Node>,
-    pub etcds: Vec<Etcd>,
+    pub store_servers: Vec<StoreServer>,
     pub hub: Namespace,
     pub ledger: Ledger,
     /// What an agent may complain of, since the test has done it.
@@ -64,14 +75,6 @@ pub struct Node {
     agent: Option<Child>,
     // Dropped after everybody who writes to it has gone.
     disk: Option<OwnDisk>,
-}
-
-pub struct Etcd {
-    pub machine: Namespace,
-    name: String,
-    arguments: Vec<String>,
-    dir: PathBuf,
-    server: Option<Child>,
 }
 
 /// Runs a test inside the hub of a lab of its own. Without root there are no namespaces, and the test says so.
@@ -99,9 +102,8 @@ impl Lab {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
         let hub = Namespace::hub(format!("{id}-hub"), HUB);
         let binaries = copy_binaries(dir.path());
-        let etcds = Etcd::cluster(setup.etcds, &id, &hub, dir.path());
-        let hosts: Vec<String> =
-            (0..setup.etcds).map(|index| format!("{}:2379", Etcd::address(index))).collect();
+        let store_servers = StoreServer::cluster(setup, &id, &hub, dir.path());
+        let hosts: Vec<String> = store_servers.iter().map(StoreServer::endpoint).collect();
         let nodes = (0..setup.nodes)
             .map(|index| {
                 let address = format!("10.99.0.{}", 11 + index);
@@ -121,7 +123,7 @@ impl Lab {
                 Node { watchdog, name, address, dir: node_dir, machine, binaries, agent: None, disk }
             })
             .collect();
-        Lab { nodes, etcds, hub, ledger: Ledger::default(), expected: Vec::new(), _dir: dir }
+        Lab { nodes, store_servers, hub, ledger: Ledger::default(), expected: Vec::new(), _dir: dir }
     }
 
     pub fn start_everybody(&mut self) {
@@ -307,70 +309,6 @@ impl Node {
     }
 }
 
-impl Etcd {
-    fn address(index: usize) -> String {
-        format!("10.99.0.{}", 21 + index)
-    }
-
-    fn cluster(count: usize, id: &str, hub: &Namespace, dir: &Path) -> Vec<Etcd> {
-        let members: Vec<String> =
-            (0..count).map(|index| format!("e{index}=http://{}:2380", Etcd::address(index))).collect();
-        let members = members.join(",");
-        let start = |index: usize| {
-            let address = Etcd::address(index);
-            let name = format!("e{index}");
-            let data = dir.join(&name);
-            let flags = [
-                ("--name", name.clone()),
-                ("--data-dir", data.display().to_string()),
-                ("--listen-client-urls", format!("http://{address}:2379")),
-                ("--advertise-client-urls", format!("http://{address}:2379")),
-                ("--listen-peer-urls", format!("http://{address}:2380")),
-                ("--initial-advertise-peer-urls", format!("http://{address}:2380")),
-                ("--initial-cluster", members.clone()),
-                ("--logger", "zap".to_owned()),
-            ];
-            let arguments = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
-            let machine = Namespace::spoke(format!("{id}-{name}"), hub, &name, &address);
-            let mut etcd = Etcd { machine, name, arguments, dir: dir.to_owned(), server: None };
-            etcd.start();
-            etcd
-        };
-        (0..count).map(start).collect()
-    }
-
-    pub fn start(&mut self) {
-        let log =
-            fs::File::options().append(true).create(true).open(self.dir.join(format!("{}.log", self.name)));
-        let log = log.expect("our own log");
-        let mut command = self.machine.command("etcd");
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.server = Some(command.spawn().expect("etcd is installed"));
-    }
-
-    pub fn kill(&mut self) {
-        self.machine.kill_everybody();
-        if let Some(mut server) = self.server.take() {
-            let _ = server.wait();
-        }
-    }
-
-    pub fn leads(&self) -> bool {
-        let endpoint =
-            self.arguments.iter().find(|argument| argument.ends_with(":2379")).expect("a client address");
-        let output = self
-            .machine
-            .command("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", endpoint, "endpoint", "status", "-w", "json"])
-            .output()
-            .expect("etcdctl is installed");
-        let Ok(Value::Array(status)) = serde_json::from_slice::<Value>(&output.stdout) else { return false };
-        let status = &status[0]["Status"];
-        status["leader"] == status["header"]["member_id"] && !status["leader"].is_null()
-    }
-}
-
 impl Drop for Node {
     fn drop(&mut self) {
         // Nobody who waits for a frozen disk can be killed.
@@ -381,25 +319,23 @@ impl Drop for Node {
     }
 }
 
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn configuration(setup: &Setup, name: &str, address: &str, dir: &Path, etcds: &[String]) -> String {
-    let (dir, etcds, ttl) = (dir.display(), etcds.join(","), setup.ttl);
+fn configuration(setup: &Setup, name: &str, address: &str, dir: &Path, store_servers: &[String]) -> String {
+    let (dir, store_servers, ttl) = (dir.display(), store_servers.join(","), setup.ttl);
     let bin_dir = setup.bin_dir.display();
     let data = if setup.disk_megabytes.is_some() { "disk/data" } else { "data" };
     let watchdog = if setup.watchdogs { "required" } else { "off" };
+    let store = match setup.store {
+        StoreKind::Etcd => "etcd3",
+        StoreKind::Zookeeper => "zookeeper",
+    };
     format!(
         "scope: lab
 name: {name}
 restapi:
   listen: {address}:8008
   connect_address: {address}:8008
-etcd3:
-  hosts: {etcds}
+{store}:
+  hosts: {store_servers}
 tenure:
   state_dir: {dir}/state
 watchdog:

@@ -13,8 +13,10 @@ pub mod machines;
 pub mod majors;
 pub mod netns;
 pub mod rest;
+pub mod store_server;
 pub mod watchdog_device;
 pub mod writer;
+pub mod zookeeper;
 
 /// A condition that takes longer than this will never come.
 pub const PATIENCE: Span = Span::from_secs(60);

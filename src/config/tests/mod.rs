@@ -128,8 +128,8 @@ fn what_is_not_there_yet_is_refused_or_warned_about_by_name() {
          hint: without it the cluster would not do what this file says; remove it if that is right",
     );
     refused(
-        "zookeeper: {hosts: [a]}\n",
-        "error: node1.yml:10:12: zookeeper: this version cannot do this yet (ZooKeeper as the store)\n\
+        "exhibitor: {hosts: [a]}\n",
+        "error: node1.yml:10:12: exhibitor: this version cannot do this yet (ZooKeeper through Exhibitor)\n\
          hint: without it the cluster would not do what this file says; remove it if that is right",
     );
     refused(
@@ -400,12 +400,60 @@ fn every_setting_of_the_table_reaches_its_type_or_says_why_not() {
     ));
     let printed = serde_json::to_value(&config.config).expect("it can be printed");
     for row in LOCAL.iter().copied().flatten().filter(|row| row.state == State::Honoured) {
-        let by_role = ["etcd.", "tags.", "postgresql.authentication."];
+        let by_role = ["etcd.", "zookeeper.", "tags.", "postgresql.authentication."];
         if by_role.iter().any(|prefix| row.path.starts_with(prefix)) {
             continue;
         }
         let reached = row.path.split('.').try_fold(&printed, |value, name| value.get(name));
         assert!(reached.is_some(), "{} is honoured, but no type holds it", row.path);
+    }
+}
+
+const ETCD: &str = "etcd3: {hosts: [127.0.0.1:2379]}";
+
+#[test]
+fn zookeeper_is_configured_as_for_patroni() {
+    let with = |section: &str| GOOD.replace(ETCD, &format!("zookeeper: {section}"));
+    for hosts in ["[a, 'b:2182', c:2183/x]", "'a,b:2182, c:2183/x'", "\"['a', 'b:2182', 'c:2183/x']\""] {
+        let zookeeper =
+            good(&with(&format!("{{hosts: {hosts}}}"))).config.zookeeper.expect("it is the store");
+        assert_eq!(zookeeper.hosts, ["a", "b:2182", "c:2183/x"], "{hosts}");
+        assert!(zookeeper.verify && !zookeeper.use_ssl);
+    }
+    let everything = "{hosts: [a], use_ssl: true, cacert: /ca, cert: /c, key: /k, verify: false, \
+                      set_acls: {CN=agent: [ALL], 'digest:u:x': [READ, WRITE]}, auth_data: {digest: 'u:hunter2'}}";
+    let config = good(&with(everything)).config;
+    let zookeeper = config.zookeeper.as_ref().expect("it is the store");
+    assert_eq!(zookeeper.set_acls["digest:u:x"], ["READ", "WRITE"]);
+    assert_eq!(zookeeper.auth_data["digest"].reveal(), "u:hunter2");
+    assert!(!config.to_yaml().contains("hunter2") && !config.to_yaml().contains("etcd3"));
+    let printed = serde_json::to_value(zookeeper).expect("it can be printed");
+    for row in LOCAL.iter().copied().flatten().filter(|row| row.state == State::Honoured) {
+        if let Some(name) = row.path.strip_prefix("zookeeper.") {
+            assert!(printed.get(name).is_some(), "{name} is honoured, but no type holds it");
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_zookeepers_section_is_named() {
+    refused(
+        "zookeeper: {hosts: [a]}\n",
+        "error: node1.yml:10:1: zookeeper: there is a section zookeeper and a section etcd3, and only one can be the store\n\
+         hint: keep one",
+    );
+    for (section, told) in [
+        ("{use_ssl: true}", "names no server"),
+        ("{hosts: ['a:b']}", "wanted host:port"),
+        ("{hosts: [a/x, b]}", "a path behind the last one only"),
+        ("{hosts: [a], set_acls: {x: [ANYTHING]}}", "wanted principals"),
+        ("{hosts: [a], set_acls: [x]}", "wanted principals"),
+        ("{hosts: [a], key: /k}", "has no cert beside it"),
+        ("{hosts: [a], key_password: hunter2}", "this version cannot do this yet (the key's password)"),
+    ] {
+        let text = GOOD.replace(ETCD, &format!("zookeeper: {section}"));
+        let problems = load_all(&[&text], &[]).expect_err(section).to_string();
+        assert!(problems.contains(told) && !problems.contains("hunter2"), "{section}: {problems}");
     }
 }
 

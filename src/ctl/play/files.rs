@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::StoreKind;
 use super::ports::{HOST, Ports};
 
 /// Members are called after towns, so that nobody thinks that the first one is the primary.
@@ -10,9 +11,20 @@ pub const MEMBERS: [&str; 3] = ["turku", "oulu", "vaasa"];
 pub const SCOPE: &str = "play";
 
 /// One member's configuration.
-pub fn member(index: u16, ports: Ports, dir: &Path, bin_dir: &Path, password: &str, ttl: u32) -> String {
+pub fn member(
+    index: u16,
+    ports: Ports,
+    dir: &Path,
+    bin_dir: &Path,
+    password: &str,
+    (store, ttl): (StoreKind, u32),
+) -> String {
     let name = MEMBERS[usize::from(index - 1)];
-    let (rest, postgres, etcd) = (ports.rest(index), ports.postgres(index), ports.etcd_client());
+    let (rest, postgres) = (ports.rest(index), ports.postgres(index));
+    let (store, store_port) = match store {
+        StoreKind::Etcd => ("etcd3", ports.etcd_client()),
+        StoreKind::Zookeeper => ("zookeeper", ports.zookeeper()),
+    };
     let (home, bin_dir) = (dir.join(name), bin_dir.display());
     let home = home.display();
     format!(
@@ -22,8 +34,8 @@ name: {name}
 restapi:
   listen: {HOST}:{rest}
   connect_address: {HOST}:{rest}
-etcd3:
-  hosts: {HOST}:{etcd}
+{store}:
+  hosts: {HOST}:{store_port}
 tenure:
   state_dir: {home}/state
 bootstrap:
@@ -59,6 +71,21 @@ postgresql:
     unix_socket_directories: {home}
     shared_buffers: 32MB
 "
+    )
+}
+
+/// One server with short ticks, so that short leases are possible.
+pub fn zookeeper(ports: Ports, dir: &Path) -> String {
+    format!(
+        "# Written by `tenurectl play`; overwritten by its next start.
+tickTime=500
+dataDir={}
+clientPort={}
+clientPortAddress={HOST}
+admin.enableServer=false
+",
+        dir.join("zookeeper").display(),
+        ports.zookeeper()
     )
 }
 

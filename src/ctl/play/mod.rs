@@ -27,7 +27,10 @@ const KEYS: usize = 16;
 
 #[derive(Debug, clap::Args)]
 pub struct PlayArguments {
-    /// Where everything lies [default: tenure-play-UID in /var/tmp]
+    /// What the members share
+    #[arg(long, value_enum, default_value_t = StoreKind::Etcd)]
+    store: StoreKind,
+    /// Where everything lies [default: tenure-play-UID in /var/tmp, with the store's name if it is not etcd]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Add N to every port, if the usual ones are taken
@@ -36,12 +39,18 @@ pub struct PlayArguments {
     /// The directory with PostgreSQL's programs [default: the newest installed]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
-    /// Lease time in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    ttl: u32,
+    /// Lease time in seconds [default: 5, and 8 on ZooKeeper]
+    #[arg(long, value_name = "SECONDS")]
+    ttl: Option<u32>,
     /// Stop by itself after this many seconds
     #[arg(long, value_name = "SECONDS")]
     stop_after: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum StoreKind {
+    Etcd,
+    Zookeeper,
 }
 
 /// What a key asks for.

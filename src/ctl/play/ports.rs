@@ -37,6 +37,10 @@ impl Ports {
         self.at(23_800)
     }
 
+    pub fn zookeeper(self) -> u16 {
+        self.at(23_810)
+    }
+
     pub fn postgres(self, member: u16) -> u16 {
         self.at(5440 + member)
     }
@@ -57,6 +61,7 @@ impl Ports {
             (self.statistics(), "HAProxy's statistics".to_owned()),
             (self.etcd_client(), "etcd's clients".to_owned()),
             (self.etcd_peer(), "etcd's peers".to_owned()),
+            (self.zookeeper(), "ZooKeeper".to_owned()),
         ];
         for member in 1..=members {
             all.push((self.postgres(member), format!("PostgreSQL {member}")));

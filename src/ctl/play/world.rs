@@ -15,16 +15,16 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::PlayArguments;
 use super::files::{self, MEMBERS};
 use super::ports::{HOST, Ports};
 use super::screen::Row;
+use super::{PlayArguments, StoreKind};
 use crate::clock;
 use crate::model::{Moment, Span};
 use crate::peers::http;
 
-/// etcd answers within this, or something is wrong.
-const ETCD_START: Span = Span::from_secs(20);
+/// The store answers within this, or something is wrong.
+const STORE_START: Span = Span::from_secs(20);
 /// A member that does not answer within this is shown as silent.
 const ASK: Duration = Duration::from_millis(400);
 const SWITCHOVER: Duration = Duration::from_mins(1);
@@ -33,6 +33,9 @@ const STOP: Span = Span::from_secs(30);
 const POLL: Span = Span::from_ms(50);
 const ANSWER_MAX: usize = 1 << 20;
 
+/// Where Debian has it.
+const ZOOKEEPER_JAR: &str = "/usr/share/java/zookeeper.jar";
+
 pub struct World {
     dir: PathBuf,
     ports: Ports,
@@ -40,6 +43,7 @@ pub struct World {
     password: String,
     user: Option<User>,
     programs: PathBuf,
+    store: StoreKind,
     ttl: u32,
     children: Vec<Named>,
     frozen: Option<usize>,
@@ -53,6 +57,15 @@ struct Named {
     child: Child,
 }
 
+fn usual_dir(store: StoreKind) -> PathBuf {
+    let store = match store {
+        StoreKind::Etcd => "",
+        // The data of one store's cluster means nothing to another's.
+        StoreKind::Zookeeper => "zookeeper-",
+    };
+    format!("/var/tmp/tenure-play-{store}{}", Uid::current()).into()
+}
+
 impl World {
     /// Finds programs, ports and a user, and writes the files. Nothing runs yet.
     pub fn prepare(arguments: &PlayArguments) -> Result<World> {
@@ -60,10 +73,7 @@ impl World {
         let ports = Ports::shifted_by(arguments.shift);
         ports.check(members)?;
         let user = unprivileged_user()?;
-        let dir = arguments
-            .dir
-            .clone()
-            .unwrap_or_else(|| format!("/var/tmp/tenure-play-{}", Uid::current()).into());
+        let dir = arguments.dir.clone().unwrap_or_else(|| usual_dir(arguments.store));
         let dir = std::path::absolute(&dir).with_context(|| format!("find {}", dir.display()))?;
         let bin_dir = match &arguments.bin_dir {
             Some(dir) => dir.clone(),
@@ -71,7 +81,14 @@ impl World {
                 anyhow!("found no PostgreSQL\nhint: run `make setup`, or name its programs with --bin-dir")
             })?,
         };
-        for program in ["etcd", "haproxy"] {
+        let store_program = match arguments.store {
+            StoreKind::Etcd => "etcd",
+            StoreKind::Zookeeper => "java",
+        };
+        if arguments.store == StoreKind::Zookeeper && !Path::new(ZOOKEEPER_JAR).exists() {
+            bail!("found no ZooKeeper in {ZOOKEEPER_JAR}\nhint: run `make setup`");
+        }
+        for program in [store_program, "haproxy"] {
             if find_program(program).is_none() {
                 bail!("found no {program}\nhint: run `make setup`");
             }
@@ -83,7 +100,8 @@ impl World {
             password: password(&dir)?,
             programs: own_programs(&dir, user.is_some())?,
             user,
-            ttl: arguments.ttl,
+            store: arguments.store,
+            ttl: arguments.ttl.unwrap_or(if arguments.store == StoreKind::Etcd { 5 } else { 8 }),
             children: Vec::new(),
             frozen: None,
             rows: Vec::new(),
@@ -100,9 +118,16 @@ impl World {
     }
 
     pub async fn start(&mut self) -> Result<()> {
-        eprintln!("starting etcd, three members and HAProxy in {}", self.dir.display());
-        self.start_etcd()?;
-        self.wait_for_etcd().await?;
+        let name = match self.store {
+            StoreKind::Etcd => "etcd",
+            StoreKind::Zookeeper => "ZooKeeper",
+        };
+        eprintln!("starting {name}, three members and HAProxy in {}", self.dir.display());
+        match self.store {
+            StoreKind::Etcd => self.start_etcd()?,
+            StoreKind::Zookeeper => self.start_zookeeper()?,
+        }
+        self.wait_for_store(name).await?;
         for name in MEMBERS {
             let mut command = self.command(&self.programs.join("tenured"));
             command.arg(self.dir.join(name).join("tenure.yml"));
@@ -242,10 +267,14 @@ impl World {
         for (index, name) in (1..).zip(MEMBERS) {
             let home = self.dir.join(name);
             make_dir(&home, self.user.as_ref())?;
-            let text = files::member(index, self.ports, &self.dir, &self.bin_dir, &self.password, self.ttl);
+            let store = (self.store, self.ttl);
+            let text = files::member(index, self.ports, &self.dir, &self.bin_dir, &self.password, store);
             write_private(&home.join("tenure.yml"), &text, self.user.as_ref())?;
         }
         make_dir(&self.dir.join("etcd"), self.user.as_ref())?;
+        make_dir(&self.dir.join("zookeeper"), self.user.as_ref())?;
+        let zookeeper = files::zookeeper(self.ports, &self.dir);
+        write_private(&self.dir.join("zoo.cfg"), &zookeeper, self.user.as_ref())?;
         write_private(&self.dir.join("haproxy.cfg"), &files::haproxy(self.ports), self.user.as_ref())
     }
 
@@ -260,20 +289,39 @@ impl World {
         self.spawn("etcd", etcd)
     }
 
-    async fn wait_for_etcd(&mut self) -> Result<()> {
-        let url = format!("http://{HOST}:{}/health", self.ports.etcd_client());
-        let give_up: Moment = clock::now() + ETCD_START;
+    fn start_zookeeper(&mut self) -> Result<()> {
+        let mut zookeeper = self.command(Path::new("java"));
+        zookeeper.args(["-Xmx128m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]);
+        zookeeper.args(["-cp", &format!("{ZOOKEEPER_JAR}:/usr/share/java/slf4j-simple.jar")]);
+        zookeeper.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain").arg(self.dir.join("zoo.cfg"));
+        self.spawn("zookeeper", zookeeper)
+    }
+
+    async fn wait_for_store(&mut self, name: &str) -> Result<()> {
+        let give_up: Moment = clock::now() + STORE_START;
         loop {
             self.check_children()?;
-            if let Ok(answer) = http::call(Method::GET, &url, None, ASK, ANSWER_MAX).await
-                && answer.status == 200
-            {
+            if self.store_answers().await {
                 return Ok(());
             }
             if give_up < clock::now() {
-                bail!("etcd did not become healthy; its log is {}", self.dir.join("etcd.log").display());
+                bail!("{name} did not become healthy; its log is in {}", self.dir.display());
             }
             clock::pause(POLL).await;
+        }
+    }
+
+    async fn store_answers(&self) -> bool {
+        match self.store {
+            StoreKind::Etcd => {
+                let url = format!("http://{HOST}:{}/health", self.ports.etcd_client());
+                let answer = http::call(Method::GET, &url, None, ASK, ANSWER_MAX).await;
+                answer.is_ok_and(|answer| answer.status == 200)
+            }
+            // A server that takes connections before it serves closes them again, and the members ask again.
+            StoreKind::Zookeeper => {
+                tokio::net::TcpStream::connect((HOST, self.ports.zookeeper())).await.is_ok()
+            }
         }
     }
 

@@ -11,11 +11,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::fault::Fault;
 use super::settings::{EtcdSettings, Server};
 use crate::model::{SessionId, Span};
+use crate::store::share::share;
 
 /// Between rounds in which nobody answered.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Less than this is no chance to answer at all.
-const SHARE_MIN: Duration = Duration::from_millis(300);
 /// Servers of another etcd cluster are believed after nobody has answered for the known one for so long: etcd has then
 /// been made anew under the same addresses. Before that, somebody has mixed two clusters in one list.
 const STRANGER_AFTER: Duration = Duration::from_secs(30);
@@ -226,13 +225,6 @@ impl Endpoint {
     }
 }
 
-/// What the server asked now gets of the time left, so that something is left for the others, and for a second try on a
-/// new connection if there are no others.
-fn share(left: Duration, servers_left: usize) -> Duration {
-    let parts = u32::try_from(servers_left.max(2)).unwrap_or(u32::MAX);
-    (left / parts).max(SHARE_MIN).min(left)
-}
-
 fn told(servers: &[Arc<Endpoint>], failures: &[Option<String>], within: Duration) -> Fault {
     let each = servers.iter().zip(failures).filter_map(|(endpoint, failure)| {
         failure.as_ref().map(|failure| format!("{}: {failure}", endpoint.server.url))
@@ -251,20 +243,5 @@ impl fmt::Debug for Endpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let urls = self.servers.iter().flatten().map(|endpoint| endpoint.url());
         f.debug_list().entries(urls).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_server_gets_the_whole_deadline() {
-        let seconds = Duration::from_secs;
-        assert_eq!(share(seconds(3), 3), seconds(1));
-        assert_eq!(share(seconds(2), 2), seconds(1));
-        assert_eq!(share(seconds(2), 1), seconds(1));
-        assert_eq!(share(Duration::from_millis(400), 3), SHARE_MIN);
-        assert_eq!(share(Duration::from_millis(100), 1), Duration::from_millis(100));
     }
 }
