@@ -114,7 +114,9 @@ impl Keeper {
                 let session = Session { id, asked_at, ttl };
                 if let Some(term) = orders.hold {
                     let timing = Timing { ttl: ttl.min(orders.ttl), ..Timing::for_ttl(orders.ttl) };
-                    self.tell_guardian(term, timing.fence_at(asked_at));
+                    if orders.arm {
+                        self.tell_guardian(term, timing.fence_at(asked_at));
+                    }
                 }
                 self.report(LeaseEvent::Renewed { session, term: orders.hold }).await;
                 orders.renew_every

@@ -12,6 +12,7 @@ mod following;
 mod handover;
 mod leading;
 pub mod mind;
+mod paused;
 pub mod publish;
 mod race;
 mod wishes;
@@ -90,14 +91,17 @@ fn choose(view: &View) -> Choice {
         return ending::choose(view);
     }
     let Some(cluster) = view.cluster() else {
-        return if view.postgres.may_accept_writes() {
+        // An agent that was restarted in maintenance mode has not heard of its end.
+        return if view.policy.pause {
+            Choice::wait(Rule::WaitsForStore)
+        } else if view.postgres.may_accept_writes() {
             dethroned::choose(view)
         } else {
             Choice::wait(Rule::WaitsForStore)
         };
     };
     if view.policy.pause {
-        return wishes::paused(view, cluster).unwrap_or(Choice::wait(Rule::Paused));
+        return paused::choose(view, cluster);
     }
     if let Some(lease) = in_force(view) {
         return leading::choose(view, cluster, lease);

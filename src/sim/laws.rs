@@ -89,8 +89,8 @@ impl World {
     fn look_at_office(&mut self, index: usize) {
         let now = self.local(index);
         let host = &self.hosts[index];
-        // What nobody has ever managed is nobody's to judge.
-        if !host.managed {
+        // What nobody has ever managed is nobody's to judge; nor is there a deadline in maintenance mode.
+        if !host.managed || self.policy.pause {
             return;
         }
         match host.office {

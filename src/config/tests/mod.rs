@@ -420,7 +420,7 @@ fn zookeeper_is_configured_as_for_patroni() {
         assert_eq!(zookeeper.hosts, ["a", "b:2182", "c:2183/x"], "{hosts}");
         assert!(zookeeper.verify && !zookeeper.use_ssl);
     }
-    let everything = "{hosts: [a], use_ssl: true, cacert: /ca, cert: /c, key: /k, verify: false, \
+    let everything = "{hosts: [a], use_ssl: true, cacert: /ca, cert: /c, key: /k, key_password: hunter2, verify: false, \
                       set_acls: {CN=agent: [ALL], 'digest:u:x': [READ, WRITE]}, auth_data: {digest: 'u:hunter2'}}";
     let config = good(&with(everything)).config;
     let zookeeper = config.zookeeper.as_ref().expect("it is the store");
@@ -449,7 +449,7 @@ fn what_is_wrong_with_zookeepers_section_is_named() {
         ("{hosts: [a], set_acls: {x: [ANYTHING]}}", "wanted principals"),
         ("{hosts: [a], set_acls: [x]}", "wanted principals"),
         ("{hosts: [a], key: /k}", "has no cert beside it"),
-        ("{hosts: [a], key_password: hunter2}", "this version cannot do this yet (the key's password)"),
+        ("{hosts: [a], auth_data: {sasl: 'u:hunter2'}}", "SASL is not spoken"),
     ] {
         let text = GOOD.replace(ETCD, &format!("zookeeper: {section}"));
         let problems = load_all(&[&text], &[]).expect_err(section).to_string();
