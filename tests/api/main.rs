@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test owns its tasks, and gives up after a while")]
 
 mod actions;
+mod fuzz;
 mod security;
 
 use std::net::SocketAddr;
