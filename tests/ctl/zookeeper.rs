@@ -3,11 +3,16 @@
 use std::fs;
 use std::process::{Child, Stdio};
 
+use tenure::clock;
+use tenure::model::Span;
+
 use crate::patroni::{ours, succeeds, theirs, tool, with_patronictl_in};
 use crate::reverse::the_same_is_told;
 use crate::support::lab::{Lab, Setup};
 use crate::support::store_server::StoreKind;
 use crate::support::wait_for;
+
+const TTL: u32 = 10;
 
 fn on_zookeeper(nodes: usize, ttl: u32) -> Setup {
     Setup { nodes, ttl, store: StoreKind::Zookeeper, ..Setup::default() }
@@ -15,7 +20,7 @@ fn on_zookeeper(nodes: usize, ttl: u32) -> Setup {
 
 #[test]
 fn both_commands_govern_a_cluster_on_zookeeper() {
-    with_patronictl_in(&on_zookeeper(3, 10), async |lab| {
+    with_patronictl_in(&on_zookeeper(3, TTL), async |lab| {
         lab.start_everybody();
         let first = lab.healthy().await;
         the_same_is_told(lab).await;
@@ -83,7 +88,7 @@ async fn restart_reload_reinit(lab: &Lab) {
     assert_eq!(lab.healthy().await, leader);
 }
 
-/// A restarted agent leaves a paused PostgreSQL alone, be its store there or not.
+/// A paused PostgreSQL is left alone, by its guardian when the lease runs out, and by an agent that knows of no store.
 async fn maintain(lab: &mut Lab) {
     let leader = lab.healthy().await;
     let paused = theirs(lab, &["pause", "--wait"], "");
@@ -91,6 +96,9 @@ async fn maintain(lab: &mut Lab) {
     succeeds(lab, &["list"], " Maintenance mode: on\n");
     let postmaster = lab.nodes[leader].postmaster_pid();
     lab.store_servers[0].kill();
+    // Every chance to do harm.
+    clock::pause(Span::from_secs(u64::from(TTL) + 2)).await;
+    assert_eq!(lab.nodes[leader].http_status("/primary"), Some(200));
     lab.nodes[leader].kill_agent();
     lab.nodes[leader].start_agent();
     wait_for("an agent that knows of its PostgreSQL and of no store", async || {

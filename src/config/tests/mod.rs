@@ -129,7 +129,7 @@ fn what_is_not_there_yet_is_refused_or_warned_about_by_name() {
     );
     refused(
         "exhibitor: {hosts: [a]}\n",
-        "error: node1.yml:10:12: exhibitor: this version cannot do this yet (ZooKeeper through Exhibitor)\n\
+        "error: node1.yml:10:12: exhibitor: this version cannot do this yet (ZooKeeper found through Exhibitor, which nobody maintains any more: name the servers in zookeeper.hosts)\n\
          hint: without it the cluster would not do what this file says; remove it if that is right",
     );
     refused(
