@@ -296,11 +296,6 @@ fn peak_memory_kb() -> u64 {
 
 #[tokio::test]
 async fn spoiled_requests_are_answered_or_hung_up_on_and_checks_go_on() {
-    let mut server = Server::plain(primary()).await;
-    let (_, nothing) = mpsc::channel(1);
-    let mut commands = std::mem::replace(&mut server.commands, nothing);
-    // Nobody carries anything out: each gets no answer, at once.
-    let agent = tokio::spawn(async move { while commands.recv().await.is_some() {} });
     const ENDPOINTS: [&str; 9] = [
         "POST /switchover",
         "POST /failover",
@@ -312,6 +307,11 @@ async fn spoiled_requests_are_answered_or_hung_up_on_and_checks_go_on() {
         "POST /failsafe",
         "GET /patroni?lag=1MB&replication_state=x",
     ];
+    let mut server = Server::plain(primary()).await;
+    let (_, nothing) = mpsc::channel(1);
+    let mut commands = std::mem::replace(&mut server.commands, nothing);
+    // Nobody carries anything out: each gets no answer, at once.
+    let agent = tokio::spawn(async move { while commands.recv().await.is_some() {} });
     for seed in seeds(REQUESTS) {
         let mut chance = Chance(seed ^ 0x5eed);
         let body = spoiled(BODIES, seed);
