@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use nix::unistd::Pid;
 
 use crate::patroni::{Said, run};
-use crate::support::lab::{Lab, Setup, in_lab};
+use crate::support::lab::{Lab, Node, Setup, in_lab};
 use crate::support::store_server::{StoreKind, StoreServer};
 use crate::support::{wait_blocking, wait_for};
 
@@ -128,7 +128,7 @@ async fn move_in(lab: &mut Lab, home: &Home, node: usize) {
 }
 
 fn postmasters(lab: &Lab) -> Vec<Option<Pid>> {
-    let pids: Vec<Option<Pid>> = lab.nodes.iter().map(|node| node.postmaster_pid()).collect();
+    let pids: Vec<Option<Pid>> = lab.nodes.iter().map(Node::postmaster_pid).collect();
     assert!(pids.iter().all(Option::is_some));
     pids
 }
