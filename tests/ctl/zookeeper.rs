@@ -61,6 +61,12 @@ async fn change_leaders(lab: &Lab, first: usize) {
     assert_eq!(lab.healthy().await, second);
     let later = ["switchover", "--scheduled", "2100-01-01T10:00", "--force"];
     succeeds(lab, &later, "Switchover scheduled");
+    // The leader flushes what it has seen in the store.
+    wait_for("a leader that knows of the schedule", async || {
+        let (_, cluster) = lab.nodes[second].request("GET", "/cluster", "")?;
+        cluster.contains("scheduled_switchover").then_some(())
+    })
+    .await;
     succeeds(lab, &["flush", "lab", "switchover"], "Success: scheduled switchover deleted");
 }
 
