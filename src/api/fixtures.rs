@@ -47,6 +47,8 @@ pub fn standby() -> Standing {
         replayed: Some(Lsn(REPLAYED)),
         streaming: true,
         upstream: None,
+        forks: None,
+        starved: false,
     });
     standing.view.guardian = Guardian::Ready { confirmed: FenceOrder::Disarm };
     standing.plan.reason = Reason::about(Rule::FollowsLeader, &name("oulu"));
@@ -75,6 +77,7 @@ pub fn empty() -> Standing {
             postgres: Postgres::Unobserved,
             disk: Disk::default(),
             peers: PeerRound::default(),
+            remote: None,
             work: Work::default(),
             guardian: Guardian::Absent,
             watchdog: Watchdog::Unknown,

@@ -131,7 +131,7 @@ impl<'a> Look<'a> {
             (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Bootstrap)) => {
                 MemberState::Bootstrapping
             }
-            (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Clone { .. })) => {
+            (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Clone { .. } | Job::CloneRemote)) => {
                 MemberState::CreatingReplica
             }
             (Postgres::Stopped { .. }, Some(Job::StartPrimary { .. } | Job::StartStandby { .. })) => {

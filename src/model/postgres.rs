@@ -89,6 +89,12 @@ pub enum Serving {
         streaming: bool,
         /// Where `primary_conninfo` points.
         upstream: Option<Address>,
+        /// Where each timeline before the present one was left, as far as its history file has come.
+        #[serde(default)]
+        forks: Option<Vec<Fork>>,
+        /// The WAL asks for more connections, workers or locks than it was started with: it replays nothing more.
+        #[serde(default)]
+        starved: bool,
     },
 }
 

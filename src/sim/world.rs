@@ -15,7 +15,7 @@ use super::random::Random;
 use super::replication::Batch;
 use super::store::{Answer, Request, Store};
 use super::{MS, NAMES, SECOND, Time};
-use crate::decide::mind::{Command, JobOutcome};
+use crate::decide::mind::{Command, Event, JobOutcome};
 use crate::model::{
     Cluster, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Postgres as Observed,
     SessionId, Tags, Timeline,
@@ -43,6 +43,7 @@ pub(super) enum Happening {
     AgentHearsPeer { host: usize, life: u64, round: u64, member: MemberName, answer: Box<PeerAnswer> },
     AgentIsAsked { host: usize, asker: usize, asker_life: u64, round: u64 },
     AgentHearsJob { host: usize, life: u64, id: u64, outcome: JobOutcome },
+    AgentHearsPolicy { host: usize, life: u64 },
     AgentStarts { host: usize },
     JobAdvances { host: usize, life: u64, serial: u64 },
     KeeperTicks { host: usize, life: u64 },
@@ -76,6 +77,7 @@ impl Happening {
             | Happening::AgentHearsGuardian { host, life, .. }
             | Happening::AgentHearsPeer { host, life, .. }
             | Happening::AgentHearsJob { host, life, .. }
+            | Happening::AgentHearsPolicy { host, life }
             | Happening::JobAdvances { host, life, .. }
             | Happening::KeeperTicks { host, life } => Some((*host, Some(*life))),
             Happening::AgentIsAsked { host, .. } => Some((*host, None)),
@@ -278,6 +280,9 @@ impl World {
                 self.agent_is_asked(host, asker, asker_life, round);
             }
             Happening::AgentHearsJob { host, id, outcome, .. } => self.agent_hears_job(host, id, outcome),
+            Happening::AgentHearsPolicy { host, .. } => {
+                self.learn(host, Event::Policy(Box::new(self.policy.clone())));
+            }
             Happening::AgentStarts { host } => self.start_agent(host),
             Happening::JobAdvances { host, serial, .. } => self.job_advances(host, serial),
             Happening::KeeperTicks { host, life } => self.keeper_ticks(host, life),
