@@ -23,6 +23,8 @@ struct Rank {
     fitness: Fitness,
     position: Position,
     priority: i64,
+    /// A delayed standby would have to replay for long before it could lead.
+    has_replayed: bool,
 }
 
 pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
@@ -103,7 +105,9 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if !answers_are_fresh(view) {
         return Choice::step(Rule::RaceAsks, Step::AskPeers(questions(view, cluster)));
     }
-    if !view.peers.complete {
+    // Our own position is one of those that are compared.
+    let looked = view.peers.asked_at <= Some(view.looked_at) || fault::active(Fault::ComparesOldPosition);
+    if !view.peers.complete || !looked {
         return Choice::wait(Rule::RaceAsks);
     }
     if let Some(peer) = standing(view).find(|(_, peer)| runs_as_primary(peer)).map(|(name, _)| name) {
@@ -115,7 +119,11 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if let Some(peer) = request.and_then(|request| preferred_by(request, view)) {
         return Choice::wait(Reason::about(Rule::CandidateYieldsToNamed, peer)).again_in(YIELD);
     }
-    let mine = rank(view, cluster, fitness_told(view, view.now), position, view.tags.failover_priority());
+    let mine = Rank {
+        priority: view.tags.failover_priority(),
+        has_replayed: has_replayed(view, running.unreplayed()),
+        ..rank(view, cluster, fitness_told(view, view.now), position)
+    };
     let ahead = standing(view).filter(|(_, peer)| eligible(peer)).find(|(_, peer)| {
         rank_of(view, cluster, peer).is_some_and(|rank| mine < rank) && !fault::active(Fault::YieldsToNobody)
     });
@@ -183,16 +191,26 @@ pub(super) fn eligible(peer: &PeerStatus) -> bool {
 }
 
 fn rank_of(view: &View, cluster: &Cluster, peer: &PeerStatus) -> Option<Rank> {
-    Some(rank(view, cluster, peer.fitness, peer.position?, peer.tags.failover_priority()))
+    Some(Rank {
+        priority: peer.tags.failover_priority(),
+        has_replayed: has_replayed(view, peer.unreplayed),
+        ..rank(view, cluster, peer.fitness, peer.position?)
+    })
+}
+
+/// Coarse, so that two who replay at full speed do not each take the other for the further one.
+fn has_replayed(view: &View, unreplayed: u64) -> bool {
+    unreplayed <= view.policy.lag_bytes_max
 }
 
 /// Everybody must rank everybody alike. Being fit counts only for who may take the lease by its position: who is a last
 /// resort would otherwise wait for somebody who waits as well.
-fn rank(view: &View, cluster: &Cluster, fitness: Fitness, position: Position, priority: i64) -> Rank {
+fn rank(view: &View, cluster: &Cluster, fitness: Fitness, position: Position) -> Rank {
     let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
     let on_old_timeline = checks_timeline(view) && position.timeline < led_timeline(cluster);
     let may_take = lag.0 <= view.policy.lag_bytes_max && !on_old_timeline;
-    Rank { fitness: if may_take { fitness } else { fitness.min(Fitness::LastResort) }, position, priority }
+    let fitness = if may_take { fitness } else { fitness.min(Fitness::LastResort) };
+    Rank { fitness, position, priority: 0, has_replayed: false }
 }
 
 /// The member that a request prefers to this one, if it can take over.

@@ -285,3 +285,6 @@ fn warn_of_greed(plan: &mut SlotPlan, running: &Running, present: &[SlotRow]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,10 @@ fn demotes(view: &View, running: &Running) -> Choice {
 }
 
 fn standby(view: &View, cluster: &Cluster, lease: &Lease, remote: &Remote, running: &Running) -> Choice {
-    if view.cut_off() || !shows_our_term(view, cluster, lease) {
+    if view.cut_off() {
+        return Choice::wait(Rule::CutOffStands);
+    }
+    if !shows_our_term(view, cluster, lease) {
         return Choice::wait(Rule::LeaderAwaitsSnapshot);
     }
     if let Some(choice) = handover::requested(view, cluster, running) {
@@ -130,4 +133,145 @@ fn rejoin(view: &View, control: &Control) -> Option<Rejoin> {
 /// What the other cluster has said of itself lately.
 fn heard(view: &View) -> Option<&RemoteStanding> {
     view.remote.as_ref().filter(|remote| view.now.since(remote.asked_at) < REMOTE_KEEP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::mind::Mind;
+    use crate::model::{
+        Address, Contact, ControlState, Fork, Initialize, Leader, Lsn, Moment, Policy, Position, Reason,
+        SessionId, Step, StoreView, SystemId, Tags, Term, Timeline, Timing,
+    };
+
+    const NOW: Moment = Moment::from_ms(1_000_000);
+
+    fn remote() -> Remote {
+        let address = Some(Address { host: "far".to_owned(), port: 5432 });
+        Remote { address, ..Remote::default() }
+    }
+
+    fn lease() -> Lease {
+        Lease { term: Term(1), asked_at: NOW, timing: Timing::for_ttl(Span::from_secs(10)) }
+    }
+
+    fn view(postgres: Postgres) -> View {
+        let me = "turku".parse().expect("a good name");
+        let policy = Policy { follows: Some(remote()), ..Policy::default() };
+        let mut view = Mind::new(me, Tags::default(), policy, true).view().clone();
+        view.now = NOW;
+        let leader = Leader { name: view.me.clone(), term: Term(1), session: Some(SessionId(1)) };
+        let cluster =
+            Cluster { initialize: Initialize::Done(SystemId(1)), leader: Some(leader), ..Cluster::default() };
+        view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
+        view.lease = Some(lease());
+        view.postgres = postgres;
+        view
+    }
+
+    /// The other cluster began timeline 2 at `at`.
+    fn told(view: &mut View, at: u64) {
+        let fork = Fork { parent: Timeline(1), at: Lsn(at) };
+        let lineage = crate::model::Lineage { timeline: Timeline(2), ancestors: vec![fork] };
+        view.remote = Some(RemoteStanding { asked_at: NOW, system: SystemId(1), lineage });
+    }
+
+    fn standby(timeline: u32, lsn: u64, upstream: Option<&str>, fork: u64) -> Postgres {
+        let serving = Serving::Standby {
+            timeline: Timeline(timeline),
+            received: Some(Lsn(lsn)),
+            replayed: Some(Lsn(lsn)),
+            streaming: false,
+            upstream: upstream.map(|host| Address { host: host.to_owned(), port: 5432 }),
+            forks: Some(if timeline == 1 {
+                Vec::new()
+            } else {
+                vec![Fork { parent: Timeline(1), at: Lsn(fork) }]
+            }),
+            starved: false,
+        };
+        Postgres::Running(Running { system: SystemId(1), serving, silent_since: None, version: 150_000 })
+    }
+
+    fn stopped(lsn: u64, primary: bool) -> Postgres {
+        let control = Control {
+            system: SystemId(1),
+            state: if primary { ControlState::ShutDown } else { ControlState::ShutDownInRecovery },
+            checkpoint: Position::new(1, lsn),
+            recovery_end: None,
+            standby_signal: !primary,
+            backup_label: false,
+            rewindable: true,
+        };
+        Postgres::Stopped { control }
+    }
+
+    fn choice(view: &View) -> (Reason, Step) {
+        let cluster = view.cluster().expect("it was given one");
+        let choice = leading(view, cluster, &lease(), &remote());
+        (choice.reason, choice.step)
+    }
+
+    fn check(view: &View, rule: Rule, step: &Step) {
+        assert_eq!(choice(view), (rule.into(), step.clone()));
+    }
+
+    fn follow(host: Option<&str>) -> Step {
+        let upstream = host.map(|host| Address { host: host.to_owned(), port: 5432 });
+        Step::Run(Job::Follow { upstream })
+    }
+
+    #[test]
+    fn a_standby_follows_the_other_cluster_as_soon_as_it_has_said_that_it_can() {
+        let mut view = view(standby(1, 50, None, 0));
+        check(&view, Rule::SiteAsks, &Step::Wait);
+        told(&mut view, 100);
+        check(&view, Rule::SiteTurns, &follow(Some("far")));
+        view.postgres = standby(1, 50, Some("near"), 0);
+        check(&view, Rule::SiteTurns, &follow(Some("far")));
+        view.postgres = standby(1, 50, Some("far"), 0);
+        check(&view, Rule::SiteFollows, &Step::Wait);
+    }
+
+    #[test]
+    fn who_has_gone_its_own_way_is_stopped_and_rewound() {
+        let mut running = view(standby(1, 150, Some("far"), 0));
+        check(&running, Rule::SiteFollows, &Step::Wait);
+        told(&mut running, 100);
+        let by = NOW + STOP_BUDGET;
+        check(&running, Rule::SiteDiverged, &Step::Run(Job::StopFast { by }));
+        let mut down = view(stopped(150, false));
+        told(&mut down, 100);
+        check(&down, Rule::SiteRewinds, &Step::Run(Job::RewindRemote));
+        down.memory.failures.rewinds = REWINDS_MAX;
+        check(&down, Rule::SiteSetsAside, &Step::Run(Job::SetAside));
+        down.policy.reclone_when_rewind_fails = false;
+        check(&down, Rule::RejoinBlocked, &Step::Wait);
+    }
+
+    #[test]
+    fn a_former_primary_starts_without_a_source_and_turns_to_it_when_their_history_is_one() {
+        let mut view = view(stopped(99, true));
+        check(&view, Rule::SiteStarts, &Step::Run(Job::StartStandby { upstream: None }));
+        told(&mut view, 100);
+        check(&view, Rule::SiteStarts, &Step::Run(Job::StartStandby { upstream: None }));
+        // The last record of a shutdown begins where the other cluster has already gone another way.
+        view.postgres = stopped(100, true);
+        check(&view, Rule::SiteRewinds, &Step::Run(Job::RewindRemote));
+        view.postgres = stopped(99, false);
+        check(&view, Rule::SiteStarts, &Step::Run(Job::StartStandby { upstream: remote().address }));
+    }
+
+    #[test]
+    fn two_timelines_of_one_number_are_never_mixed() {
+        let mut view = view(standby(2, 120, None, 100));
+        told(&mut view, 100);
+        check(&view, Rule::SiteTurns, &follow(Some("far")));
+        view.postgres = standby(2, 120, None, 90);
+        check(&view, Rule::SiteOtherHistory, &Step::Wait);
+        view.postgres = standby(2, 120, Some("far"), 90);
+        check(&view, Rule::SiteOtherHistory, &follow(None));
+        view.now = NOW + REMOTE_KEEP;
+        check(&view, Rule::SiteFollows, &Step::Wait);
+    }
 }

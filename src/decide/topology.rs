@@ -117,3 +117,120 @@ fn leaves_loop(view: &View, cluster: &Cluster, leader: &MemberName) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::decide::mind::Mind;
+    use crate::model::{Contact, Leader, Policy, StoreView, Term, Timeline};
+
+    fn name(name: &str) -> MemberName {
+        name.parse().expect("a good name")
+    }
+
+    fn record(host: &str, role: MemberRole, source: &str) -> MemberRecord {
+        let mut tags = Tags::default();
+        if !source.is_empty() {
+            tags.0.insert("replicatefrom".to_owned(), source.into());
+        }
+        MemberRecord {
+            conn_url: format!("postgres://{host}:5432/postgres"),
+            role,
+            state: MemberState::Running,
+            timeline: Some(Timeline(1)),
+            xlog_location: Some(Lsn(0x5000)),
+            replication_state: Some("streaming".to_owned()),
+            tags,
+            ..MemberRecord::default()
+        }
+    }
+
+    /// `turku` leads; of the others each is told whom to replicate from.
+    fn view(me: &str, sources: &[(&str, &str)]) -> View {
+        let mut members = BTreeMap::from([(name("turku"), record("turku", MemberRole::Primary, ""))]);
+        for (member, source) in sources {
+            members.insert(name(member), record(member, MemberRole::Replica, source));
+        }
+        let cluster = Cluster {
+            leader: Some(Leader { name: name("turku"), term: Term(1), session: None }),
+            members,
+            ..Cluster::default()
+        };
+        let tags = cluster.members[&name(me)].tags.clone();
+        let mut view = Mind::new(name(me), tags, Policy::default(), true).view().clone();
+        view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
+        view
+    }
+
+    fn found(view: &View) -> (String, Rule) {
+        let cluster = view.cluster().expect("it was given one");
+        let leader = name("turku");
+        let source = source(view, cluster, &leader);
+        (source.address.map_or_else(String::new, |address| address.host), source.stays)
+    }
+
+    fn check(me: &str, sources: &[(&str, &str)], from: &str, rule: Rule) {
+        assert_eq!(found(&view(me, sources)), (from.to_owned(), rule), "{me} {sources:?}");
+    }
+
+    #[test]
+    fn a_tag_that_leads_nowhere_leads_to_the_leader() {
+        check("oulu", &[("oulu", "")], "turku", Rule::FollowsLeader);
+        check("oulu", &[("oulu", "turku")], "turku", Rule::FollowsLeader);
+        check("oulu", &[("oulu", "oulu")], "turku", Rule::FollowsLeader);
+        check("oulu", &[("oulu", "nobody")], "turku", Rule::FollowsInstead);
+        check("oulu", &[("oulu", "vaasa"), ("vaasa", "")], "vaasa", Rule::FollowsSource);
+    }
+
+    #[test]
+    fn in_a_circle_exactly_one_follows_the_leader() {
+        let circle = [("oulu", "vaasa"), ("vaasa", "kotka"), ("kotka", "oulu"), ("salo", "oulu")];
+        check("kotka", &circle, "turku", Rule::FollowsInstead);
+        check("oulu", &circle, "vaasa", Rule::FollowsSource);
+        check("vaasa", &circle, "kotka", Rule::FollowsSource);
+        check("salo", &circle, "oulu", Rule::FollowsSource);
+        let circles = || found(&view("kotka", &circle)).0;
+        assert_eq!(fault::with(Fault::CascadesInCircles, circles), "oulu");
+    }
+
+    #[test]
+    fn a_source_must_run_and_keep_up() {
+        let with = |change: &dyn Fn(&mut MemberRecord)| {
+            let mut view = view("oulu", &[("oulu", "vaasa"), ("vaasa", "")]);
+            let cluster = view.store.cluster.as_mut().expect("it was given one");
+            cluster.status.optime = Some(Lsn(0x5000 + (2 << 20)));
+            change(cluster.members.get_mut(&name("vaasa")).expect("it is there"));
+            found(&view).0
+        };
+        assert_eq!(with(&|_| {}), "vaasa");
+        let down = |record: &mut MemberRecord| record.state = MemberState::Stopped;
+        assert_eq!(with(&down), "turku");
+        assert_eq!(with(&|record| record.role = MemberRole::Primary), "turku");
+        let alone = |record: &mut MemberRecord| record.replication_state = None;
+        assert_eq!(with(&alone), "turku", "it misses two megabytes and gets no more");
+        let near = |record: &mut MemberRecord| {
+            alone(record);
+            record.xlog_location = Some(Lsn(0x5000 + (2 << 20)));
+        };
+        assert_eq!(with(&near), "vaasa", "after a failover it will stream again in a moment");
+        assert_eq!(with(&|record| record.timeline = Some(Timeline(9))), "turku", "it has diverged");
+        assert_eq!(fault::with(Fault::CascadesFromAnybody, || with(&down)), "vaasa");
+    }
+
+    #[test]
+    fn who_takes_wal_from_the_archive_follows_nobody() {
+        let mut view = view("oulu", &[("oulu", "vaasa"), ("vaasa", "")]);
+        view.tags.0.insert("nostream".to_owned(), true.into());
+        assert_eq!(found(&view), (String::new(), Rule::FollowsArchive));
+    }
+
+    #[test]
+    fn a_member_is_expected_where_its_tag_leads() {
+        let view = view("oulu", &[("oulu", ""), ("vaasa", "oulu"), ("kotka", "")]);
+        let cluster = view.cluster().expect("it was given one");
+        let expected = |member: &str| is_expected_here(&view, cluster, &name(member));
+        assert!(expected("vaasa") && !expected("kotka") && !expected("turku") && !expected("nobody"));
+    }
+}

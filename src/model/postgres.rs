@@ -151,6 +151,16 @@ impl Postgres {
 }
 
 impl Running {
+    /// Bytes of WAL that a standby has received and not replayed.
+    pub fn unreplayed(&self) -> u64 {
+        match &self.serving {
+            Serving::Standby { received: Some(received), replayed: Some(replayed), .. } => {
+                replayed.lag_behind(*received).0
+            }
+            Serving::Standby { .. } | Serving::Primary { .. } => 0,
+        }
+    }
+
     pub fn is_primary(&self) -> bool {
         matches!(self.serving, Serving::Primary { .. })
     }

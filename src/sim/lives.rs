@@ -240,6 +240,17 @@ const UNSEEN: &[(Rule, &str)] = &[
     (Rule::RestartStarts, "story paused_restart"),
     (Rule::RestartTookTooLong, "story restart_too_slow"),
     (Rule::ReinitializeCancels, "story reinitialize"),
+    (Rule::FollowsArchive, "story nostream"),
+    (Rule::TurnsToArchive, "story nostream"),
+    (Rule::StandbyStarved, "settings of PostgreSQL are not simulated"),
+    (Rule::CopiesSlots, "slots are not simulated"),
+    (
+        Rule::SiteDiverged,
+        "the other cluster is nowhere to be seen here; unit tests of decide::standby_cluster",
+    ),
+    (Rule::SiteSetsAside, "the same"),
+    (Rule::SiteOtherHistory, "the same"),
+    (Rule::SiteClones, "the same"),
     (Rule::LeaderOnOldTimeline, "a promotion is whole or not at all here; small views"),
 ];
 
