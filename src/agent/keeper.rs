@@ -112,11 +112,9 @@ impl Keeper {
         match self.store.renew(id, &self.me, orders.hold, bound(orders)).await {
             Ok(ttl) => {
                 let session = Session { id, asked_at, ttl };
-                if let Some(term) = orders.hold {
+                if let Some(term) = orders.hold.filter(|_| orders.guard) {
                     let timing = Timing { ttl: ttl.min(orders.ttl), ..Timing::for_ttl(orders.ttl) };
-                    if orders.arm {
-                        self.tell_guardian(term, timing.fence_at(asked_at));
-                    }
+                    self.tell_guardian(term, timing.fence_at(asked_at));
                 }
                 self.report(LeaseEvent::Renewed { session, term: orders.hold }).await;
                 orders.renew_every

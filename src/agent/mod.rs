@@ -2,7 +2,7 @@
 //!
 //! `keeper` renews the lease on a thread of its own, `sentry` speaks with the guardian, `eyes` look at PostgreSQL, `workshop`
 //! works on it, `disk` probes where it writes, `errands` and `publisher` write to the store, `requests` are what REST asks
-//! for, `upkeep` does the chores. `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
+//! for, `upkeep` does the chores, `scout` asks the cluster that this one follows. `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
 
 mod arguments;
 mod asks;
@@ -18,6 +18,7 @@ mod leave;
 mod office;
 mod publisher;
 mod requests;
+mod scout;
 mod sentry;
 mod service;
 pub mod store_settings;
@@ -51,6 +52,7 @@ pub use inheritance::Inheritance;
 use keeper::KeeperSettings;
 pub use leave::leave_on_restart;
 use office::{Desk, End, Office};
+use scout::Scout;
 use sentry::Sentry;
 use service::{Herald, Line};
 use upkeep::Upkeep;
@@ -205,7 +207,14 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         events: events.clone(),
     };
     tasks.spawn(sentry.stand(guardian));
-    let upkeep = Upkeep { settings: instance, standings: standings.clone(), sight: seen.clone() };
+    let scout = Scout { settings: instance.clone(), standings: standings.clone(), events: events.clone() };
+    tasks.spawn_on(scout.look_around(), hands);
+    let upkeep = Upkeep {
+        settings: instance,
+        standings: standings.clone(),
+        sight: seen.clone(),
+        events: events.clone(),
+    };
     tasks.spawn_on(upkeep.work(), hands);
     tasks.spawn(opened.keeper.stay());
     let api = api::Api {

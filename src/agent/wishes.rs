@@ -156,6 +156,8 @@ fn instance(config: &Config, dynamic: &Value) -> InstanceSettings {
         initdb: bootstrap.iter().flat_map(|bootstrap| &bootstrap.initdb).map(|text| option(text)).collect(),
         bootstrap_pg_hba: bootstrap.map(|bootstrap| bootstrap.pg_hba.clone()).unwrap_or_default(),
         use_slots: wishes.use_slots,
+        copied_slots: wishes.use_slots && wishes.copied_slots && wishes.follows.is_none(),
+        remote: wishes.follows,
         ..usual
     }
 }

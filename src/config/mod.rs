@@ -27,5 +27,6 @@ pub use yaml::{Node, Place, parse as parse_yaml};
 
 #[cfg(test)]
 mod reference;
+mod replication;
 #[cfg(test)]
 mod tests;

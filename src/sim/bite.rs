@@ -75,6 +75,8 @@ bites! {
     a_hung_loop_runs_out: PermitsForEver, Views;
     the_last_record_is_waited_for: HandsOverTooEarly, Both;
     nothing_unfinished_is_started: StartsUnfinished, Both;
+    a_standby_cluster_writes_nothing: WritesInStandbyCluster, Both;
+    nobody_replicates_in_circles: CascadesInCircles, Lives;
 }
 
 /// Nobody but an operator can take the key away from a living session, so no life has it; the mind is asked directly.
