@@ -84,6 +84,11 @@ impl Sentry {
             }
         }
         loop {
+            // The same order once more is meant: somebody else has told the guardian another thing meanwhile, and the loop
+            // waits for the answer.
+            if self.orders.has_changed().unwrap_or(true) {
+                done = None;
+            }
             let order = *self.orders.borrow_and_update();
             let target = target(&self.sight.borrow_and_update(), self.postgres_group.as_deref());
             let watch = self.watchdog.borrow_and_update().clone();
