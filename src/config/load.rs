@@ -165,12 +165,17 @@ pub(super) fn unexpected(why: &str) -> Problems {
     .into()
 }
 
-/// A null takes away what an earlier layer has set.
+/// A null takes away what an earlier layer has set. What a new cluster begins with is stored as it stands: there a slot
+/// without a word is a physical one.
 fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(map) => {
             let kept = map.into_iter().filter(|(_, value)| !value.is_null());
-            Value::Object(kept.map(|(key, value)| (key, without_nulls(value))).collect())
+            let kept = kept.map(|(key, value)| {
+                let value = if key == "dcs" { value } else { without_nulls(value) };
+                (key, value)
+            });
+            Value::Object(kept.collect())
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => value,
     }

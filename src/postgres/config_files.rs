@@ -103,7 +103,7 @@ fn bound_slots(settings: &InstanceSettings, parameters: &mut BTreeMap<String, St
     }
     if let Some(size) = disk_bytes(&settings.data_dir.join("pg_wal")) {
         // Rounded, so that a file system whose size changes a little changes nothing.
-        let megabytes = (size / 2 >> 20).max(1);
+        let megabytes = ((size / 2) >> 20).max(1);
         let rounded = 1_u64 << megabytes.ilog2();
         parameters.entry(NAME.to_owned()).or_insert_with(|| format!("{rounded}MB"));
     }

@@ -27,7 +27,16 @@ pub(super) fn write_if_changed(
 /// After this has returned, a crash leaves the new content; before, the old one.
 pub(super) fn write_durably(
     path: &Path,
-    content: impl AsRef<[u8]>,
+    content: &str,
+    mode: u32,
+    owner: Option<RunAs>,
+) -> Result<(), Error> {
+    write_bytes_durably(path, content.as_bytes(), mode, owner)
+}
+
+pub(super) fn write_bytes_durably(
+    path: &Path,
+    content: &[u8],
     mode: u32,
     owner: Option<RunAs>,
 ) -> Result<(), Error> {
@@ -40,7 +49,7 @@ pub(super) fn write_durably(
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         give_to(&temporary, owner)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(content.as_ref())?;
+        file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         sync_parent(path)

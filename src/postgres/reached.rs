@@ -1,4 +1,5 @@
-//! The timeline that a standby's WAL reaches into, which SQL does not tell once it has stopped streaming.
+//! What the WAL files tell: the timeline that a standby's WAL reaches into, which SQL does not tell once it has stopped
+//! streaming, and whether some WAL is there at all.
 
 use std::path::Path;
 
@@ -16,6 +17,11 @@ pub(super) fn standby_timeline(data_dir: &Path, details: &Details, remembered: O
     let reached = details.received.max(details.replayed);
     let on_disk = reached.and_then(|lsn| newest_segment_timeline(data_dir, lsn, details.wal_segment_bytes));
     on_disk.map_or(told, |timeline| timeline.max(told))
+}
+
+/// Is the segment there, of whatever timeline, that holds this position?
+pub(super) fn has_segment(data_dir: &Path, lsn: Lsn, segment_bytes: u64) -> bool {
+    newest_segment_timeline(data_dir, Lsn(lsn.0.saturating_add(1)), segment_bytes).is_some()
 }
 
 /// The newest timeline that has a segment with the last byte before `reached`.

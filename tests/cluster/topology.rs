@@ -83,10 +83,24 @@ fn slots_and_sources_follow_what_happens_to_the_members() {
                 until(lab, node, &has_slot(name), "1").await;
             }
             until(lab, node, &has_slot("keep"), "1").await;
-            until(lab, node, &has_slot("cdc"), "1").await;
         }
-        assert_eq!(lab.healthy().await, leader);
+        // A standby has no WAL from before it was made, so the consumer has to come so far first.
         let client = lab.client(leader).await;
+        let advance = "SELECT pg_replication_slot_advance('cdc', pg_current_wal_lsn())";
+        wait_for("the logical slot everywhere", async || {
+            client.batch_execute("CHECKPOINT").await.ok()?;
+            client.batch_execute(advance).await.ok()?;
+            for node in 0..3 {
+                let rows = lab.client(node).await.simple_query(&has_slot("cdc")).await.ok()?;
+                let there = rows.iter().any(|message| {
+                    matches!(message, tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some("1"))
+                });
+                there.then_some(())?;
+            }
+            Some(())
+        })
+        .await;
+        assert_eq!(lab.healthy().await, leader);
         assert_ne!(one(&client, "SHOW max_slot_wal_keep_size").await, "-1");
 
         // A member that replicates from another standby goes to the leader when that one dies, and back.
@@ -126,7 +140,6 @@ fn slots_and_sources_follow_what_happens_to_the_members() {
 
         // A consumer of the logical slot goes on where the next leader is.
         let client = lab.client(leader).await;
-        let advance = "SELECT pg_replication_slot_advance('cdc', pg_current_wal_lsn())";
         client.batch_execute(advance).await.expect("a slot that moves");
         let reached =
             one(&client, "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'cdc'")

@@ -93,7 +93,25 @@ async fn a_logical_slot_goes_on_where_the_next_primary_is() {
                 wait().await;
             }
         } else {
-            copy_slots(&oulu.settings, turku.address(), &slots, upstream, PATIENCE).await.expect("copied");
+            // The standby lacks what the slot still needs: it is not even stopped.
+            let copy = async || {
+                copy_slots(&oulu.settings, turku.address(), &slots, upstream.clone(), PATIENCE).await
+            };
+            let refused = copy().await.expect_err("WAL from before the clone");
+            assert!(refused.to_string().contains("must move on first"), "{refused}");
+            oulu.sql("SELECT 1").await;
+            let mut outcome = Err(refused);
+            for _ in super::tries() {
+                turku
+                    .sql("CHECKPOINT; SELECT pg_replication_slot_advance('cdc', pg_current_wal_lsn())")
+                    .await;
+                outcome = copy().await;
+                if outcome.is_ok() {
+                    break;
+                }
+                wait().await;
+            }
+            outcome.expect("copied");
             oulu.until_streaming().await;
             // It follows its consumer on the primary.
             turku.sql("SELECT pg_replication_slot_advance('cdc', pg_current_wal_lsn())").await;
