@@ -16,11 +16,11 @@ use super::wishes::Wishes;
 use super::workshop::Assignment;
 use crate::api;
 use crate::config::Config;
-use crate::decide::mind::{Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
+use crate::decide::mind::{Call, Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Errand, Facts, FenceOrder, MemberName, MemberRecord, MessageId, Moment, Plan, Reason, Running,
-    SessionId, Severity, Span, Standing, View,
+    Cluster, Errand, Facts, FenceOrder, Job, MemberName, MemberRecord, MessageId, Moment, Plan, Reason,
+    Running, SessionId, Severity, Span, Standing, View,
 };
 use crate::peers;
 use crate::store::Store;
@@ -45,6 +45,7 @@ pub struct Desk {
     pub wishes: Wishes,
     pub sight: watch::Receiver<Sight>,
     pub assignments: mpsc::Sender<Assignment>,
+    pub calls: mpsc::Sender<Call>,
     pub guardian: watch::Sender<FenceOrder>,
     pub watchdog: watch::Sender<Option<fence::Watch>>,
     pub lease: watch::Sender<LeaseOrders>,
@@ -210,10 +211,12 @@ impl Office {
                 Command::StartJob { id, job } => {
                     let start_patience =
                         self.mind.view().policy.primary_start_timeout.max(Span::from_secs(60));
-                    self.assign(Assignment::Start { id, job, source: self.source(), start_patience });
+                    let source = self.source(&job);
+                    self.assign(Assignment::Start { id, job, source, start_patience });
                 }
                 Command::CancelJob { id } => self.assign(Assignment::Cancel { id }),
                 Command::Fence(order) => self.order_guardian(order),
+                Command::Call(call) => self.call(call),
                 Command::Answer { id, outcome } => self.asks.answer(id, outcome),
                 Command::Exit => ended = true,
             }
@@ -280,9 +283,30 @@ impl Office {
         }
     }
 
+    fn call(&self, call: Call) {
+        if self.desk.calls.try_send(call).is_err() {
+            tracing::warn!("{} is not called: too many callbacks wait", call.occasion.name());
+        }
+    }
+
     /// Where a clone or rewind would copy from.
-    fn source(&self) -> Option<crate::model::Address> {
-        self.mind.view().cluster()?.leader_record()?.address()
+    fn source(&self, job: &Job) -> Option<crate::model::Address> {
+        let cluster = self.mind.view().cluster()?;
+        match job {
+            Job::Clone { from } | Job::Rewind { from } => cluster.members.get(from)?.address(),
+            Job::Bootstrap
+            | Job::CloneWithoutLeader
+            | Job::StartPrimary { .. }
+            | Job::StartStandby { .. }
+            | Job::PrePromote { .. }
+            | Job::Promote { .. }
+            | Job::Follow { .. }
+            | Job::StopOrderly { .. }
+            | Job::StopFast { .. }
+            | Job::StopAtOnce
+            | Job::SetAside
+            | Job::Checkpoint => None,
+        }
     }
 
     fn publish(&mut self, plan: Plan) {

@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::eyes::Sight;
 use super::workshop::complain;
 use crate::clock;
-use crate::model::{Lsn, Moment, Postgres, Serving, Span, Standing, View};
+use crate::decide::mind::Call;
+use crate::decide::publish::member_role;
+use crate::model::{Lsn, Moment, Occasion, Postgres, Serving, Span, Standing, View};
 use crate::postgres::{self, InstanceSettings, Recovery};
 
 /// Something always changes; slots and settings need not follow within less.
@@ -24,6 +26,7 @@ pub struct Upkeep {
     pub settings: watch::Receiver<Arc<InstanceSettings>>,
     pub standings: watch::Receiver<Arc<Standing>>,
     pub sight: watch::Receiver<Sight>,
+    pub calls: mpsc::Sender<Call>,
 }
 
 impl Upkeep {
@@ -43,7 +46,7 @@ impl Upkeep {
             if let Some(recovery) = at_rest(&standing.view) {
                 let wanted = (settings.clone(), recovery);
                 if applied.as_ref().is_some_and(|known| *known != wanted) {
-                    apply(&wanted.0, &wanted.1).await;
+                    self.apply(&wanted.0, &wanted.1, &standing.view).await;
                 }
                 applied = Some(wanted);
                 let now_members = others(&standing.view);
@@ -62,6 +65,19 @@ impl Upkeep {
         }
     }
 
+    async fn apply(&self, settings: &InstanceSettings, recovery: &Recovery, view: &View) {
+        match postgres::reload(settings, recovery).await {
+            Ok(complaints) => {
+                complain(&complaints);
+                let call = Call { occasion: Occasion::Reload, role: member_role(view) };
+                if self.calls.try_send(call).is_err() {
+                    tracing::warn!("on_reload is not called: too many callbacks wait");
+                }
+            }
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+
     async fn look_after_slots(&self, settings: &InstanceSettings, view: &View, vanished: &BTreeSet<String>) {
         if !settings.use_slots {
             return;
@@ -77,13 +93,6 @@ impl Upkeep {
             Ok(complaints) => complain(&complaints),
             Err(error) => tracing::warn!("{error}"),
         }
-    }
-}
-
-async fn apply(settings: &InstanceSettings, recovery: &Recovery) {
-    match postgres::reload(settings, recovery).await {
-        Ok(complaints) => complain(&complaints),
-        Err(error) => tracing::warn!("{error}"),
     }
 }
 

@@ -127,7 +127,7 @@ async fn perform(
     start_patience: Span,
 ) -> Result<JobOutcome, String> {
     let settings = settings.as_ref();
-    let from = |source: Option<Address>| source.ok_or("the leader's address is not known".to_owned());
+    let from = |source: Option<Address>| source.ok_or("the source's address is not known".to_owned());
     let done = |result: Result<(), postgres::Error>| result.map(|()| JobOutcome::Done);
     let told = |result: Result<Vec<String>, postgres::Error>| {
         result.map(|complaints| {
@@ -136,7 +136,7 @@ async fn perform(
         })
     };
     let result = match job {
-        Job::Bootstrap => match postgres::bootstrap(settings, BOOTSTRAP).await {
+        Job::Bootstrap => match postgres::bootstrap(settings, bootstrap_patience(settings)).await {
             Ok(complaints) => {
                 complain(&complaints);
                 return made(settings).await;
@@ -144,6 +144,12 @@ async fn perform(
             Err(error) => Err(error),
         },
         Job::Clone { .. } => done(postgres::clone_from(settings, &from(source)?, CLONE).await),
+        Job::CloneWithoutLeader => done(postgres::clone_without_leader(settings, CLONE).await),
+        // The lease is held meanwhile, and nobody accepts writes: as long as for a start, and no longer.
+        Job::PrePromote { .. } => match &settings.hooks.pre_promote {
+            Some(line) => done(postgres::run_hook(settings, "pre_promote", line, &[], start_patience).await),
+            None => Ok(JobOutcome::Done),
+        },
         Job::Rewind { .. } => done(postgres::rewind_from(settings, &from(source)?, REWIND).await),
         Job::StartPrimary { .. } => {
             told(postgres::start_primary(settings, start_patience).await.map(|started| started.complaints))
@@ -177,6 +183,11 @@ async fn perform(
         Job::Checkpoint => done(postgres::checkpoint(settings, CHECKPOINT).await),
     };
     result.map_err(|error| error.to_string())
+}
+
+/// A restored backup has to be copied, and then to be recovered.
+fn bootstrap_patience(settings: &InstanceSettings) -> Span {
+    if settings.bootstrap_method.is_some() { CLONE } else { BOOTSTRAP }
 }
 
 /// Settings that are not used as they stand.

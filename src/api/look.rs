@@ -131,9 +131,10 @@ impl<'a> Look<'a> {
             (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Bootstrap)) => {
                 MemberState::Bootstrapping
             }
-            (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Clone { .. })) => {
-                MemberState::CreatingReplica
-            }
+            (
+                Postgres::Empty | Postgres::Unfinished { .. },
+                Some(Job::Clone { .. } | Job::CloneWithoutLeader),
+            ) => MemberState::CreatingReplica,
             (Postgres::Stopped { .. }, Some(Job::StartPrimary { .. } | Job::StartStandby { .. })) => {
                 MemberState::Starting
             }

@@ -6,6 +6,8 @@ mod counts;
 
 use std::collections::BTreeMap;
 
+pub use super::callbacks::Call;
+use super::callbacks::Told;
 use super::decide;
 pub use super::events::*;
 use super::fault::{self, Fault};
@@ -34,6 +36,9 @@ pub struct Mind {
     guardian_heard: bool,
     /// How wishes have ended that nobody has been told of yet.
     answers: Vec<(u64, Outcome)>,
+    /// Of which an operator's callbacks have been told.
+    told: Told,
+    calls: Vec<Call>,
 }
 
 impl Mind {
@@ -65,6 +70,8 @@ impl Mind {
             seen_too_early: None,
             guardian_heard: false,
             answers: Vec::new(),
+            told: Told::default(),
+            calls: Vec::new(),
         }
     }
 
@@ -115,6 +122,7 @@ impl Mind {
             Step::Cancel => self.cancel_job(&mut commands),
             Step::Exit => commands.push(Command::Exit),
         }
+        commands.extend(self.calls.drain(..).map(Command::Call));
         commands.extend(self.answers.drain(..).map(|(id, outcome)| Command::Answer { id, outcome }));
         let lease = LeaseOrders {
             until: plan.renew_until,
@@ -230,6 +238,7 @@ impl Mind {
             Some(Serving::Standby { .. }) | None => {}
         }
         self.view.postgres = postgres;
+        self.calls.extend(self.told.after_a_look(&self.view, ended));
     }
 
     fn learn_peers(&mut self, round: u64, answers: BTreeMap<MemberName, PeerAnswer>) {
@@ -305,6 +314,9 @@ impl Mind {
                 handover.begun_at = self.view.now;
             }
             self.end_restart_that_failed(job, outcome);
+            if matches!((job, outcome), (Job::Follow { .. }, JobOutcome::Done)) {
+                self.calls.extend(self.told.after_a_reload());
+            }
         }
         self.learn_postgres(postgres, ended.as_ref().map(|running| &running.job));
     }
@@ -320,6 +332,7 @@ impl Mind {
             // From here on the key may go at any moment, even if no answer ever comes.
             self.view.lease = None;
             self.view.memory.released = Some(term);
+            self.calls.extend(self.told.after_giving_up(&self.view));
         }
         self.errand = Some(errand.clone());
         self.view.work.errand_since = Some(self.view.now);
@@ -375,6 +388,8 @@ impl Mind {
             }
             Job::Bootstrap
             | Job::Clone { .. }
+            | Job::CloneWithoutLeader
+            | Job::PrePromote { .. }
             | Job::Rewind { .. }
             | Job::Promote { .. }
             | Job::Follow { .. }

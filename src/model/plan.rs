@@ -79,6 +79,8 @@ pub enum Job {
     Clone {
         from: MemberName,
     },
+    /// The same by a method of the operator's that needs nobody who runs.
+    CloneWithoutLeader,
     Rewind {
         from: MemberName,
     },
@@ -87,6 +89,10 @@ pub enum Job {
     },
     StartStandby {
         upstream: Option<Address>,
+    },
+    /// The operator's command that must agree to a promotion.
+    PrePromote {
+        term: Term,
     },
     Promote {
         term: Term,
@@ -125,7 +131,12 @@ impl Job {
     /// Work that would harm a data directory if it were cut short is left to end.
     pub fn can_be_cancelled(&self) -> bool {
         match self {
-            Job::Clone { .. } | Job::StartStandby { .. } | Job::StartPrimary { .. } | Job::Checkpoint => true,
+            Job::Clone { .. }
+            | Job::CloneWithoutLeader
+            | Job::StartStandby { .. }
+            | Job::StartPrimary { .. }
+            | Job::PrePromote { .. }
+            | Job::Checkpoint => true,
             Job::Bootstrap
             | Job::Rewind { .. }
             | Job::Promote { .. }
@@ -143,6 +154,8 @@ impl Job {
             Job::StopOrderly { .. } | Job::StopFast { .. } | Job::StopAtOnce => true,
             Job::Bootstrap
             | Job::Clone { .. }
+            | Job::CloneWithoutLeader
+            | Job::PrePromote { .. }
             | Job::Rewind { .. }
             | Job::StartPrimary { .. }
             | Job::StartStandby { .. }
@@ -158,6 +171,8 @@ impl Job {
         match self {
             Job::Bootstrap => "bootstrap",
             Job::Clone { .. } => "clone",
+            Job::CloneWithoutLeader => "clone without a leader",
+            Job::PrePromote { .. } => "pre_promote",
             Job::Rewind { .. } => "rewind",
             Job::StartPrimary { .. } => "start as primary",
             Job::StartStandby { .. } => "start as standby",

@@ -40,7 +40,17 @@ impl Mind {
         let counter = match job {
             Job::Bootstrap | Job::StartPrimary { .. } | Job::StartStandby { .. } => &mut failures.starts,
             Job::Rewind { .. } => &mut failures.rewinds,
-            Job::Clone { .. } => &mut failures.clones,
+            Job::Clone { .. } | Job::CloneWithoutLeader => &mut failures.clones,
+            Job::PrePromote { term } => {
+                let (term, now) = (*term, self.view.now);
+                let hook = &mut self.view.memory.promotion_hook;
+                match outcome {
+                    JobOutcome::Done => hook.agreed = Some(term),
+                    JobOutcome::Failed => hook.refused = Some((term, now)),
+                    JobOutcome::Made(_) | JobOutcome::Cancelled => {}
+                }
+                return;
+            }
             Job::Promote { .. } => &mut failures.promotions,
             Job::SetAside if outcome == JobOutcome::Done => {
                 failures.rewinds = 0;
