@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -44,6 +43,7 @@ pub struct Desk {
     pub identity: Identity,
     pub wishes: Wishes,
     pub sight: watch::Receiver<Sight>,
+    pub looks: api::Looks,
     pub assignments: mpsc::Sender<Assignment>,
     pub calls: mpsc::Sender<Call>,
     pub guardian: watch::Sender<FenceOrder>,
@@ -152,13 +152,15 @@ impl Office {
 
     /// The dynamic configuration is part of the snapshot, and takes effect with it.
     fn learn_policy(&mut self, now: Moment, cluster: &Cluster) {
-        let version = cluster.config.as_ref().map(|config| config.version);
-        if version == self.config_version {
+        // Where the key has gone or cannot be read, what it said last holds: a standby cluster must not become a primary one
+        // by that.
+        let Some(config) =
+            cluster.config.as_ref().filter(|config| Some(config.version) != self.config_version)
+        else {
             return;
-        }
-        self.config_version = version;
-        let dynamic = cluster.config.as_ref().map_or(&Value::Null, |config| &config.value);
-        let policy = self.desk.wishes.learn(dynamic);
+        };
+        self.config_version = Some(config.version);
+        let policy = self.desk.wishes.learn(&config.value);
         self.order_watchdog();
         self.mind.apply(now, Event::Policy(Box::new(policy)));
     }
@@ -207,6 +209,7 @@ impl Office {
         for command in turn.commands {
             match command {
                 Command::Errand(errand) => self.send_errand(errand),
+                Command::Look => self.desk.looks.want(clock::now()),
                 Command::AskPeers { round, questions } => self.ask_peers(round, questions),
                 Command::StartJob { id, job } => {
                     let start_patience =
@@ -289,11 +292,14 @@ impl Office {
         }
     }
 
-    /// Where a clone or rewind would copy from.
+    /// Where the job copies from, if it does.
     fn source(&self, job: &Job) -> Option<crate::model::Address> {
-        let cluster = self.mind.view().cluster()?;
+        let view = self.mind.view();
+        let cluster = view.cluster();
         match job {
-            Job::Clone { from } | Job::Rewind { from } => cluster.members.get(from)?.address(),
+            Job::CloneRemote | Job::RewindRemote => view.policy.follows.as_ref()?.address.clone(),
+            Job::Clone { from } => cluster?.members.get(from)?.address(),
+            Job::Rewind { .. } | Job::CopySlots { .. } => cluster?.leader_record()?.address(),
             Job::Bootstrap
             | Job::CloneWithoutLeader
             | Job::StartPrimary { .. }
@@ -322,7 +328,7 @@ impl Office {
                 ..publish::member_record(view, &self.desk.identity)
             },
             record_stands: cluster.members.contains_key(&view.me),
-            status: publish::status(view, cluster),
+            status: publish::status_with_slots(view, cluster, &self.desk.sight.borrow().slots),
             history: publish::history(view, cluster, &clock::wall().to_string()),
             positions_every: view.policy.loop_wait,
         });

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use crate::clock;
 use crate::decide::mind::JobOutcome;
 use crate::model::{Address, Job, Span};
-use crate::postgres::{self, InstanceSettings};
+use crate::postgres::{self, InstanceSettings, ReplicaMethod};
 
 /// These bounds only end what hangs for ever: nothing is decided by them.
 const CLONE: Span = Span::from_secs(7 * 24 * 3600);
@@ -127,7 +127,7 @@ async fn perform(
     start_patience: Span,
 ) -> Result<JobOutcome, String> {
     let settings = settings.as_ref();
-    let from = |source: Option<Address>| source.ok_or("the source's address is not known".to_owned());
+    let from = |source: Option<Address>| source.ok_or("the address to copy from is not known".to_owned());
     let done = |result: Result<(), postgres::Error>| result.map(|()| JobOutcome::Done);
     let told = |result: Result<Vec<String>, postgres::Error>| {
         result.map(|complaints| {
@@ -168,6 +168,17 @@ async fn perform(
                 return Err(stopped.err().map_or(error.to_string(), |stop| format!("{error}; then {stop}")));
             }
         },
+        // The methods of this cluster's replicas copy this cluster; the other one is copied as its section says.
+        Job::CloneRemote => match postgres::clone_from(&built_in(settings), &from(source)?, CLONE).await {
+            Ok(()) => return made(settings).await,
+            Err(error) => Err(error),
+        },
+        Job::RewindRemote => done(postgres::rewind_from(settings, &from(source)?, REWIND).await),
+        Job::CopySlots { slots, upstream, .. } => told(
+            postgres::copy_slots(settings, &from(source)?, &slots, upstream, start_patience)
+                .await
+                .map(|started| started.complaints),
+        ),
         Job::Follow { upstream } => told(postgres::follow(settings, upstream).await),
         Job::StopOrderly { by, .. } => {
             postgres::stop_orderly(settings, clock::now().until(by)).await.map(|_| JobOutcome::Done)
@@ -183,6 +194,10 @@ async fn perform(
         Job::Checkpoint => done(postgres::checkpoint(settings, CHECKPOINT).await),
     };
     result.map_err(|error| error.to_string())
+}
+
+fn built_in(settings: &InstanceSettings) -> InstanceSettings {
+    InstanceSettings { replica_methods: vec![ReplicaMethod::Basebackup], ..settings.clone() }
 }
 
 /// A restored backup has to be copied, and then to be recovered.

@@ -115,7 +115,15 @@ mod tests {
             Serving::Primary { position: Position::new(1, 80), checkpointed: true, forks: None }
         } else {
             let (received, replayed) = (Some(Lsn(80)), Some(Lsn(80)));
-            Serving::Standby { timeline: Timeline(1), received, replayed, streaming: true, upstream: None }
+            Serving::Standby {
+                timeline: Timeline(1),
+                received,
+                replayed,
+                streaming: true,
+                upstream: None,
+                forks: None,
+                starved: false,
+            }
         };
         Postgres::Running(Running { system: SYSTEM, serving, silent_since: None, version: 150_000 })
     }

@@ -1,5 +1,7 @@
 //! What a decision asks for. Carrying it out leaves no choice to make.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Address, FailoverRequest, MemberName, Moment, Reason, Span, SystemId, Term, Timeline};
@@ -84,6 +86,9 @@ pub enum Job {
     Rewind {
         from: MemberName,
     },
+    /// The same two with a server of the cluster that this one follows.
+    CloneRemote,
+    RewindRemote,
     StartPrimary {
         term: Term,
     },
@@ -98,9 +103,16 @@ pub enum Job {
         term: Term,
         timeline: Timeline,
     },
-    /// Point a running standby at another member.
+    /// Point a running standby at another server, or at none.
     Follow {
-        upstream: Address,
+        upstream: Option<Address>,
+    },
+    /// Bring the leader's logical slots here. PostgreSQL has to be down for a moment.
+    CopySlots {
+        from: MemberName,
+        slots: BTreeSet<String>,
+        /// What the standby replicates from, before and after.
+        upstream: Option<Address>,
     },
     /// Checkpoint, then stop in good order; whatever still lives at `by` is stopped at once.
     StopOrderly {
@@ -133,12 +145,15 @@ impl Job {
         match self {
             Job::Clone { .. }
             | Job::CloneWithoutLeader
+            | Job::CloneRemote
             | Job::StartStandby { .. }
             | Job::StartPrimary { .. }
             | Job::PrePromote { .. }
             | Job::Checkpoint => true,
             Job::Bootstrap
             | Job::Rewind { .. }
+            | Job::RewindRemote
+            | Job::CopySlots { .. }
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::StopOrderly { .. }
@@ -157,6 +172,9 @@ impl Job {
             | Job::CloneWithoutLeader
             | Job::PrePromote { .. }
             | Job::Rewind { .. }
+            | Job::CloneRemote
+            | Job::RewindRemote
+            | Job::CopySlots { .. }
             | Job::StartPrimary { .. }
             | Job::StartStandby { .. }
             | Job::Promote { .. }
@@ -174,6 +192,9 @@ impl Job {
             Job::CloneWithoutLeader => "clone without a leader",
             Job::PrePromote { .. } => "pre_promote",
             Job::Rewind { .. } => "rewind",
+            Job::CloneRemote => "clone from afar",
+            Job::RewindRemote => "rewind from afar",
+            Job::CopySlots { .. } => "copy slots",
             Job::StartPrimary { .. } => "start as primary",
             Job::StartStandby { .. } => "start as standby",
             Job::Promote { .. } => "promote",

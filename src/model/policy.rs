@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Moment, Span};
+use super::{Moment, Remote, SlotPolicy, Span};
 
 /// The settings that decisions depend on, the same on every member but for the last few.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,11 @@ pub struct Policy {
     /// Local: may data here be an older backup, which catches up from an archive?
     #[serde(default)]
     pub restores_backups: bool,
+    #[serde(default)]
+    pub slots: SlotPolicy,
+    /// Another cluster that this one is the standby of: nobody here accepts writes.
+    #[serde(default)]
+    pub follows: Option<Remote>,
 }
 
 /// The arithmetic of the lease. All of it is local time; see ARCHITECTURE.md, "The lease".
@@ -121,6 +126,8 @@ impl Default for Policy {
             asks_before_promotion: false,
             clones_without_leader: false,
             restores_backups: false,
+            slots: SlotPolicy::default(),
+            follows: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid};
 
 use super::error::Error;
-use crate::model::{Address, CommandLine, MemberName, Occasion, Secret};
+use crate::model::{Address, CommandLine, MemberName, Occasion, Remote, Secret};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceSettings {
@@ -56,6 +56,10 @@ pub struct InstanceSettings {
     /// Run once in the database of a new cluster.
     pub init_sql: Vec<PathBuf>,
     pub use_slots: bool,
+    /// Standbys must be able to take over logical slots.
+    pub copied_slots: bool,
+    /// The cluster that this one follows.
+    pub remote: Option<Remote>,
     pub hooks: Hooks,
     /// What PostgreSQL writes to stderr until its own logging takes over.
     pub log_file: PathBuf,
@@ -165,6 +169,8 @@ impl InstanceSettings {
             bootstrap_method: None,
             init_sql: Vec::new(),
             use_slots: true,
+            copied_slots: false,
+            remote: None,
             hooks: Hooks::default(),
             log_file: beside(".log"),
             control_group: None,
