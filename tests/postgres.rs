@@ -37,9 +37,9 @@ async fn a_new_cluster_meets_nobody_before_its_leader_starts_it() {
         let mut node = Instance::new(&bin_dir, "turku");
         assert_eq!(node.look().await.postgres, Postgres::Empty);
         let told = node.data_dir().with_file_name("told");
-        let hook =
-            format!("f() {{ psql -AtX -c 'SHOW listen_addresses' -d \"$1\" > {}; }}; f", told.display());
-        node.settings.hooks.post_bootstrap = Some(hook);
+        let script = format!("psql -AtX -c \\\"SHOW listen_addresses\\\" -d \\\"$1\\\" > {}", told.display());
+        let hook = format!("sh -c \"{script}\" hook");
+        node.settings.hooks.post_bootstrap = Some(hook.parse().expect("a command"));
         node.settings.parameters.insert("log_statement".to_owned(), "all".to_owned());
         bootstrap(&node.settings, PATIENCE).await.expect("bootstrapped");
 

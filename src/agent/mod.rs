@@ -2,10 +2,12 @@
 //!
 //! `keeper` renews the lease on a thread of its own, `sentry` speaks with the guardian, `eyes` look at PostgreSQL, `workshop`
 //! works on it, `disk` probes where it writes, `errands` and `publisher` write to the store, `requests` are what REST asks
-//! for, `upkeep` does the chores, `scout` asks the cluster that this one follows. `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
+//! for, `callbacks` tell the operator's programs, `upkeep` does the chores, `scout` asks the cluster that this one follows.
+//! `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
 
 mod arguments;
 mod asks;
+mod callbacks;
 mod cgroup;
 mod disk;
 mod doorkeeper;
@@ -45,6 +47,7 @@ use crate::fence::{self, Guardian, LeaseLink};
 use crate::model::{Contact, Facts, FenceOrder, Policy, Postgres, SessionId, Span, Standing};
 use crate::store::{Store, StoreEvent, StoreSettings};
 use crate::{api, clock};
+use callbacks::Callbacks;
 use doorkeeper::Doorkeeper;
 use eyes::{Eyes, Sight};
 use home::Home;
@@ -63,6 +66,7 @@ use workshop::Workshop;
 const EVENTS: usize = 256;
 const ASSIGNMENTS: usize = 16;
 const REQUESTS: usize = 16;
+const CALLS: usize = 16;
 /// A write to the store may take this long; what waits longer is asked for anew.
 const STORE_WITHIN: Duration = Duration::from_secs(5);
 /// Looking at PostgreSQL, working on it, the chores, and one to spare.
@@ -145,6 +149,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     let (events, event_receiver) = mpsc::channel(EVENTS);
     let (assignments, assigned) = mpsc::channel(ASSIGNMENTS);
     let (finished, finished_receiver) = mpsc::channel(ASSIGNMENTS);
+    let (calls, called) = mpsc::channel(CALLS);
     let (requests, requested) = mpsc::channel(REQUESTS);
     let (lease, lease_orders) = watch::channel(LeaseOrders::default());
     let (fence_orders, fence_ordered) = watch::channel(FenceOrder::Keep);
@@ -207,6 +212,9 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         events: events.clone(),
     };
     tasks.spawn(sentry.stand(guardian));
+    // It ends by itself, after the last call.
+    let mut last = JoinSet::new();
+    last.spawn_on(Callbacks { settings: instance.clone(), calls: called }.work(), hands);
     let scout = Scout { settings: instance.clone(), standings: standings.clone(), events: events.clone() };
     tasks.spawn_on(scout.look_around(), hands);
     let upkeep = Upkeep {
@@ -214,6 +222,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         standings: standings.clone(),
         sight: seen.clone(),
         events: events.clone(),
+        calls: calls.clone(),
     };
     tasks.spawn_on(upkeep.work(), hands);
     tasks.spawn(opened.keeper.stay());
@@ -250,6 +259,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         sight: seen,
         looks,
         assignments,
+        calls,
         guardian: fence_orders,
         watchdog,
         lease,
@@ -264,6 +274,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         End::InOrder => {
             // One that hangs in the kernel is left to the end of the process.
             let _ = tokio::time::timeout(GOODBYE, tasks.shutdown()).await;
+            let _ = tokio::time::timeout(callbacks::LAST_PATIENCE + GOODBYE, last.join_next()).await;
             // A unit's guardian is the unit's.
             if guardian_unit.is_none() {
                 dismiss(&fence).await;
@@ -399,7 +410,7 @@ async fn follow_signals(
 /// A configuration that has become wrong changes nothing.
 fn reread(sources: &Sources) -> Option<Config> {
     match crate::config::load(sources) {
-        Ok(Loaded { config, warnings }) => {
+        Ok(Loaded { config, warnings, origins: _ }) => {
             for warning in &warnings {
                 tracing::warn!("{}", warning.render("configuration").trim_end());
             }

@@ -15,7 +15,7 @@ use super::wishes::Wishes;
 use super::workshop::Assignment;
 use crate::api;
 use crate::config::Config;
-use crate::decide::mind::{Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
+use crate::decide::mind::{Call, Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
     Cluster, Errand, Facts, FenceOrder, Job, MemberName, MemberRecord, MessageId, Moment, Plan, Reason,
@@ -45,6 +45,7 @@ pub struct Desk {
     pub sight: watch::Receiver<Sight>,
     pub looks: api::Looks,
     pub assignments: mpsc::Sender<Assignment>,
+    pub calls: mpsc::Sender<Call>,
     pub guardian: watch::Sender<FenceOrder>,
     pub watchdog: watch::Sender<Option<fence::Watch>>,
     pub lease: watch::Sender<LeaseOrders>,
@@ -218,6 +219,7 @@ impl Office {
                 }
                 Command::CancelJob { id } => self.assign(Assignment::Cancel { id }),
                 Command::Fence(order) => self.order_guardian(order),
+                Command::Call(call) => self.call(call),
                 Command::Answer { id, outcome } => self.asks.answer(id, outcome),
                 Command::Exit => ended = true,
             }
@@ -284,13 +286,33 @@ impl Office {
         }
     }
 
+    fn call(&self, call: Call) {
+        if self.desk.calls.try_send(call).is_err() {
+            tracing::warn!("{} is not called: too many callbacks wait", call.occasion.name());
+        }
+    }
+
     /// Where the job copies from, if it does.
     fn source(&self, job: &Job) -> Option<crate::model::Address> {
         let view = self.mind.view();
-        if matches!(job, Job::CloneRemote | Job::RewindRemote) {
-            return view.policy.follows.as_ref()?.address.clone();
+        let cluster = view.cluster();
+        match job {
+            Job::CloneRemote | Job::RewindRemote => view.policy.follows.as_ref()?.address.clone(),
+            Job::Clone { from } => cluster?.members.get(from)?.address(),
+            Job::Rewind { .. } | Job::CopySlots { .. } => cluster?.leader_record()?.address(),
+            Job::Bootstrap
+            | Job::CloneWithoutLeader
+            | Job::StartPrimary { .. }
+            | Job::StartStandby { .. }
+            | Job::PrePromote { .. }
+            | Job::Promote { .. }
+            | Job::Follow { .. }
+            | Job::StopOrderly { .. }
+            | Job::StopFast { .. }
+            | Job::StopAtOnce
+            | Job::SetAside
+            | Job::Checkpoint => None,
         }
-        view.cluster()?.leader_record()?.address()
     }
 
     fn publish(&mut self, plan: Plan) {

@@ -90,7 +90,10 @@ impl Sentry {
             let target = target(&self.sight.borrow_and_update(), self.postgres_group.as_deref());
             let watch = self.watchdog.borrow_and_update().clone();
             let mut wait = IDLE;
-            if again || done != Some(order) || aimed != Some(target.clone()) {
+            if again {
+                done = None;
+            }
+            if done != Some(order) || aimed != Some(target.clone()) {
                 match carry_out(guardian, order, &target).await {
                     Ok(status) => {
                         (done, aimed) = (Some(order), Some(target));

@@ -9,9 +9,10 @@ use tokio::sync::{mpsc, watch};
 use super::eyes::Sight;
 use super::workshop::complain;
 use crate::clock;
-use crate::decide::mind::Event;
+use crate::decide::mind::{Call, Event};
+use crate::decide::publish::member_role;
 use crate::decide::slots::{self, SlotMemory};
-use crate::model::{Moment, Postgres, Serving, SlotPlan, Span, Standing, View};
+use crate::model::{Moment, Occasion, Postgres, Serving, SlotPlan, Span, Standing, View};
 use crate::postgres::{self, InstanceSettings, Recovery};
 
 /// Something always changes; slots and settings need not follow within less.
@@ -26,6 +27,7 @@ pub struct Upkeep {
     pub settings: watch::Receiver<Arc<InstanceSettings>>,
     pub standings: watch::Receiver<Arc<Standing>>,
     pub sight: watch::Receiver<Sight>,
+    pub calls: mpsc::Sender<Call>,
     pub events: mpsc::Sender<Event>,
 }
 
@@ -56,7 +58,7 @@ impl Upkeep {
             if let Some(recovery) = at_rest(&standing.view) {
                 let wanted = (settings.clone(), recovery);
                 if applied.as_ref().is_some_and(|known| *known != wanted) {
-                    apply(&wanted.0, &wanted.1).await;
+                    self.apply(&wanted.0, &wanted.1, &standing.view).await;
                 }
                 applied = Some(wanted);
                 if slots.not_before <= clock::now()
@@ -68,6 +70,19 @@ impl Upkeep {
                 applied = None;
             }
             clock::pause(PAUSE).await;
+        }
+    }
+
+    async fn apply(&self, settings: &InstanceSettings, recovery: &Recovery, view: &View) {
+        match postgres::reload(settings, recovery).await {
+            Ok(complaints) => {
+                complain(&complaints);
+                let call = Call { occasion: Occasion::Reload, role: member_role(view) };
+                if self.calls.try_send(call).is_err() {
+                    tracing::warn!("on_reload is not called: too many callbacks wait");
+                }
+            }
+            Err(error) => tracing::warn!("{error}"),
         }
     }
 
@@ -117,13 +132,6 @@ impl Slots {
             }
         }
         self.warned.clone_from(&plan.warnings);
-    }
-}
-
-async fn apply(settings: &InstanceSettings, recovery: &Recovery) {
-    match postgres::reload(settings, recovery).await {
-        Ok(complaints) => complain(&complaints),
-        Err(error) => tracing::warn!("{error}"),
     }
 }
 

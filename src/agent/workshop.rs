@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use crate::clock;
 use crate::decide::mind::JobOutcome;
 use crate::model::{Address, Job, Span};
-use crate::postgres::{self, InstanceSettings};
+use crate::postgres::{self, InstanceSettings, ReplicaMethod};
 
 /// These bounds only end what hangs for ever: nothing is decided by them.
 const CLONE: Span = Span::from_secs(7 * 24 * 3600);
@@ -136,7 +136,7 @@ async fn perform(
         })
     };
     let result = match job {
-        Job::Bootstrap => match postgres::bootstrap(settings, BOOTSTRAP).await {
+        Job::Bootstrap => match postgres::bootstrap(settings, bootstrap_patience(settings)).await {
             Ok(complaints) => {
                 complain(&complaints);
                 return made(settings).await;
@@ -144,6 +144,12 @@ async fn perform(
             Err(error) => Err(error),
         },
         Job::Clone { .. } => done(postgres::clone_from(settings, &from(source)?, CLONE).await),
+        Job::CloneWithoutLeader => done(postgres::clone_without_leader(settings, CLONE).await),
+        // The lease is held meanwhile, and nobody accepts writes: as long as for a start, and no longer.
+        Job::PrePromote { .. } => match &settings.hooks.pre_promote {
+            Some(line) => done(postgres::run_hook(settings, "pre_promote", line, &[], start_patience).await),
+            None => Ok(JobOutcome::Done),
+        },
         Job::Rewind { .. } => done(postgres::rewind_from(settings, &from(source)?, REWIND).await),
         Job::StartPrimary { .. } => {
             told(postgres::start_primary(settings, start_patience).await.map(|started| started.complaints))
@@ -162,7 +168,8 @@ async fn perform(
                 return Err(stopped.err().map_or(error.to_string(), |stop| format!("{error}; then {stop}")));
             }
         },
-        Job::CloneRemote => match postgres::clone_from(settings, &from(source)?, CLONE).await {
+        // The methods of this cluster's replicas copy this cluster; the other one is copied as its section says.
+        Job::CloneRemote => match postgres::clone_from(&built_in(settings), &from(source)?, CLONE).await {
             Ok(()) => return made(settings).await,
             Err(error) => Err(error),
         },
@@ -187,6 +194,15 @@ async fn perform(
         Job::Checkpoint => done(postgres::checkpoint(settings, CHECKPOINT).await),
     };
     result.map_err(|error| error.to_string())
+}
+
+fn built_in(settings: &InstanceSettings) -> InstanceSettings {
+    InstanceSettings { replica_methods: vec![ReplicaMethod::Basebackup], ..settings.clone() }
+}
+
+/// A restored backup has to be copied, and then to be recovered.
+fn bootstrap_patience(settings: &InstanceSettings) -> Span {
+    if settings.bootstrap_method.is_some() { CLONE } else { BOOTSTRAP }
 }
 
 /// Settings that are not used as they stand.

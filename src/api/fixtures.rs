@@ -193,6 +193,7 @@ pub fn be_stopped(standing: &mut Standing) {
             recovery_end: None,
             standby_signal: false,
             backup_label: false,
+            never_led: false,
             rewindable: true,
         },
     };

@@ -133,9 +133,10 @@ impl<'a> Look<'a> {
             (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Bootstrap)) => {
                 MemberState::Bootstrapping
             }
-            (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Clone { .. } | Job::CloneRemote)) => {
-                MemberState::CreatingReplica
-            }
+            (
+                Postgres::Empty | Postgres::Unfinished { .. },
+                Some(Job::Clone { .. } | Job::CloneWithoutLeader | Job::CloneRemote),
+            ) => MemberState::CreatingReplica,
             (Postgres::Stopped { .. }, Some(Job::StartPrimary { .. } | Job::StartStandby { .. })) => {
                 MemberState::Starting
             }

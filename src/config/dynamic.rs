@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::check::{Findings, check};
+use super::customs::{self, Customs, shared_customs};
 use super::problem::Problem;
 use super::replication;
 use super::settings::{Kind, State, Table};
@@ -48,6 +49,7 @@ pub struct PostgresWishes {
     pub copied_slots: bool,
     pub follows: Option<Remote>,
     pub pg_ctl_timeout: Span,
+    pub customs: Customs,
 }
 
 /// What the rules need to know. A value that is wrong counts as not set and is warned about.
@@ -56,6 +58,9 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
     reader.shape();
     let (timing, loop_wait, retry_timeout) = reader.times();
     let own = &local.postgresql;
+    let (shared, complaints) = shared_customs(dynamic, &of_config());
+    reader.warnings.extend(complaints);
+    let customs = own.customs.over(shared);
     let policy = Policy {
         timing,
         loop_wait,
@@ -77,6 +82,9 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
         ),
         may_bootstrap: local.bootstrap.is_some() && !local.tags.nofailover(),
         watchdog_required: local.watchdog.mode == WatchdogMode::Required,
+        asks_before_promotion: customs::command(customs.pre_promote.as_ref()).is_some(),
+        restores_backups: customs.replica_methods().iter().any(Option::is_some),
+        clones_without_leader: customs.replica_methods().iter().flatten().any(|method| method.no_leader),
         slots: reader.slots(),
         follows: reader.follows(),
     };
@@ -112,6 +120,7 @@ pub fn wishes_from(dynamic: &Value, local: &Config) -> PostgresWishes {
         copied_slots: replication::slots_from(dynamic, true).0.has_logical(),
         follows: reader.follows(),
         pg_ctl_timeout: own.pg_ctl_timeout.map_or(timeout, span_of_seconds),
+        customs: own.customs.over(shared_customs(dynamic, &of_config()).0),
     }
 }
 
@@ -120,6 +129,8 @@ pub fn validate_dynamic(dynamic: &Value) -> Vec<Problem> {
     let mut findings = Findings::default();
     check(&Node::from_json(dynamic, &of_config()), Table::Dynamic, &mut findings);
     let mut problems = findings.errors.0;
+    let told = shared_customs(dynamic, &of_config()).1;
+    problems.extend(told.into_iter().filter(|problem| !problems.contains(problem)).collect::<Vec<_>>());
     problems.extend(replication::mistakes(dynamic));
     if let Err(error) = timing_of(dynamic) {
         let hint = "a ttl of 5 is the least, or set unsafe_timing: true beside it";

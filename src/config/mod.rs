@@ -3,10 +3,12 @@
 
 mod check;
 mod credentials;
+mod customs;
 mod dynamic;
 mod environment;
 mod load;
 mod operator;
+mod origins;
 mod problem;
 pub mod settings;
 mod store_types;
@@ -15,6 +17,7 @@ mod values;
 mod whole;
 mod yaml;
 
+pub use customs::{Customs, Method, command};
 pub use dynamic::*;
 pub use environment::is_ours as is_our_variable;
 pub use load::*;

@@ -19,6 +19,9 @@ pub struct Etcd {
     /// Without user and password: loading moves them to the fields below.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// The same for a proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
     pub protocol: Protocol,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
@@ -94,6 +97,7 @@ impl Etcd {
         let named = hosts
             .filter_map(|host| values::address(host, Some(2379)))
             .map(|address| format!("{protocol}://{}", values::show(&address)));
-        named.chain(self.url.iter().map(|url| url.trim_end_matches('/').to_owned())).collect()
+        let urls = self.url.iter().chain(&self.proxy);
+        named.chain(urls.map(|url| url.trim_end_matches('/').to_owned())).collect()
     }
 }

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::customs::{Customs, Method};
 use super::store_types::{Etcd, Zookeeper};
 use super::values;
 use crate::model::{Address, MemberName, Secret, Tags};
@@ -114,8 +115,18 @@ pub struct Bootstrap {
     /// Options without dashes: `data-checksums`, `encoding=UTF8`.
     pub initdb: Vec<String>,
     pub pg_hba: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none", alias = "post_init")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub post_bootstrap: Option<String>,
+    /// Its older name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub post_init: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub init_sql: Vec<String>,
+    /// What else stands in the section: the method's options, under its name.
+    #[serde(flatten)]
+    pub sections: BTreeMap<String, Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,6 +165,8 @@ pub struct Postgresql {
     /// Seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pg_ctl_timeout: Option<f64>,
+    #[serde(flatten)]
+    pub customs: Customs,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -281,10 +294,11 @@ impl Config {
     }
 }
 
-impl Config {
-    /// The configuration as YAML, for people: passwords are hidden.
-    pub fn to_yaml(&self) -> String {
-        serde_norway::to_string(self).expect("names, numbers and text can be written as YAML")
+impl Bootstrap {
+    /// The method that takes initdb's place.
+    pub fn custom(&self) -> Option<Method> {
+        let name = self.method.as_deref().filter(|name| !matches!(*name, "" | "initdb"))?;
+        Some(Method::of(name, self.sections.get(name)))
     }
 }
 
@@ -388,35 +402,4 @@ mod as_text {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_is_never_printed() {
-        let secret = Secret::new("hunter2");
-        let shown = format!("{secret} {secret:?} {}", serde_json::to_string(&secret).expect("text"));
-        assert!(!shown.contains("hunter2"), "{shown}");
-        assert_eq!(secret.reveal(), "hunter2");
-    }
-
-    #[test]
-    fn listening_addresses_are_read_in_every_form() {
-        let check = |text: &str, hosts: &[&str], port| {
-            let listen: Listen = text.parse().expect(text);
-            assert_eq!(
-                (listen.hosts.iter().map(String::as_str).collect::<Vec<_>>(), listen.port),
-                (hosts.to_vec(), port)
-            );
-            assert_eq!(listen.to_string().parse::<Listen>(), Ok(listen));
-        };
-        check("127.0.0.1:5432", &["127.0.0.1"], 5432);
-        check("*:5432", &["*"], 5432);
-        check(":8008", &["*"], 8008);
-        check("10.0.0.1,127.0.0.1:5432", &["10.0.0.1", "127.0.0.1"], 5432);
-        check("[::1]:5432", &["::1"], 5432);
-        check("0.0.0.0,[::]:5432", &["0.0.0.0", "::"], 5432);
-        for text in ["5432x", "5432", "host", "host:", "host:0", "host:99999", "a b:1", "a,,b:1", "h:+1"] {
-            assert_eq!(text.parse::<Listen>(), Err(ListenError), "{text}");
-        }
-    }
-}
+mod tests;

@@ -116,6 +116,8 @@ pub enum Command {
         id: u64,
     },
     Fence(FenceOrder),
+    /// Tell an operator's callback.
+    Call(super::callbacks::Call),
     /// Tell whoever asked.
     Answer {
         id: u64,

@@ -3,8 +3,8 @@
 use super::fault::{self, Fault};
 use super::{Choice, may_try_again, topology};
 use crate::model::{
-    Cluster, Control, Descent, Job, Leader, MemberRecord, MemberRole, MemberState, Postgres, Reason, Rejoin,
-    Rule, Running, Serving, Span, View,
+    Cluster, Control, Descent, Job, Leader, MemberName, MemberRecord, MemberRole, MemberState, Postgres,
+    Reason, Rejoin, Rule, Running, Serving, Span, View,
 };
 
 /// After so many failed rewinds the directory is set aside, if the settings allow it.
@@ -22,7 +22,8 @@ pub(super) fn choose(view: &View, cluster: &Cluster, leader: &Leader) -> Choice 
             Choice::wait(about(Rule::CloneWaitsForLeader))
         }
         Postgres::Empty if may_try_again(view, view.memory.failures.clones) => {
-            Choice::run(about(Rule::Clones), Job::Clone { from: leader.name.clone() })
+            let source = clone_source(view, cluster, leader);
+            Choice::run(Reason::about(Rule::Clones, source), Job::Clone { from: source.clone() })
         }
         Postgres::Empty => Choice::wait(Rule::RejoinBacksOff),
         Postgres::Unfinished { .. } if fault::active(Fault::StartsUnfinished) => {
@@ -37,6 +38,27 @@ pub(super) fn choose(view: &View, cluster: &Cluster, leader: &Leader) -> Choice 
 fn can_be_cloned(record: &MemberRecord) -> bool {
     record.state == MemberState::Running
         && matches!(record.role, MemberRole::Primary | MemberRole::StandbyLeader)
+}
+
+/// Members that are tagged for it spare the leader the work. Each new member begins with another one of them, and turns to
+/// the leader itself when that did not succeed.
+fn clone_source<'a>(view: &View, cluster: &'a Cluster, leader: &'a Leader) -> &'a MemberName {
+    let timeline = cluster.members.get(&leader.name).and_then(|record| record.timeline);
+    let serves = |(name, record): &(&MemberName, &MemberRecord)| {
+        let runs = record.state == MemberState::Running && record.role == MemberRole::Replica;
+        let sound = runs && record.timeline.is_some() && record.timeline == timeline;
+        sound
+            && **name != view.me
+            && **name != leader.name
+            && record.tags.clonefrom()
+            && record.address().is_some()
+    };
+    let sources: Vec<&MemberName> = cluster.members.iter().filter(serves).map(|(name, _)| name).collect();
+    let mine = view.me.as_str().bytes().map(usize::from).sum::<usize>();
+    let leader_only = view.memory.wish.as_ref().is_some_and(crate::model::Wish::is_from_leader);
+    let by_turns = view.memory.failures.clones.is_multiple_of(2);
+    let chosen = sources.get(mine % sources.len().max(1)).filter(|_| by_turns && !leader_only);
+    chosen.copied().unwrap_or(&leader.name)
 }
 
 fn running_standby(view: &View, cluster: &Cluster, leader: &Leader, running: &Running) -> Choice {
@@ -103,6 +125,17 @@ fn stopped(
     match rejoin {
         Rejoin::Start if !may_try_again(view, failures.starts) => Choice::wait(Rule::RejoinBacksOff),
         Rejoin::Start => start(view, cluster, leader),
+        // A restored backup is of the timeline that was led when it was made; the archive leads on from there.
+        Rejoin::Clone
+            if view.policy.restores_backups
+                && lineage.descent_of(control.checkpoint) == Descent::OnLineage =>
+        {
+            if may_try_again(view, failures.starts) {
+                start(view, cluster, leader)
+            } else {
+                Choice::wait(Rule::RejoinBacksOff)
+            }
+        }
         Rejoin::Clone => reclone(true),
         Rejoin::Rewind if !view.policy.use_rewind || !control.rewindable => {
             reclone(view.policy.reclone_when_diverged)

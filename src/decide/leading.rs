@@ -124,7 +124,9 @@ fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) ->
     }
     match &cluster.claim {
         Some(claim) if claim.value.by == view.me && timeline < claim.value.timeline => {
-            if view.is_guarded(lease.term) || fault::active(Fault::LeadsUnguarded) {
+            if let Some(choice) = asks_hook(view, lease) {
+                choice
+            } else if view.is_guarded(lease.term) || fault::active(Fault::LeadsUnguarded) {
                 Choice::run(
                     Rule::LeaderPromotes,
                     Job::Promote { term: lease.term, timeline: claim.value.timeline },
@@ -135,6 +137,18 @@ fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) ->
         }
         Some(_) | None => Choice::store(Rule::LeaderHasNoClaim, Errand::ReleaseLease { term: lease.term }),
     }
+}
+
+/// The operator's command has to agree, once a term. `None` where it has, or where there is none.
+fn asks_hook(view: &View, lease: &Lease) -> Option<Choice> {
+    let hook = view.memory.promotion_hook;
+    if !view.policy.asks_before_promotion || hook.agreed == Some(lease.term) {
+        return None;
+    }
+    if hook.refused.is_some_and(|(term, _)| term == lease.term) {
+        return Some(Choice::store(Rule::LeaderRefusedByHook, Errand::ReleaseLease { term: lease.term }));
+    }
+    Some(Choice::run(Rule::LeaderRunsHook, Job::PrePromote { term: lease.term }))
 }
 
 fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> Choice {

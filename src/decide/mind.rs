@@ -6,6 +6,8 @@ mod counts;
 
 use std::collections::BTreeMap;
 
+pub use super::callbacks::Call;
+use super::callbacks::Told;
 pub use super::events::*;
 use super::fault::{self, Fault};
 use super::{decide, is_to_be_guarded, slots};
@@ -34,6 +36,9 @@ pub struct Mind {
     guardian_heard: bool,
     /// How wishes have ended that nobody has been told of yet.
     answers: Vec<(u64, Outcome)>,
+    /// Of which an operator's callbacks have been told.
+    told: Told,
+    calls: Vec<Call>,
 }
 
 impl Mind {
@@ -67,6 +72,8 @@ impl Mind {
             seen_too_early: None,
             guardian_heard: false,
             answers: Vec::new(),
+            told: Told::default(),
+            calls: Vec::new(),
         }
     }
 
@@ -119,6 +126,7 @@ impl Mind {
             Step::Cancel => self.cancel_job(&mut commands),
             Step::Exit => commands.push(Command::Exit),
         }
+        commands.extend(self.calls.drain(..).map(Command::Call));
         commands.extend(self.answers.drain(..).map(|(id, outcome)| Command::Answer { id, outcome }));
         let lease = LeaseOrders {
             until: plan.renew_until,
@@ -237,6 +245,7 @@ impl Mind {
             Some(Serving::Standby { .. }) | None => {}
         }
         self.view.postgres = postgres;
+        self.calls.extend(self.told.after_a_look(&self.view, ended));
         self.view.looked_at = looked_at;
     }
 
@@ -313,6 +322,9 @@ impl Mind {
                 handover.begun_at = self.view.now;
             }
             self.end_restart_that_failed(job, outcome);
+            if matches!((job, outcome), (Job::Follow { .. }, JobOutcome::Done)) {
+                self.calls.extend(self.told.after_a_reload());
+            }
         }
         self.learn_postgres(seen, ended.as_ref().map(|running| &running.job));
     }
@@ -328,6 +340,7 @@ impl Mind {
             // From here on the key may go at any moment, even if no answer ever comes.
             self.view.lease = None;
             self.view.memory.released = Some(term);
+            self.calls.extend(self.told.after_giving_up(&self.view));
         }
         self.errand = Some(errand.clone());
         self.view.work.errand_since = Some(self.view.now);
@@ -385,6 +398,8 @@ impl Mind {
             }
             Job::Bootstrap
             | Job::Clone { .. }
+            | Job::CloneWithoutLeader
+            | Job::PrePromote { .. }
             | Job::Rewind { .. }
             | Job::CloneRemote
             | Job::RewindRemote

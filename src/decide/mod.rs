@@ -2,6 +2,7 @@
 //! remember is a field of the view. One file per situation; this one tells the situations apart.
 
 mod bootstrap;
+mod callbacks;
 mod cut_off;
 mod dethroned;
 mod ending;
@@ -17,6 +18,8 @@ pub mod publish;
 mod race;
 pub mod slots;
 mod standby_cluster;
+#[cfg(test)]
+mod tests;
 mod topology;
 mod wishes;
 
@@ -166,7 +169,8 @@ fn under_way(view: &View, running: &RunningJob) -> Choice {
             dethroned::choose(view)
         };
     }
-    if view.ending && running.job.can_be_cancelled() && !running.cancelled {
+    let pointless = matches!(running.job, Job::PrePromote { .. }) && !lease_in_force;
+    if (pointless || (view.ending && running.job.can_be_cancelled())) && !running.cancelled {
         return Choice::step(Rule::JobLostItsReason, Step::Cancel);
     }
     if let Some(choice) = wishes::overtakes(view, running) {
@@ -186,7 +190,8 @@ fn own_key(view: &View, leader: &Leader) -> Choice {
     if leader.session.is_some() && leader.session == view.session.map(|session| session.id) {
         return Choice::wait(Rule::AwaitsRenewal);
     }
-    if matches!(view.postgres, Postgres::Stopped { .. }) && may_try_again(view, view.memory.failures.starts) {
+    let startable = matches!(view.postgres, Postgres::Stopped { .. }) && !view.postgres.never_led();
+    if startable && may_try_again(view, view.memory.failures.starts) {
         Choice::run(Rule::RaceStartsStandby, Job::StartStandby { upstream: None })
     } else {
         Choice::wait(Rule::OwnOldLease)
@@ -195,10 +200,9 @@ fn own_key(view: &View, leader: &Leader) -> Choice {
 
 /// Somebody else made the cluster while this member made data for it, which nobody has ever led.
 fn foreign(view: &View) -> Choice {
-    if matches!(view.postgres, Postgres::Stopped { .. })
-        && view.memory.bootstrapped.is_some()
-        && view.memory.bootstrapped == view.postgres.system_id()
-    {
+    let made_here =
+        view.memory.bootstrapped.is_some() && view.memory.bootstrapped == view.postgres.system_id();
+    if matches!(view.postgres, Postgres::Stopped { .. }) && (made_here || view.postgres.never_led()) {
         Choice::run(Rule::ClearsUnfinished, Job::SetAside)
     } else {
         Choice::wait(Rule::ForeignData)
@@ -210,10 +214,20 @@ fn in_force(view: &View) -> Option<&Lease> {
 }
 
 fn belongs_elsewhere(view: &View, cluster: &Cluster) -> bool {
+    if view.postgres.never_led() && led_by_others(view, cluster) {
+        return true;
+    }
     match (view.postgres.system_id(), cluster.system_id()) {
         (Some(here), Some(there)) => here != there,
         (None, _) | (_, None) => false,
     }
+}
+
+/// Two members that restore the same backup make clusters that cannot be told apart. The one that is led first is it.
+fn led_by_others(view: &View, cluster: &Cluster) -> bool {
+    let leads = cluster.leader.as_ref().is_some_and(|leader| leader.name != view.me);
+    let claimed = cluster.claim.as_ref().is_some_and(|claim| claim.value.by != view.me);
+    leads || claimed || !cluster.history.is_empty()
 }
 
 /// A session is renewed unless that would keep a leader in office that cannot do its work.

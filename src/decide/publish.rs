@@ -129,12 +129,15 @@ fn member_state(view: &View) -> MemberState {
     if let Some(running) = &view.work.job {
         match running.job {
             Job::Bootstrap => return MemberState::Bootstrapping,
-            Job::Clone { .. } | Job::CloneRemote => return MemberState::CreatingReplica,
+            Job::Clone { .. } | Job::CloneWithoutLeader | Job::CloneRemote => {
+                return MemberState::CreatingReplica;
+            }
             Job::CopySlots { .. } => return MemberState::Restarting,
             Job::StopOrderly { .. } | Job::StopFast { .. } | Job::StopAtOnce => return MemberState::Stopping,
             Job::StartPrimary { .. } | Job::StartStandby { .. } => return MemberState::Starting,
             Job::Rewind { .. }
             | Job::RewindRemote
+            | Job::PrePromote { .. }
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::SetAside
@@ -166,7 +169,7 @@ fn member_state(view: &View) -> MemberState {
     }
 }
 
-fn member_role(view: &View) -> MemberRole {
+pub fn member_role(view: &View) -> MemberRole {
     match &view.postgres {
         Postgres::Running(running) if running.is_primary() => MemberRole::Primary,
         Postgres::Starting { as_primary: true, .. } => MemberRole::Primary,

@@ -37,8 +37,17 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
         Postgres::Stopped { control } if may_lead_its_creation(view, cluster) => {
             Choice::store(Rule::BootstrapLeads, take_lease(cluster, control.position().timeline))
         }
+        Postgres::Stopped { control } if control.never_led => Choice::wait(Rule::BootstrapUnled),
+        Postgres::Empty if view.policy.clones_without_leader => {
+            if may_try_again(view, view.memory.failures.clones) {
+                Choice::run(Rule::ClonesWithoutLeader, Job::CloneWithoutLeader)
+            } else {
+                Choice::wait(Rule::RejoinBacksOff)
+            }
+        }
         Postgres::Stopped { control }
-            if !control.backup_label && may_try_again(view, view.memory.failures.starts) =>
+            if (!control.backup_label || view.policy.restores_backups)
+                && may_try_again(view, view.memory.failures.starts) =>
         {
             Choice::run(Rule::RaceStartsStandby, Job::StartStandby { upstream: None })
         }
@@ -53,9 +62,12 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
 
 /// The data was made here a moment ago, nobody else can have any, and there is all that has to guard it.
 fn may_lead_its_creation(view: &View, cluster: &Cluster) -> bool {
-    view.memory.bootstrapped.is_some()
-        && view.memory.bootstrapped == cluster.system_id()
-        && cluster.claim.is_none()
+    let made = (view.postgres.never_led()).then(|| view.postgres.system_id()).flatten();
+    let made = made.or(view.memory.bootstrapped);
+    made.is_some()
+        && made == cluster.system_id()
+        // A claim of its own that it has not begun to use, be it because its agent has died.
+        && cluster.claim.as_ref().is_none_or(|claim| view.postgres.never_led() && claim.value.by == view.me)
         && cluster.history.is_empty()
         && view.guardian != Guardian::Absent
         && !view.lacks_watchdog()
@@ -85,6 +97,9 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     }
     if view.lacks_watchdog() && !fault::active(Fault::LeadsUnwatched) {
         return Choice::wait(Rule::CandidateWithoutWatchdog);
+    }
+    if view.promotion_refused(view.now) {
+        return Choice::wait(Rule::CandidateRefusedByHook);
     }
     // Every attempt uses a timeline up.
     if !may_try_again(view, view.memory.failures.promotions) {

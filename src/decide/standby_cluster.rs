@@ -201,6 +201,7 @@ mod tests {
             recovery_end: None,
             standby_signal: !primary,
             backup_label: false,
+            never_led: false,
             rewindable: true,
         };
         Postgres::Stopped { control }

@@ -24,7 +24,7 @@ pub(super) enum Progress {
 
 /// Why this member does not take the wish up.
 pub(super) fn refusal(view: &View, ask: Ask) -> Option<Refusal> {
-    let force = ask == Ask::Reinitialize { force: true };
+    let force = matches!(ask, Ask::Reinitialize { force: true, .. });
     let replaceable = |wish: &Wish| force && !wish.is_restart();
     if view.ending {
         return Some(Refusal::NotNow);
@@ -195,7 +195,7 @@ pub(super) fn overtakes(view: &View, running: &RunningJob) -> Option<Choice> {
         {
             Some(Choice::run(Rule::RestartTookTooLong, Job::StopAtOnce))
         }
-        (Ask::Reinitialize { force: true }, Stage::Asked, job)
+        (Ask::Reinitialize { force: true, .. }, Stage::Asked, job)
             if job.can_be_cancelled() && !running.cancelled && !view.postgres.may_accept_writes() =>
         {
             Some(Choice::step(Rule::ReinitializeCancels, Step::Cancel))

@@ -101,6 +101,20 @@ const CATALOG: &[Explanation] = &[
         "Nothing, if a promotion follows. Look into PostgreSQL's own log for the crash.",
     ),
     rule(
+        Rule::LeaderRefusedByHook,
+        "This member had taken the lease, and the command in postgresql.pre_promote failed or did not end within \
+         primary_start_timeout. PostgreSQL was not promoted, the lease is given back, and for the time of a lease this \
+         member does not try to lead.",
+        "Look at what the command has said, in the lines above. If nobody else takes over, correct what keeps it from \
+         agreeing, or take the setting away.",
+    ),
+    rule(
+        Rule::CandidateRefusedByHook,
+        "Nobody leads. A moment ago postgresql.pre_promote failed here, so this member leaves the lease to others for the \
+         time of a lease.",
+        "If no other member takes over, correct what keeps the command from agreeing.",
+    ),
+    rule(
         Rule::LeaderGivesUp,
         "PostgreSQL could not be started or promoted here, several times or for too long (primary_start_timeout). The \
          lease is given back, so that another member can take over.",

@@ -83,6 +83,8 @@ const WARNINGS: &[Rule] = &[
     Rule::LeaderRestarts,
     Rule::LeaderOnOldTimeline,
     Rule::LeaderGivesUp,
+    Rule::LeaderRefusedByHook,
+    Rule::CandidateRefusedByHook,
     Rule::LeaderHasNoData,
     Rule::LeaderHasNoClaim,
     Rule::SwitchoverImpossible,

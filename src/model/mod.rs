@@ -2,6 +2,7 @@
 
 mod catalog;
 mod cluster;
+mod command_line;
 mod fitness;
 mod message;
 mod moment;
@@ -21,6 +22,7 @@ mod wish;
 
 pub use catalog::*;
 pub use cluster::*;
+pub use command_line::*;
 pub use fitness::*;
 pub use message::*;
 pub use moment::*;

@@ -81,6 +81,8 @@ pub enum Job {
     Clone {
         from: MemberName,
     },
+    /// The same by a method of the operator's that needs nobody who runs.
+    CloneWithoutLeader,
     Rewind {
         from: MemberName,
     },
@@ -92,6 +94,10 @@ pub enum Job {
     },
     StartStandby {
         upstream: Option<Address>,
+    },
+    /// The operator's command that must agree to a promotion.
+    PrePromote {
+        term: Term,
     },
     Promote {
         term: Term,
@@ -138,9 +144,11 @@ impl Job {
     pub fn can_be_cancelled(&self) -> bool {
         match self {
             Job::Clone { .. }
+            | Job::CloneWithoutLeader
             | Job::CloneRemote
             | Job::StartStandby { .. }
             | Job::StartPrimary { .. }
+            | Job::PrePromote { .. }
             | Job::Checkpoint => true,
             Job::Bootstrap
             | Job::Rewind { .. }
@@ -161,6 +169,8 @@ impl Job {
             Job::StopOrderly { .. } | Job::StopFast { .. } | Job::StopAtOnce => true,
             Job::Bootstrap
             | Job::Clone { .. }
+            | Job::CloneWithoutLeader
+            | Job::PrePromote { .. }
             | Job::Rewind { .. }
             | Job::CloneRemote
             | Job::RewindRemote
@@ -179,6 +189,8 @@ impl Job {
         match self {
             Job::Bootstrap => "bootstrap",
             Job::Clone { .. } => "clone",
+            Job::CloneWithoutLeader => "clone without a leader",
+            Job::PrePromote { .. } => "pre_promote",
             Job::Rewind { .. } => "rewind",
             Job::CloneRemote => "clone from afar",
             Job::RewindRemote => "rewind from afar",

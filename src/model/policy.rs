@@ -26,6 +26,15 @@ pub struct Policy {
     /// Local: does this member lead only with an armed watchdog device?
     #[serde(default)]
     pub watchdog_required: bool,
+    /// Local: is there a command that must agree to every promotion?
+    #[serde(default)]
+    pub asks_before_promotion: bool,
+    /// Local: can a copy of the data be had without anybody who runs?
+    #[serde(default)]
+    pub clones_without_leader: bool,
+    /// Local: may data here be an older backup, which catches up from an archive?
+    #[serde(default)]
+    pub restores_backups: bool,
     #[serde(default)]
     pub slots: SlotPolicy,
     /// Another cluster that this one is the standby of: nobody here accepts writes.
@@ -114,6 +123,9 @@ impl Default for Policy {
             reclone_when_diverged: true,
             may_bootstrap: true,
             watchdog_required: false,
+            asks_before_promotion: false,
+            clones_without_leader: false,
+            restores_backups: false,
             slots: SlotPolicy::default(),
             follows: None,
         }

@@ -48,6 +48,9 @@ pub struct Control {
     pub standby_signal: bool,
     /// The directory is a backup that has not been started yet.
     pub backup_label: bool,
+    /// It was restored here for a new cluster, and nobody has led it yet.
+    #[serde(default)]
+    pub never_led: bool,
     /// Checksums or wal_log_hints are on, so pg_rewind can work.
     pub rewindable: bool,
 }
@@ -134,6 +137,19 @@ impl Postgres {
             | Postgres::Unfinished { .. }
             | Postgres::Unusable { .. }
             | Postgres::Stopped { .. } => false,
+        }
+    }
+
+    /// Is this data that was restored here for a new cluster, and that nobody has led?
+    pub fn never_led(&self) -> bool {
+        match self {
+            Postgres::Stopped { control } => control.never_led,
+            Postgres::Unobserved
+            | Postgres::Empty
+            | Postgres::Unfinished { .. }
+            | Postgres::Unusable { .. }
+            | Postgres::Starting { .. }
+            | Postgres::Running(_) => false,
         }
     }
 

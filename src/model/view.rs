@@ -162,6 +162,8 @@ pub struct Memory {
     pub crashes: Crashes,
     /// The version of the request for another leader, and when it was first seen: older answers say nothing about it.
     pub request_seen: Option<(i64, Moment)>,
+    #[serde(default)]
+    pub promotion_hook: PromotionHook,
     pub handover: Option<Handover>,
     /// When a handover last ended with this member leading on.
     pub handover_in_vain_at: Option<Moment>,
@@ -192,6 +194,13 @@ pub struct Failures {
     pub last_at: Option<Moment>,
 }
 
+/// What the operator's command has said of promotions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromotionHook {
+    pub agreed: Option<Term>,
+    pub refused: Option<(Term, Moment)>,
+}
+
 /// A switchover or orderly end that this leader has begun.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Handover {
@@ -219,6 +228,12 @@ impl View {
     /// The lease, as long as this member may act on it.
     pub fn lease_in_force(&self) -> Option<&Lease> {
         self.lease.as_ref().filter(|lease| self.now < lease.demote_at())
+    }
+
+    /// The operator's command has kept this member from being promoted, less than a lease ago.
+    pub fn promotion_refused(&self, now: Moment) -> bool {
+        let refused = self.memory.promotion_hook.refused.filter(|_| self.policy.asks_before_promotion);
+        refused.is_some_and(|(_, at)| now.since(at) < self.policy.timing.ttl)
     }
 
     pub fn cluster(&self) -> Option<&Cluster> {

@@ -95,7 +95,9 @@ impl World {
         let at = request.and_then(|request| request.value.scheduled_at.as_ref());
         let due = at.and_then(|at| at.parse().ok()).map(|at| clock.read(at));
         agent.mind.apply(now, Event::SwitchoverDue(due));
-        let turn = agent.mind.turn(now);
+        let mut turn = agent.mind.turn(now);
+        // Callbacks change nothing in this world, not even its chances.
+        turn.commands.retain(|command| !matches!(command, Command::Call(_)));
         agent.keeper.orders = turn.lease;
         agent.wake += 1;
         let (life, wake) = (agent.life, agent.wake);
@@ -339,7 +341,7 @@ impl World {
                 Command::StartJob { id, job } => self.begin_job(host, life, id, job),
                 Command::CancelJob { id } => self.cancel_job(host, life, id),
                 Command::Fence(order) => self.order_fence(host, order),
-                Command::Answer { .. } => {}
+                Command::Answer { .. } | Command::Call(_) => {}
                 Command::Exit => self.agent_exits(host),
             }
         }

@@ -33,6 +33,9 @@ impl World {
                 self.hosts[host].pg.unfinished = Some(Unfinished::Bootstrap);
                 self.job_goes_on(host, 1_500 * MS + disk);
             }
+            // There is no repository of backups in this world.
+            Job::CloneWithoutLeader => self.job_goes_on(host, 2 * SECOND),
+            Job::PrePromote { .. } => self.job_goes_on(host, 200 * MS),
             // What the other cluster is like is not simulated: it gives no copy.
             Job::CloneRemote | Job::RewindRemote => self.finish_job(host, JobOutcome::Failed),
             Job::CopySlots { .. } => self.job_goes_on(host, 300 * MS),
@@ -84,6 +87,10 @@ impl World {
         match job {
             Job::Bootstrap => self.end_bootstrap(host, fails),
             Job::Clone { from } => self.end_clone(host, &from, fails),
+            Job::CloneWithoutLeader => self.finish_job(host, JobOutcome::Failed),
+            Job::PrePromote { .. } => {
+                self.finish_job(host, if fails { JobOutcome::Failed } else { JobOutcome::Done });
+            }
             Job::Rewind { from } if phase == 1 => self.prepare_rewind(host, &from, fails),
             Job::Rewind { from } => self.end_rewind(host, &from, fails),
             Job::StartPrimary { .. } | Job::StartStandby { .. } | Job::Promote { .. } => {
@@ -397,6 +404,8 @@ impl World {
             Some(
                 Job::Bootstrap
                 | Job::Clone { .. }
+                | Job::CloneWithoutLeader
+                | Job::PrePromote { .. }
                 | Job::Rewind { .. }
                 | Job::StartPrimary { .. }
                 | Job::StartStandby { .. }

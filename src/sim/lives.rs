@@ -36,6 +36,7 @@ pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
     let policy = Policy {
         timing: Timing::for_ttl(Span::from_secs(ttl)),
         watchdog_required: watchdogs(seed).is_some(),
+        asks_before_promotion: seed.is_multiple_of(5),
         ..Policy::default()
     };
     let mut world = World::new(seed, members, Habits::rough(), policy);
@@ -223,6 +224,8 @@ const UNSEEN: &[(Rule, &str)] = &[
     (Rule::UnusableData, "no trouble spoils a directory so far"),
     (Rule::LeaderGivesUp, "story claimed_never_led"),
     (Rule::CandidateBacksOff, "story claimed_never_led"),
+    (Rule::ClonesWithoutLeader, "by the settings only; its own test in decide"),
+    (Rule::BootstrapUnled, "no life restores a backup; its own test in decide"),
     (Rule::OtherLeads, "the lease is over before; small views"),
     (Rule::PrimaryTakesLease, "story primary_found"),
     (Rule::PrimaryBarred, "a managed primary has a lease or is down; small views"),

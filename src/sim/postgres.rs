@@ -158,6 +158,7 @@ impl Data {
             recovery_end: self.recovery_end,
             standby_signal: self.standby_signal,
             backup_label: self.backup_label,
+            never_led: false,
             rewindable: true,
         }
     }

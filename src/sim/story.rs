@@ -52,6 +52,7 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             world.policy.timing = Timing::for_ttl(Span::from_secs(secs.parse().expect("seconds")));
         }
         ["lag", "at", "most", bytes] => world.policy.lag_bytes_max = bytes.parse().expect("bytes"),
+        ["hook", "before", "promotions"] => world.policy.asks_before_promotion = true,
         ["watchdog", "required"] => world.policy.watchdog_required = true,
         ["break", "watchdog", name] => {
             let host = host(&world, name);
@@ -131,8 +132,12 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             let timeout = Some(Span::from_secs(secs.parse().expect("seconds")));
             world.ask(host(&world, name), Ask::Restart { timeout });
         }
-        ["reinitialize", name] => world.ask(host(&world, name), Ask::Reinitialize { force: false }),
-        ["reinitialize", name, "now"] => world.ask(host(&world, name), Ask::Reinitialize { force: true }),
+        ["reinitialize", name] => {
+            world.ask(host(&world, name), Ask::Reinitialize { force: false, from_leader: false })
+        }
+        ["reinitialize", name, "now"] => {
+            world.ask(host(&world, name), Ask::Reinitialize { force: true, from_leader: false })
+        }
         ["pause"] => set_pause(&mut world, true),
         ["resume"] => set_pause(&mut world, false),
         ["store", "fails"] => world.store_stops(),
@@ -144,7 +149,7 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             world.hosts[host].answers_to_lose = 1;
         }
         ["fail", kind, name, times] => {
-            let kind = ["rewind", "clone", "promote", "start-as-primary"]
+            let kind = ["rewind", "clone", "promote", "pre_promote", "start-as-primary"]
                 .into_iter()
                 .find(|k| k == kind)
                 .expect("a kind of job");

@@ -27,6 +27,11 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
         Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if unwatched => {
             return Some("a primary is made only with the watchdog that is required");
         }
+        Step::Run(Job::Promote { term, .. })
+            if view.policy.asks_before_promotion && view.memory.promotion_hook.agreed != Some(*term) =>
+        {
+            return Some("a promotion waits for the operator's command to agree");
+        }
         Step::Run(Job::Promote { timeline, .. }) => {
             let claim = view.cluster().and_then(|cluster| cluster.claim.as_ref()).map(|claim| &claim.value);
             if claim.is_none_or(|claim| claim.by != view.me || claim.timeline != *timeline) {
@@ -124,7 +129,9 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
                 return Some("a leader hands over only to somebody who has the last record");
             }
         }
-        Step::Run(Job::Clone { .. } | Job::Bootstrap) if view.postgres != Postgres::Empty => {
+        Step::Run(Job::Clone { .. } | Job::CloneWithoutLeader | Job::Bootstrap)
+            if view.postgres != Postgres::Empty =>
+        {
             return Some("a directory that is not empty is never cloned or made into");
         }
         Step::Run(Job::StartStandby { .. }) if !matches!(view.postgres, Postgres::Stopped { .. }) => {

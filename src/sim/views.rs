@@ -25,6 +25,7 @@ fn control(state: ControlState, timeline: u32, standby_signal: bool) -> Control 
         recovery_end: None,
         standby_signal,
         backup_label: false,
+        never_led: false,
         rewindable: true,
     }
 }
@@ -222,7 +223,7 @@ fn every_memory() -> Vec<Memory> {
         asked(Ask::Restart { timeout: None }, Stage::Asked),
         asked(restart, Stage::Stopping),
         asked(restart, Stage::Down),
-        asked(Ask::Reinitialize { force: true }, Stage::Asked),
+        asked(Ask::Reinitialize { force: true, from_leader: false }, Stage::Asked),
         base.clone(),
         Memory { managed: true, ..base.clone() },
         Memory { managed: true, has_led: true, ..base.clone() },

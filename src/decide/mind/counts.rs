@@ -44,10 +44,20 @@ impl Mind {
         let counter = match job {
             Job::Bootstrap | Job::StartPrimary { .. } | Job::StartStandby { .. } => &mut failures.starts,
             Job::Rewind { .. } | Job::RewindRemote => &mut failures.rewinds,
-            Job::Clone { .. } => &mut failures.clones,
+            Job::Clone { .. } | Job::CloneWithoutLeader => &mut failures.clones,
             // It makes the cluster's data, as a bootstrap does.
             Job::CloneRemote => &mut failures.starts,
             Job::CopySlots { .. } => &mut failures.slot_copies,
+            Job::PrePromote { term } => {
+                let (term, now) = (*term, self.view.now);
+                let hook = &mut self.view.memory.promotion_hook;
+                match outcome {
+                    JobOutcome::Done => hook.agreed = Some(term),
+                    JobOutcome::Failed => hook.refused = Some((term, now)),
+                    JobOutcome::Made(_) | JobOutcome::Cancelled => {}
+                }
+                return;
+            }
             Job::Promote { .. } => &mut failures.promotions,
             Job::SetAside if outcome == JobOutcome::Done => {
                 failures.rewinds = 0;
