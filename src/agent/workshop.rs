@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock;
 use crate::decide::mind::JobOutcome;
-use crate::model::{Address, Job, Span};
+use crate::model::{Address, Job, Span, SyncNames, Timeline};
 use crate::postgres::{self, InstanceSettings};
 
 /// These bounds only end what hangs for ever: nothing is decided by them.
@@ -17,6 +17,9 @@ const REWIND: Span = Span::from_secs(24 * 3600);
 const BOOTSTRAP: Span = Span::from_secs(1800);
 const PROMOTE: Span = Span::from_secs(600);
 const CHECKPOINT: Span = Span::from_secs(1800);
+/// Other work waits meanwhile.
+const SYNCHRONIZE: Span = Span::from_secs(3);
+const NAMES: Span = Span::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub enum Assignment {
@@ -145,7 +148,8 @@ async fn perform(
         },
         Job::Clone { .. } => done(postgres::clone_from(settings, &from(source)?, CLONE).await),
         Job::Rewind { .. } => done(postgres::rewind_from(settings, &from(source)?, REWIND).await),
-        Job::StartPrimary { .. } => {
+        Job::StartPrimary { names, .. } => {
+            postgres::write_names(settings, &names).map_err(|error| error.to_string())?;
             told(postgres::start_primary(settings, start_patience).await.map(|started| started.complaints))
         }
         Job::StartStandby { upstream } => told(
@@ -153,7 +157,7 @@ async fn perform(
                 .await
                 .map(|started| started.complaints),
         ),
-        Job::Promote { timeline, .. } => match postgres::promote(settings, timeline, PROMOTE).await {
+        Job::Promote { timeline, names, .. } => match promote(settings, timeline, &names).await {
             Ok(()) => Ok(JobOutcome::Done),
             Err(error @ postgres::Error::Refused { .. }) => Err(error),
             Err(error) => {
@@ -175,8 +179,24 @@ async fn perform(
             JobOutcome::Done
         }),
         Job::Checkpoint => done(postgres::checkpoint(settings, CHECKPOINT).await),
+        Job::Synchronize { names } => told(postgres::synchronize(settings, &names, SYNCHRONIZE).await),
     };
     result.map_err(|error| error.to_string())
+}
+
+/// The first commit waits for whom it should: nothing is promoted before.
+async fn promote(
+    settings: &InstanceSettings,
+    timeline: Timeline,
+    names: &SyncNames,
+) -> Result<(), postgres::Error> {
+    let prepared = postgres::prepare_promotion(settings, names, NAMES).await;
+    let refused = |error: postgres::Error| postgres::Error::Refused {
+        what: format!("promote to timeline {timeline}"),
+        why: error.to_string(),
+    };
+    prepared.map_err(refused)?;
+    postgres::promote(settings, timeline, PROMOTE).await
 }
 
 /// Settings that are not used as they stand.

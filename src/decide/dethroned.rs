@@ -1,6 +1,6 @@
 //! PostgreSQL here accepts writes, or is about to, and this member may not act on a lease.
 
-use super::{Choice, last_moment_for_order, take_lease};
+use super::{Choice, last_moment_for_order, sync, take_lease};
 use crate::model::{Cluster, Contact, Errand, Guardian, Initialize, Job, Reason, Rule, View};
 
 pub(super) fn choose(view: &View) -> Choice {
@@ -61,7 +61,11 @@ fn found_running(view: &View, cluster: &Cluster) -> Choice {
         }
     }
     match timeline {
-        Some(timeline) if cluster.highest_timeline() <= timeline && !view.tags.nofailover() => {
+        Some(timeline)
+            if cluster.highest_timeline() <= timeline
+                && !view.tags.nofailover()
+                && !sync::barred(view, cluster, &view.me) =>
+        {
             if view.guardian == Guardian::Absent {
                 Choice::wait(Rule::CandidateWithoutGuardian)
             } else if view.lacks_watchdog() {

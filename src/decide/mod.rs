@@ -14,6 +14,7 @@ mod leading;
 pub mod mind;
 pub mod publish;
 mod race;
+mod sync;
 mod wishes;
 
 use fault::Fault;
@@ -97,7 +98,8 @@ fn choose(view: &View) -> Choice {
         };
     };
     if view.policy.pause {
-        return wishes::paused(view, cluster).unwrap_or(Choice::wait(Rule::Paused));
+        let synchronous = || sync_in_pause(view, cluster);
+        return wishes::paused(view, cluster).or_else(synchronous).unwrap_or(Choice::wait(Rule::Paused));
     }
     if let Some(lease) = in_force(view) {
         return leading::choose(view, cluster, lease);
@@ -157,10 +159,16 @@ fn under_way(view: &View, running: &RunningJob) -> Choice {
     if view.ending && running.job.can_be_cancelled() && !running.cancelled {
         return Choice::step(Rule::JobLostItsReason, Step::Cancel);
     }
-    if let Some(choice) = wishes::overtakes(view, running) {
+    if let Some(choice) = wishes::overtakes(view, running).or_else(|| sync::overtakes(view, running)) {
         return choice;
     }
     Choice::wait(running.reason.clone()).again_in(until_demotion(view))
+}
+
+/// Commits may be waiting for a standby that has gone.
+fn sync_in_pause(view: &View, cluster: &Cluster) -> Option<Choice> {
+    let running = view.postgres.running().filter(|running| running.is_primary())?;
+    sync::keep(view, cluster, view.lease_in_force()?, running)
 }
 
 /// The leader key bears our name, but the store has not confirmed the lease to us.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::fault::{self, Fault};
+use super::sync::{self, Right};
 use super::{Choice, fitness, fitness_told, may_try_again, take_lease};
 use crate::model::{
     Cluster, FailoverRequest, Fitness, Guardian, Job, Lsn, MemberName, MemberRole, MemberState, Moment,
@@ -82,9 +83,13 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     let request = (cluster.failover.as_ref().map(|request| &request.value))
         .filter(|request| !request.is_empty() && request.scheduled_at.is_none());
     let named = request.and_then(|request| request.candidate.as_ref());
-    // What nobody else can change is decided before anybody is asked.
+    // What nobody else can change is decided before anybody is asked. An operator's *failover* counts for more.
+    let forced = named == Some(&view.me) && request.is_some_and(|request| !request.is_switchover());
+    if sync::barred(view, cluster, &view.me) && !forced {
+        return Choice::wait(Rule::CandidateNotSynchronous);
+    }
     let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
-    if request.is_none() && view.policy.lag_bytes_max < lag.0 {
+    if request.is_none() && lag_limit(view, cluster) < lag.0 {
         return Choice::wait(Rule::CandidateTooFarBehind);
     }
     let on_old_timeline = view.policy.check_timeline && position.timeline < led_timeline(cluster);
@@ -100,14 +105,21 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if let Some(peer) = standing(view).find(|(_, peer)| runs_as_primary(peer)).map(|(name, _)| name) {
         return Choice::wait(Reason::about(Rule::CandidateSeesPrimary, peer)).again_in(YIELD);
     }
+    if let Right::Refused(rule) = sync::right(view, cluster, position)
+        && !forced
+    {
+        return Choice::wait(rule).again_in(YIELD);
+    }
     if named == Some(&view.me) {
         return Choice::store(Rule::CandidateNamed, claim_next(view, cluster, position.timeline));
     }
-    if let Some(peer) = request.and_then(|request| preferred_by(request, view)) {
+    if let Some(peer) = request.and_then(|request| preferred_by(request, view, cluster)) {
         return Choice::wait(Reason::about(Rule::CandidateYieldsToNamed, peer)).again_in(YIELD);
     }
     let mine = rank(view, cluster, fitness_told(view, view.now), position, view.tags.failover_priority());
-    let ahead = standing(view).filter(|(_, peer)| eligible(peer)).find(|(_, peer)| {
+    let may_lead =
+        |name: &MemberName, peer: &PeerStatus| eligible(peer) && !sync::barred(view, cluster, name);
+    let ahead = standing(view).filter(|(name, peer)| may_lead(name, peer)).find(|(_, peer)| {
         rank_of(view, cluster, peer).is_some_and(|rank| mine < rank) && !fault::active(Fault::YieldsToNobody)
     });
     match ahead {
@@ -177,18 +189,30 @@ fn rank_of(view: &View, cluster: &Cluster, peer: &PeerStatus) -> Option<Rank> {
 fn rank(view: &View, cluster: &Cluster, fitness: Fitness, position: Position, priority: i64) -> Rank {
     let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
     let on_old_timeline = view.policy.check_timeline && position.timeline < led_timeline(cluster);
-    let may_take = lag.0 <= view.policy.lag_bytes_max && !on_old_timeline;
+    let may_take = lag.0 <= lag_limit(view, cluster) && !on_old_timeline;
     Rank { fitness: if may_take { fitness } else { fitness.min(Fitness::LastResort) }, position, priority }
 }
 
+/// Where it is known who has every commit, what the leader has written beyond was never acknowledged.
+fn lag_limit(view: &View, cluster: &Cluster) -> u64 {
+    if sync::is_active(view, cluster) { u64::MAX } else { view.policy.lag_bytes_max }
+}
+
 /// The member that a request prefers to this one, if it can take over.
-fn preferred_by<'a>(request: &'a FailoverRequest, view: &'a View) -> Option<&'a MemberName> {
+fn preferred_by<'a>(
+    request: &'a FailoverRequest,
+    view: &'a View,
+    cluster: &Cluster,
+) -> Option<&'a MemberName> {
+    let may = |name: &MemberName, peer: &PeerStatus| {
+        eligible(peer) && (!request.is_switchover() || !sync::barred(view, cluster, name))
+    };
     match (&request.candidate, &request.leader) {
         (Some(named), _) => {
-            standing(view).find(|(name, peer)| *name == named && eligible(peer)).map(|(name, _)| name)
+            standing(view).find(|(name, peer)| *name == named && may(name, peer)).map(|(name, _)| name)
         }
         (None, Some(leader)) if *leader == view.me => {
-            standing(view).find(|(_, peer)| eligible(peer)).map(|(name, _)| name)
+            standing(view).find(|(name, peer)| may(name, peer)).map(|(name, _)| name)
         }
         (None, Some(_) | None) => None,
     }

@@ -1,6 +1,7 @@
 //! What the journal's catalog says about each message that has a number: what has happened, and what to do about it.
 //! `journalctl -x` shows it below the line, and packaging/journal/tenure.catalog is written from here.
 
+use super::catalog_sync::SYNCHRONOUS;
 use super::{MessageId, Notice, Rule};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +35,7 @@ impl Message {
     }
 }
 
-const fn rule(rule: Rule, meaning: &'static str, advice: &'static str) -> Explanation {
+pub(super) const fn rule(rule: Rule, meaning: &'static str, advice: &'static str) -> Explanation {
     Explanation { message: Message::Rule(rule), meaning, advice }
 }
 
@@ -43,7 +44,11 @@ const fn notice(notice: Notice, meaning: &'static str, advice: &'static str) -> 
 }
 
 /// Every message that has a number.
-pub const CATALOG: &[Explanation] = &[
+pub fn catalog() -> impl Iterator<Item = &'static Explanation> {
+    CATALOG.iter().chain(SYNCHRONOUS)
+}
+
+const CATALOG: &[Explanation] = &[
     rule(
         Rule::ForeignData,
         "The system identifier of this data directory is not the one that the store holds for the cluster. The member \
@@ -479,7 +484,7 @@ mod tests {
         let numbered: Vec<Message> = (rules.map(|rule| Message::Rule(*rule)))
             .chain(Notice::ALL.iter().map(|notice| Message::Notice(*notice)))
             .collect();
-        let mut explained: Vec<Message> = CATALOG.iter().map(|explanation| explanation.message).collect();
+        let mut explained: Vec<Message> = catalog().map(|explanation| explanation.message).collect();
         explained.sort_unstable();
         assert_eq!(explained, numbered);
     }

@@ -112,6 +112,10 @@ const WARNINGS: &[Rule] = &[
     Rule::CandidateDiskStalled,
     Rule::CandidateWithoutWatchdog,
     Rule::BootstrapAbandons,
+    Rule::SyncAlone,
+    Rule::SyncBlocks,
+    Rule::CandidateNotSynchronous,
+    Rule::CandidateLacksVotes,
 ];
 
 impl Rule {

@@ -1,6 +1,7 @@
 //! The words: types that the rules, the adapters and the shells share. No IO, no clock, no randomness.
 
 mod catalog;
+mod catalog_sync;
 mod cluster;
 mod fitness;
 mod message;
@@ -12,6 +13,7 @@ mod postgres;
 mod rule;
 mod secret;
 mod standing;
+mod sync;
 mod view;
 mod wal;
 mod watchdog;
@@ -29,6 +31,7 @@ pub use postgres::*;
 pub use rule::*;
 pub use secret::*;
 pub use standing::*;
+pub use sync::*;
 pub use view::*;
 pub use wal::*;
 pub use watchdog::*;

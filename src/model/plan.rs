@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, FailoverRequest, MemberName, Moment, Reason, Span, SystemId, Term, Timeline};
+use super::{
+    Address, FailoverRequest, MemberName, Moment, Reason, Span, SyncNames, SyncState, SystemId, Term,
+    Timeline,
+};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -56,6 +59,17 @@ pub enum Errand {
         request: FailoverRequest,
         version: i64,
     },
+    /// Who may lead without loss, in place of that version (0: there is none).
+    WriteSync {
+        term: Term,
+        state: SyncState,
+        version: i64,
+    },
+    /// Anybody may lead again.
+    ClearSync {
+        term: Term,
+        version: i64,
+    },
 }
 
 /// A member to ask, and how long to wait for its answer.
@@ -84,6 +98,7 @@ pub enum Job {
     },
     StartPrimary {
         term: Term,
+        names: SyncNames,
     },
     StartStandby {
         upstream: Option<Address>,
@@ -91,6 +106,7 @@ pub enum Job {
     Promote {
         term: Term,
         timeline: Timeline,
+        names: SyncNames,
     },
     /// Point a running standby at another member.
     Follow {
@@ -109,6 +125,10 @@ pub enum Job {
     /// Move a directory that must not be started out of the way, keeping it.
     SetAside,
     Checkpoint,
+    /// Change whose word commits wait for, and see that every process of PostgreSQL does.
+    Synchronize {
+        names: SyncNames,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +145,11 @@ impl Job {
     /// Work that would harm a data directory if it were cut short is left to end.
     pub fn can_be_cancelled(&self) -> bool {
         match self {
-            Job::Clone { .. } | Job::StartStandby { .. } | Job::StartPrimary { .. } | Job::Checkpoint => true,
+            Job::Clone { .. }
+            | Job::StartStandby { .. }
+            | Job::StartPrimary { .. }
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => true,
             Job::Bootstrap
             | Job::Rewind { .. }
             | Job::Promote { .. }
@@ -149,7 +173,8 @@ impl Job {
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::SetAside
-            | Job::Checkpoint => false,
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => false,
         }
     }
 
@@ -168,6 +193,7 @@ impl Job {
             Job::StopAtOnce => "stop at once",
             Job::SetAside => "set aside",
             Job::Checkpoint => "checkpoint",
+            Job::Synchronize { .. } => "set the synchronous standbys",
         }
     }
 }

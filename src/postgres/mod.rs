@@ -28,6 +28,7 @@ mod slots;
 mod sql;
 mod start;
 mod stop;
+mod synchronous;
 mod unfinished;
 
 pub use bootstrap::bootstrap;
@@ -47,3 +48,4 @@ pub use settings::{Hooks, InstanceSettings, Login, ProgramOption, RunAs};
 pub use slots::{SlotChanges, SlotRow, apply_slot_changes, slot_changes};
 pub use start::{Started, follow, reload, start_primary, start_standby};
 pub use stop::{Stopped, checkpoint, kill_completely, stop_at_once, stop_fast, stop_orderly};
+pub use synchronous::{prepare_promotion, synchronize, write_names};

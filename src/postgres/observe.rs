@@ -18,10 +18,12 @@ use super::programs::{Programs, data_major};
 use super::settings::InstanceSettings;
 use super::slots::SlotRow;
 use super::sql::{Greeting, Session, Target, greet, knock};
+use super::synchronous;
 use super::unfinished::marked;
 use crate::clock;
 use crate::model::{
-    Facts, Fork, Lsn, Moment, Position, Postgres, Running, Serving, Span, SystemId, Timeline, Unfinished,
+    Facts, Fork, Lsn, Moment, Position, Postgres, Running, Serving, Span, Synchrony, SystemId, Timeline,
+    Unfinished,
 };
 
 /// What one look has found.
@@ -69,6 +71,8 @@ struct Files {
     postmaster: Option<(Postmaster, PidFile)>,
     orphans: usize,
     standby_signal: bool,
+    /// `synchronous_standby_names` is ours.
+    managed: bool,
     major: Option<u32>,
 }
 
@@ -176,7 +180,10 @@ impl Observer {
                 let timeline = standby_timeline(&settings.data_dir, &details, known.received_timeline);
                 let forks = self.forks_of(&settings.data_dir, &details, patience).await;
                 fill_facts(&mut seen.facts, settings, &details);
-                let running = running_from(&details, timeline, forks);
+                let running = running_from(&details, timeline, forks).map(|running| Running {
+                    synchrony: synchronous::seen(settings, &details, files.managed),
+                    ..running
+                });
                 seen.slots = details.slots;
                 if let (Some(known), Some(running)) = (&mut self.known, running) {
                     known.system = Some(running.system);
@@ -315,6 +322,7 @@ impl Files {
             postmaster,
             orphans,
             standby_signal: has(data_dir, "standby.signal"),
+            managed: synchronous::is_managed(settings),
             major: data_major(data_dir),
         }
     }
@@ -363,7 +371,13 @@ fn running_from(details: &Details, standby_timeline: Timeline, forks: Option<Vec
             upstream: address_of(&details.conninfo),
         },
     };
-    Some(Running { system: details.system?, serving, silent_since: None, version: details.version })
+    Some(Running {
+        system: details.system?,
+        serving,
+        silent_since: None,
+        version: details.version,
+        synchrony: Synchrony::default(),
+    })
 }
 
 fn silent_primary(position: Option<Position>) -> Serving {
@@ -385,7 +399,8 @@ fn running_by_files(file: &ControlFile, files: &Files) -> Running {
         silent_primary(Some(position))
     };
     let version = files.major.unwrap_or(0) * 10_000;
-    Running { system: file.control.system, serving, silent_since: None, version }
+    let synchrony = Synchrony::default();
+    Running { system: file.control.system, serving, silent_since: None, version, synchrony }
 }
 
 /// The timeline that a standby's WAL reaches into. While it streams, its receiver knows; afterwards nothing in SQL

@@ -13,7 +13,7 @@ use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Mind, PeerQ
 use crate::decide::publish::{self, Identity};
 use crate::model::{
     Cluster, Disk, Errand, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, PeerStatus,
-    Postgres as Observed, Span,
+    Postgres as Observed, Running, Span,
 };
 
 const LOOK_EVERY: Time = 500 * MS;
@@ -160,12 +160,21 @@ impl World {
     pub fn agent_looks(&mut self, host: usize, life: u64) {
         let slow = if self.hosts[host].slow_disk { self.random.between(0, 2 * SECOND) } else { 0 };
         let takes = slow + self.random.between(MS, 20 * MS);
-        let seen = Box::new(self.hosts[host].pg.observe());
+        let seen = Box::new(self.observe(host));
         self.probe_disk(host);
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         agent.looks += 1;
         let look = agent.looks;
         self.after(takes, Happening::AgentSees { host, life, look, seen });
+    }
+
+    fn observe(&self, host: usize) -> Observed {
+        match self.hosts[host].pg.observe() {
+            Observed::Running(running) => {
+                Observed::Running(Running { synchrony: self.synchrony(host), ..running })
+            }
+            other => other,
+        }
     }
 
     /// The probe is a thread of its own, whose last word is there to be read whenever the agent looks.
@@ -193,7 +202,7 @@ impl World {
     }
 
     pub fn agent_hears_job(&mut self, host: usize, id: u64, outcome: JobOutcome) {
-        let postgres = self.hosts[host].pg.observe();
+        let postgres = self.observe(host);
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         // A look that began before the job ended tells old news.
         agent.looked = agent.looks;
@@ -403,7 +412,7 @@ impl World {
         let status = PeerStatus {
             role: record.role,
             state: record.state,
-            position: record.position(),
+            position: self.observe(host).running().and_then(Running::position).or(record.position()),
             tags: record.tags.clone(),
             watchdog_failed: view.guardian == Known::Absent || view.lacks_watchdog(),
             fitness: fitness_told(view, now),
@@ -431,7 +440,7 @@ impl World {
 
 /// A few words on a step, for stories.
 fn describe(step: &crate::model::Step) -> String {
-    use crate::model::{Job, Step};
+    use crate::model::{Job, Step, SyncNames};
     match step {
         Step::Wait => String::new(),
         Step::Store(Errand::TakeInitialize) => ": take the initialize key".to_owned(),
@@ -443,6 +452,12 @@ fn describe(step: &crate::model::Step) -> String {
         Step::Store(Errand::ReleaseLease { .. }) => ": release the lease".to_owned(),
         Step::Store(Errand::ClearFailover { .. }) => ": clear the request".to_owned(),
         Step::Store(Errand::MakeDue { .. }) => ": ask for it now".to_owned(),
+        Step::Store(Errand::WriteSync { state, .. }) => {
+            let names: Vec<&str> = state.standbys.iter().map(MemberName::as_str).collect();
+            format!(": write /sync, {} of [{}]", state.quorum + 1, names.join(","))
+        }
+        Step::Store(Errand::ClearSync { .. }) => ": delete /sync".to_owned(),
+        Step::Run(Job::Synchronize { names: SyncNames::Ours(commits) }) => format!(": wait for [{commits}]"),
         Step::AskPeers(_) => ": ask".to_owned(),
         Step::Run(Job::Promote { timeline, .. }) => format!(": promote to timeline {timeline}"),
         Step::Run(job) => format!(": {}", job.name()),

@@ -4,8 +4,10 @@ mod fencing;
 mod liveness;
 mod rest;
 mod service;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;
+mod synchronous;
 mod zookeeper;
 
 use nix::sys::signal::Signal;
