@@ -12,7 +12,7 @@ fn synchronous(dynamic: &'static str) -> Setup {
 }
 
 /// The system's own PostgreSQL, and a newer one.
-fn on_two_majors(dynamic: &'static str, test: impl AsyncFn(&mut Lab)) {
+fn on_two_majors(dynamic: &'static str, test: &impl AsyncFn(&mut Lab)) {
     for bin_dir in bin_dirs().into_iter().take(2) {
         println!("with {}", bin_dir.display());
         in_lab(&Setup { bin_dir, ..synchronous(dynamic) }, async |lab| test(lab).await);
@@ -34,7 +34,7 @@ async fn names_in_force(lab: &Lab, leader: usize) -> String {
     row.expect("it answers").get(0)
 }
 
-async fn switch_over(lab: &Lab, from: usize, to: usize) -> (u16, String) {
+fn switch_over(lab: &Lab, from: usize, to: usize) -> (u16, String) {
     let wish = json!({"leader": lab.nodes[from].name, "candidate": lab.nodes[to].name});
     lab.nodes[from].request("POST", "/switchover", &wish.to_string()).expect("an answer")
 }
@@ -53,13 +53,13 @@ async fn lose_and_find_again(lab: &mut Lab, leader: usize) -> usize {
 
 #[test]
 fn with_one_synchronous_standby_no_acknowledged_row_is_lost() {
-    on_two_majors("synchronous_mode: on", async |lab| {
+    on_two_majors("synchronous_mode: on", &async |lab| {
         let first = founded(lab).await;
         let standby = synchronous_members(lab, "/synchronous", 1).await[0];
         let spare = others(first).into_iter().find(|index| *index != standby).expect("the third one");
         assert_eq!(names_in_force(lab, first).await, lab.nodes[standby].name);
         assert_eq!(lab.nodes[spare].http_status("/asynchronous"), Some(200));
-        let (status, text) = switch_over(lab, first, spare).await;
+        let (status, text) = switch_over(lab, first, spare);
         assert_eq!((status, text.as_str()), (412, "candidate name does not match with sync_standby"));
         let writers = [lab.write_anywhere(), lab.write_at(first)];
         lab.more_rows(50).await;
@@ -73,7 +73,7 @@ fn with_one_synchronous_standby_no_acknowledged_row_is_lost() {
         lab.nodes[standby].start_agent();
         lab.healthy().await;
         let to = synchronous_members(lab, "/synchronous", 1).await[0];
-        assert_eq!(switch_over(lab, second, to).await.0, 200);
+        assert_eq!(switch_over(lab, second, to).0, 200);
         assert_eq!(lab.healthy().await, to);
         lab.more_rows(50).await;
         drop(writers);
@@ -84,7 +84,7 @@ fn with_one_synchronous_standby_no_acknowledged_row_is_lost() {
 
 #[test]
 fn with_a_quorum_of_standbys_no_acknowledged_row_is_lost() {
-    on_two_majors("synchronous_mode: quorum", async |lab| {
+    on_two_majors("synchronous_mode: quorum", &async |lab| {
         let first = founded(lab).await;
         synchronous_members(lab, "/quorum", 2).await;
         let [one, other] = others(first)[..] else { panic!("three nodes") };
@@ -94,7 +94,7 @@ fn with_a_quorum_of_standbys_no_acknowledged_row_is_lost() {
         lab.more_rows(50).await;
         let second = lose_and_find_again(lab, first).await;
         synchronous_members(lab, "/quorum", 2).await;
-        assert_eq!(switch_over(lab, second, first).await.0, 200);
+        assert_eq!(switch_over(lab, second, first).0, 200);
         assert_eq!(lab.healthy().await, first);
         lab.more_rows(50).await;
         drop(writers);

@@ -326,8 +326,7 @@ fn configuration(setup: &Setup, name: &str, address: &str, dir: &Path, store_ser
     let (dir, store_servers, ttl) = (dir.display(), store_servers.join(","), setup.ttl);
     let bin_dir = setup.bin_dir.display();
     let data = if setup.disk_megabytes.is_some() { "disk/data" } else { "data" };
-    let dynamic = setup.dynamic.split(", ").filter(|line| !line.is_empty());
-    let dynamic: String = dynamic.map(|line| format!("\n    {line}")).collect();
+    let dynamic = format!(", {}", setup.dynamic).replace(", ", "\n    ");
     let watchdog = if setup.watchdogs { "required" } else { "off" };
     let store = match setup.store {
         StoreKind::Etcd => "etcd3",
