@@ -174,6 +174,9 @@ fn sync_in_pause(view: &View, cluster: &Cluster) -> Option<Choice> {
 /// The leader key bears our name, but the store has not confirmed the lease to us.
 fn own_key(view: &View, leader: &Leader) -> Choice {
     if view.memory.released == Some(leader.term) {
+        if view.work.errand_since.is_some() {
+            return Choice::wait(Rule::AwaitsRelease);
+        }
         return Choice::store(Rule::ReleasesAgain, Errand::ReleaseLease { term: leader.term });
     }
     if leader.session.is_some() && leader.session == view.session.map(|session| session.id) {

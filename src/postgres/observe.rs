@@ -180,10 +180,8 @@ impl Observer {
                 let timeline = standby_timeline(&settings.data_dir, &details, known.received_timeline);
                 let forks = self.forks_of(&settings.data_dir, &details, patience).await;
                 fill_facts(&mut seen.facts, settings, &details);
-                let running = running_from(&details, timeline, forks).map(|running| Running {
-                    synchrony: synchronous::seen(settings, &details, files.managed),
-                    ..running
-                });
+                let synchrony = synchronous::seen(settings, &details, files.managed);
+                let running = running_from(&details, timeline, forks, synchrony);
                 seen.slots = details.slots;
                 if let (Some(known), Some(running)) = (&mut self.known, running) {
                     known.system = Some(running.system);
@@ -354,7 +352,12 @@ async fn control_of(settings: &InstanceSettings, patience: Span) -> Result<Contr
     read_control_data(settings, &programs, patience).await.map_err(|error| error.to_string())
 }
 
-fn running_from(details: &Details, standby_timeline: Timeline, forks: Option<Vec<Fork>>) -> Option<Running> {
+fn running_from(
+    details: &Details,
+    standby_timeline: Timeline,
+    forks: Option<Vec<Fork>>,
+    synchrony: Synchrony,
+) -> Option<Running> {
     let serving = match (details.in_recovery, details.timeline, details.flushed) {
         (false, Some(timeline), Some(lsn)) => Serving::Primary {
             position: Position { timeline, lsn },
@@ -376,7 +379,7 @@ fn running_from(details: &Details, standby_timeline: Timeline, forks: Option<Vec
         serving,
         silent_since: None,
         version: details.version,
-        synchrony: Synchrony::default(),
+        synchrony,
     })
 }
 

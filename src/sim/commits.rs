@@ -109,7 +109,9 @@ impl World {
             })
             .map(|(standby, _)| *standby)
             .collect();
-        gone.iter().for_each(|standby| drop(self.hosts[host].pg.waiting.answers.remove(standby)));
+        for standby in gone {
+            self.hosts[host].pg.waiting.answers.remove(&standby);
+        }
     }
 
     fn acknowledge(&mut self, host: usize) {

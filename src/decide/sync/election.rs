@@ -37,7 +37,8 @@ pub(in super::super) fn right(view: &View, cluster: &Cluster, position: Position
     }
     let votes = (standing(view))
         .filter(|(name, _)| **name != view.me && here.contains(name))
-        .filter(|(_, peer)| peer.position.is_some_and(|there| there <= position))
+        // What somebody remembers may be older than what it has since confirmed to the last leader.
+        .filter(|(_, peer)| !peer.stale && peer.position.is_some_and(|there| there <= position))
         .count();
     let own = usize::from(here.contains(&view.me));
     if here.quorum < votes + own || fault::active(Fault::SyncCountsNoVotes) {

@@ -117,7 +117,9 @@ fn walk(
                     return Err(format!("waits for ever at {electorate:?} {commits:?}"));
                 };
                 let holds = past.len() - 1;
-                past[..holds].iter_mut().for_each(|past| drop(past.holders.insert(new.clone())));
+                for past in &mut past[..holds] {
+                    past.holders.insert(new.clone());
+                }
                 known.insert(new);
             }
         }
