@@ -152,11 +152,12 @@ async fn perform(
             postgres::write_names(settings, &names).map_err(|error| error.to_string())?;
             told(postgres::start_primary(settings, start_patience).await.map(|started| started.complaints))
         }
-        Job::StartStandby { upstream } => told(
-            postgres::start_standby(settings, upstream, start_patience)
-                .await
-                .map(|started| started.complaints),
-        ),
+        Job::StartStandby { upstream } => {
+            // Whoever promotes it by hand shall not wait for the standbys of another primary.
+            postgres::write_names(settings, &SyncNames::Unmanaged).map_err(|error| error.to_string())?;
+            let started = postgres::start_standby(settings, upstream, start_patience).await;
+            told(started.map(|started| started.complaints))
+        }
         Job::Promote { timeline, names, .. } => match promote(settings, timeline, &names).await {
             Ok(()) => Ok(JobOutcome::Done),
             Err(error @ postgres::Error::Refused { .. }) => Err(error),

@@ -69,7 +69,7 @@ fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, che
     }
     let failed_lately =
         view.memory.failures.last_at.is_some_and(|last| view.now.since(last) < CHECKPOINT_BACKOFF);
-    if !checkpointed && !failed_lately {
+    if !checkpointed && !failed_lately && !sync::is_settling(view, cluster) {
         return Choice::run(Rule::LeaderCheckpoints, Job::Checkpoint);
     }
     if view.disk.is_full() {

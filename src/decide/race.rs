@@ -15,6 +15,7 @@ const ANSWERS_KEEP: Span = Span::from_ms(1500);
 /// How long a member whose key is alive may take to answer, and one whose key has gone.
 const PATIENCE_ALIVE: Span = Span::from_secs(1);
 const PATIENCE_GONE: Span = Span::from_ms(300);
+const ASKS_ALOUD: Span = Span::from_secs(3);
 /// A member that yields looks again after this.
 const YIELD: Span = Span::from_ms(500);
 
@@ -97,12 +98,12 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
         return Choice::wait(Rule::CandidateOnOldTimeline);
     }
     if !answers_are_fresh(view) {
-        return Choice::step(Rule::RaceAsks, Step::AskPeers(questions(view, cluster)));
+        return Choice::step(asks(view, cluster), Step::AskPeers(questions(view, cluster)));
     }
     // Our own position is one of those that are compared.
     let looked = view.peers.asked_at <= Some(view.looked_at) || fault::active(Fault::ComparesOldPosition);
     if !view.peers.complete || !looked {
-        return Choice::wait(Rule::RaceAsks);
+        return Choice::wait(asks(view, cluster));
     }
     if let Some(peer) = standing(view).find(|(_, peer)| runs_as_primary(peer)).map(|(name, _)| name) {
         return Choice::wait(Reason::about(Rule::CandidateSeesPrimary, peer)).again_in(YIELD);
@@ -128,6 +129,12 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
         Some((peer, _)) => Choice::wait(Reason::about(Rule::CandidateYields, peer)).again_in(YIELD),
         None => Choice::store(Rule::CandidateTakes, claim_next(view, cluster, position.timeline)),
     }
+}
+
+/// Whoever lacks votes asks again and again, and does not say so each time.
+fn asks(view: &View, cluster: &Cluster) -> Rule {
+    let long = view.memory.no_leader_since.is_some_and(|since| ASKS_ALOUD < view.now.since(since));
+    if long && sync::needs_votes(view, cluster) { Rule::CandidateLacksVotes } else { Rule::RaceAsks }
 }
 
 /// The next timeline is above every one that anybody has led, claimed or reached.

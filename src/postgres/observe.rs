@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::pin::pin;
 
-use serde_json::{Map, Value, json};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
@@ -12,7 +11,7 @@ use super::conninfo::address_of;
 use super::control::{ControlFile, has, read_control_data};
 use super::details::{self, Details};
 use super::history::read_forks;
-use super::parameters::{effective, enforced, same_value};
+use super::parameters::pending_restart;
 use super::process::{PidFile, PidFileStatus, Postmaster, family_of, running_postmaster};
 use super::programs::{Programs, data_major};
 use super::settings::InstanceSettings;
@@ -452,21 +451,7 @@ fn fill_facts(facts: &mut Facts, settings: &InstanceSettings, details: &Details)
         (true, false, false) | (false, _, _) => None,
     };
     facts.replication.clone_from(&details.replication);
-    facts.pending_restart = pending_restart(settings, details);
-}
-
-/// What stands on the command line PostgreSQL does not count as pending, so it is compared here.
-fn pending_restart(settings: &InstanceSettings, details: &Details) -> Option<Value> {
-    let mut pending: Map<String, Value> = match &details.pending_restart {
-        Some(Value::Object(pending)) => pending.clone(),
-        Some(_) | None => Map::new(),
-    };
-    for (name, wanted) in enforced(&effective(settings, None).parameters) {
-        if let Some(present) = details.in_force.get(&name).filter(|present| !same_value(present, &wanted)) {
-            pending.insert(name, json!({ "old_value": present, "new_value": wanted }));
-        }
-    }
-    (!pending.is_empty()).then_some(Value::Object(pending))
+    facts.pending_restart = pending_restart(settings, details.pending_restart.as_ref(), &details.in_force);
 }
 
 #[cfg(test)]

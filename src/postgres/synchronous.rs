@@ -128,7 +128,9 @@ pub(super) fn seen(settings: &InstanceSettings, details: &Details, managed: bool
     Synchrony { names: details.names.clone(), managed, receivers }
 }
 
+// Version 13 does not tell that it waits between pages.
 const BUSY_CHECKPOINTER: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'checkpointer'
+    AND 140000 <= current_setting('server_version_num')::int
     AND coalesce(wait_event, '') NOT IN ('CheckpointerMain', 'CheckpointWriteDelay')";
 
 /// A new connection each time: only that one knows what the postmaster knows.

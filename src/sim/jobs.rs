@@ -8,7 +8,7 @@ use super::world::{Happening, World};
 use super::{MS, SECOND, Time};
 use crate::decide::mind::JobOutcome;
 use crate::model::{
-    Address, ControlState, Job, MemberName, Moment, Position, SystemId, Timeline, Unfinished,
+    Address, ControlState, Job, MemberName, Moment, Position, SyncNames, SystemId, Timeline, Unfinished,
 };
 
 impl World {
@@ -46,7 +46,10 @@ impl World {
                 self.hosts[host].pg.names = names;
                 self.launch(host, true, None, fails, disk);
             }
-            Job::StartStandby { upstream } => self.launch(host, false, upstream, fails, disk),
+            Job::StartStandby { upstream } => {
+                self.hosts[host].pg.names = SyncNames::Unmanaged;
+                self.launch(host, false, upstream, fails, disk);
+            }
             Job::Promote { timeline, names, .. } => {
                 self.hosts[host].pg.names = names;
                 self.begin_promotion(host, timeline, fails, disk);

@@ -97,7 +97,7 @@ pub(super) fn plan_of(seed: u64) -> Vec<Planned> {
 
 /// In half of the lives replication is synchronous; by chance of its own as well.
 fn synchronous(seed: u64) -> SyncPolicy {
-    let mut random = Random::new(seed ^ 0x5_1C_5_1C);
+    let mut random = Random::new(seed ^ 0x0051_C51C);
     let mode = [SyncMode::Off, SyncMode::Off, SyncMode::On, SyncMode::Quorum][random.index(4)];
     let (strict, node_count) = (random.below(3) == 0, [1, 1, 2][random.index(3)]);
     match mode {

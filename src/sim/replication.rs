@@ -61,6 +61,11 @@ impl World {
                 let takes = (self.network)
                     .travel(&mut self.random, Place::Host(batch.source), Place::Host(host))
                     .unwrap_or(200 * MS);
+                // A standby that falls behind for a moment: who counts it as synchronous must not.
+                let synchronous = self.policy.sync.mode != SyncMode::Off;
+                let hiccups =
+                    synchronous && self.random.chance(self.network.habits.last_record_lost_permille / 8);
+                let takes = if hiccups { takes + self.random.between(0, 3_000 * MS) } else { takes };
                 self.after(takes, Happening::BatchArrives { host, pg_life, batch: Box::new(batch) });
             }
         }

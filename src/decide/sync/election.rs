@@ -48,6 +48,12 @@ pub(in super::super) fn right(view: &View, cluster: &Cluster, position: Position
     }
 }
 
+/// Is it known only from the others whether this member may lead?
+pub(in super::super) fn needs_votes(view: &View, cluster: &Cluster) -> bool {
+    let votes = electorate(view, cluster).is_some_and(|here| 0 < here.quorum || !here.contains(&view.me));
+    view.policy.sync.mode != SyncMode::Off && votes
+}
+
 /// The leader that the electorate names has every commit, as long as it still is the one that wrote last: members of Patroni
 /// name themselves only after their promotion in the quorum mode.
 fn has_led_last(cluster: &Cluster, position: Position) -> bool {

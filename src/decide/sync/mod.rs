@@ -6,7 +6,7 @@ mod choice;
 mod election;
 pub(crate) mod resolver;
 
-pub(super) use election::{Right, barred, may_take_over, right};
+pub(super) use election::{Right, barred, may_take_over, needs_votes, right};
 
 use super::Choice;
 use super::fault::{self, Fault};
@@ -18,6 +18,7 @@ use resolver::{Electorate, Situation, Transition, is_safe};
 
 /// Names that could not be set are set again after this.
 const RETRY: Span = Span::from_secs(2);
+const SETTLES: Span = Span::from_secs(5);
 
 /// What a primary that holds the lease does next for the synchronous modes; none where there is nothing to do but to wait.
 pub(super) fn keep(view: &View, cluster: &Cluster, lease: &Lease, running: &Running) -> Option<Choice> {
@@ -77,17 +78,29 @@ pub(super) fn leads(view: &View, cluster: &Cluster, running: &Running) -> Reason
     if view.policy.sync.mode == SyncMode::Off {
         return Rule::LeaderStays.into();
     }
-    let commits = Commits::read(&running.synchrony.names).unwrap_or_default();
     let electorate = electorate(view, cluster);
     let alone = electorate.as_ref().is_none_or(|here| here.voters.is_empty());
-    let present = choice::confirmed(cluster, &running.synchrony, Lsn::ZERO);
-    if commits.names.intersection(&present).count() < commits.wait_for {
+    if commits_wait(cluster, running) {
         Rule::SyncBlocks.into()
     } else if alone && cluster.members.len() > 1 {
         Rule::SyncAlone.into()
     } else {
         Rule::LeaderStays.into()
     }
+}
+
+/// Fewer standbys stream than every commit waits for.
+fn commits_wait(cluster: &Cluster, running: &Running) -> bool {
+    let commits = Commits::read(&running.synchrony.names).unwrap_or_default();
+    let present = choice::confirmed(cluster, &running.synchrony, Lsn::ZERO);
+    commits.names.intersection(&present).count() < commits.wait_for
+}
+
+/// A new leader has nobody yet who could follow it without loss. Its first checkpoint may wait for that a little.
+pub(super) fn is_settling(view: &View, cluster: &Cluster) -> bool {
+    let new = view.memory.crashes.up_since.is_some_and(|since| view.now.since(since) < SETTLES);
+    let alone = electorate(view, cluster).is_some_and(|here| here.voters.is_empty());
+    new && alone && view.policy.sync.mode != SyncMode::Off && 1 < cluster.members.len()
 }
 
 /// A standby holds the lease and is about to be promoted: what must stand in the store before.
@@ -125,7 +138,7 @@ pub(super) fn overtakes(view: &View, running: &RunningJob) -> Option<Choice> {
     }
     let choice = keep(view, cluster, lease, postgres)?;
     match choice.step {
-        Step::Run(_) => Some(Choice::step(choice.reason, Step::Cancel)),
+        Step::Run(_) => commits_wait(cluster, postgres).then(|| Choice::step(choice.reason, Step::Cancel)),
         Step::Wait | Step::Store(_) | Step::AskPeers(_) | Step::Cancel | Step::Exit => Some(choice),
     }
 }
