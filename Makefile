@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build release play test test-machines sim fuzz check docs clean
+.PHONY: help setup build release play test test-machines sim fuzz soak check docs clean
 
 # Servers like HAProxy live in sbin, which is not on an ordinary user's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -34,6 +34,9 @@ test: setup ## everything that needs no machines of its own
 
 test-machines: setup ## three machines with real systemd, as root; the first time makes their image. ARGS="…" select tests
 	@scripts/test-machines $(ARGS)
+
+soak: setup ## as root, on real processes: random kills with synchronous replication, for MINUTES=60 in each mode or FAILOVERS=…
+	TENURE_SOAK_MINUTES=$(MINUTES) $(if $(FAILOVERS),TENURE_SOAK_FAILOVERS=$(FAILOVERS)) scripts/test --no-capture --test cluster random_kills
 
 check: ## format, lints and the quick tests, without installing anything
 	cargo fmt --check

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock;
 use crate::decide::mind::JobOutcome;
-use crate::model::{Address, Job, Span};
+use crate::model::{Address, Job, Span, SyncNames, Timeline};
 use crate::postgres::{self, InstanceSettings, ReplicaMethod};
 
 /// These bounds only end what hangs for ever: nothing is decided by them.
@@ -17,6 +17,9 @@ const REWIND: Span = Span::from_secs(24 * 3600);
 const BOOTSTRAP: Span = Span::from_secs(1800);
 const PROMOTE: Span = Span::from_secs(600);
 const CHECKPOINT: Span = Span::from_secs(1800);
+/// Other work waits meanwhile.
+const SYNCHRONIZE: Span = Span::from_secs(3);
+const NAMES: Span = Span::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub enum Assignment {
@@ -151,15 +154,17 @@ async fn perform(
             None => Ok(JobOutcome::Done),
         },
         Job::Rewind { .. } => done(postgres::rewind_from(settings, &from(source)?, REWIND).await),
-        Job::StartPrimary { .. } => {
+        Job::StartPrimary { names, .. } => {
+            postgres::write_names(settings, &names).map_err(|error| error.to_string())?;
             told(postgres::start_primary(settings, start_patience).await.map(|started| started.complaints))
         }
-        Job::StartStandby { upstream } => told(
-            postgres::start_standby(settings, upstream, start_patience)
-                .await
-                .map(|started| started.complaints),
-        ),
-        Job::Promote { timeline, .. } => match postgres::promote(settings, timeline, PROMOTE).await {
+        Job::StartStandby { upstream } => {
+            // Whoever promotes it by hand shall not wait for the standbys of another primary.
+            postgres::write_names(settings, &SyncNames::Unmanaged).map_err(|error| error.to_string())?;
+            let started = postgres::start_standby(settings, upstream, start_patience).await;
+            told(started.map(|started| started.complaints))
+        }
+        Job::Promote { timeline, names, .. } => match promote(settings, timeline, &names).await {
             Ok(()) => Ok(JobOutcome::Done),
             Err(error @ postgres::Error::Refused { .. }) => Err(error),
             Err(error) => {
@@ -192,6 +197,7 @@ async fn perform(
             JobOutcome::Done
         }),
         Job::Checkpoint => done(postgres::checkpoint(settings, CHECKPOINT).await),
+        Job::Synchronize { names } => told(postgres::synchronize(settings, &names, SYNCHRONIZE).await),
     };
     result.map_err(|error| error.to_string())
 }
@@ -203,6 +209,21 @@ fn built_in(settings: &InstanceSettings) -> InstanceSettings {
 /// A restored backup has to be copied, and then to be recovered.
 fn bootstrap_patience(settings: &InstanceSettings) -> Span {
     if settings.bootstrap_method.is_some() { CLONE } else { BOOTSTRAP }
+}
+
+/// The first commit waits for whom it should: nothing is promoted before.
+async fn promote(
+    settings: &InstanceSettings,
+    timeline: Timeline,
+    names: &SyncNames,
+) -> Result<(), postgres::Error> {
+    let prepared = postgres::prepare_promotion(settings, names, NAMES).await;
+    let refused = |error: postgres::Error| postgres::Error::Refused {
+        what: format!("promote to timeline {timeline}"),
+        why: error.to_string(),
+    };
+    prepared.map_err(refused)?;
+    postgres::promote(settings, timeline, PROMOTE).await
 }
 
 /// Settings that are not used as they stand.

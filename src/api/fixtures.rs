@@ -221,5 +221,6 @@ fn running(serving: Serving) -> Postgres {
         serving,
         silent_since: None,
         version: 150_018,
+        synchrony: crate::model::Synchrony::default(),
     })
 }

@@ -13,7 +13,7 @@ use super::settings::{Kind, State, Table};
 use super::types::{Config, WatchdogMode};
 use super::values;
 use super::yaml::{Node, Place};
-use crate::model::{Policy, Remote, SlotPolicy, Span, Timing, TimingError};
+use crate::model::{Policy, Remote, SlotPolicy, Span, SyncMode, SyncPolicy, Timing, TimingError};
 
 /// Settings of PostgreSQL that must be the same everywhere, so that a member's own file cannot set them.
 pub const CONTROLLED: &[&str] = &[
@@ -69,6 +69,7 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
         primary_start_timeout: reader.start_timeout(),
         check_timeline: reader.flag("check_timeline", None, false),
         pause: reader.flag("pause", None, false),
+        sync: reader.synchronous(),
         use_rewind: reader.flag("postgresql.use_pg_rewind", own.use_pg_rewind, false),
         reclone_when_rewind_fails: reader.flag(
             "postgresql.remove_data_directory_on_rewind_failure",
@@ -234,6 +235,26 @@ impl Reader<'_> {
         match self.dynamic.get("primary_start_timeout") {
             Some(_) => self.seconds("primary_start_timeout", 300_000),
             None => self.seconds("master_start_timeout", 300_000),
+        }
+    }
+
+    fn synchronous(&mut self) -> SyncPolicy {
+        let read = |text: &str| match text.to_ascii_lowercase().as_str() {
+            "quorum" => Some(SyncMode::Quorum),
+            other => values::flag(other).map(|on| if on { SyncMode::On } else { SyncMode::Off }),
+        };
+        let kind = Kind::Choice(&["off", "on", "quorum"]);
+        let count = |text: &str| text.parse::<usize>().ok().filter(|count| 1 <= *count);
+        let lag = |text: &str| values::bytes(text).filter(|bytes| -1 <= *bytes);
+        let limit = self.read("maximum_lag_on_syncnode", Kind::Bytes { from: -1 }, lag);
+        SyncPolicy {
+            mode: self.read("synchronous_mode", kind, read).unwrap_or_default(),
+            strict: self.flag("synchronous_mode_strict", None, false),
+            node_count: self
+                .read("synchronous_node_count", Kind::Number { from: 1, to: i64::MAX }, count)
+                .unwrap_or(1),
+            // As Patroni has it, nought does not mean that no lag is allowed.
+            lag_bytes_max: limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| 0 < *bytes),
         }
     }
 

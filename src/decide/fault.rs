@@ -63,6 +63,24 @@ pub(crate) enum Fault {
     KeepsSlotsForEver,
     /// Starts what an interrupted clone or rewind has left.
     StartsUnfinished,
+    /// Writes who may lead before commits wait for them.
+    SyncElectsFirst,
+    /// Commits wait for less before the electorate asks for more.
+    SyncSkipsRetreat,
+    /// Counts a standby as synchronous before it has what was committed earlier.
+    SyncTrustsUnconfirmed,
+    /// Takes names for in force as soon as they are written.
+    SyncSkipsProof,
+    /// Does not wait to hear what has become of its last write.
+    SyncForgetsWrites,
+    /// Writes over whatever the key holds.
+    SyncIgnoresVersions,
+    /// Promotes without saying that it is the leader now.
+    SyncSkipsTakeover,
+    /// Elects whoever is furthest.
+    SyncLetsAnybodyLead,
+    /// Elects a voter that has asked nobody.
+    SyncCountsNoVotes,
 }
 
 #[cfg(not(test))]

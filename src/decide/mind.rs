@@ -3,6 +3,7 @@
 
 mod asked;
 mod counts;
+mod synchrony;
 
 use std::collections::BTreeMap;
 
@@ -13,8 +14,8 @@ use super::fault::{self, Fault};
 use super::{decide, is_to_be_guarded, slots};
 use crate::model::{
     Cluster, Contact, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
-    Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, Serving, Session,
-    Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
+    Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, SentSync, Serving,
+    Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
 };
 
 /// An errand that failed is not repeated at once.
@@ -161,6 +162,8 @@ impl Mind {
                 memory.no_leader_since.get_or_insert(self.view.now);
             }
         }
+        let sync_version = cluster.sync.as_ref().map_or(0, |sync| sync.version);
+        self.view.memory.sync.sent.take_if(|sent| sent.version != sync_version);
         let request = cluster.failover.as_ref().filter(|request| !request.value.is_empty());
         let known = self.view.memory.request_seen;
         self.view.memory.request_seen = request.map(|request| match known {
@@ -244,6 +247,7 @@ impl Mind {
             }
             Some(Serving::Standby { .. }) | None => {}
         }
+        self.learn_synchrony(&postgres);
         self.view.postgres = postgres;
         self.calls.extend(self.told.after_a_look(&self.view, ended));
         self.view.looked_at = looked_at;
@@ -299,6 +303,9 @@ impl Mind {
             (Errand::ReleaseLease { .. }, ErrandOutcome::Done | ErrandOutcome::Conflict) => {
                 memory.handover = None;
             }
+            (Errand::WriteSync { .. }, ErrandOutcome::Done) => {
+                memory.sync.sent.iter_mut().for_each(|sent| sent.done = true);
+            }
             (
                 Errand::TakeLease { .. }
                 | Errand::TakeInitialize
@@ -306,7 +313,9 @@ impl Mind {
                 | Errand::AbandonInitialize
                 | Errand::ReleaseLease { .. }
                 | Errand::ClearFailover { .. }
-                | Errand::MakeDue { .. },
+                | Errand::MakeDue { .. }
+                | Errand::WriteSync { .. }
+                | Errand::ClearSync { .. },
                 _,
             ) => {}
         }
@@ -327,6 +336,9 @@ impl Mind {
             }
         }
         self.learn_postgres(seen, ended.as_ref().map(|running| &running.job));
+        if let Some(running) = &ended {
+            self.learn_names(&running.job, outcome);
+        }
     }
 
     // What begins.
@@ -341,6 +353,10 @@ impl Mind {
             self.view.lease = None;
             self.view.memory.released = Some(term);
             self.calls.extend(self.told.after_giving_up(&self.view));
+        }
+        if let Errand::WriteSync { term, state, version } = &errand {
+            self.view.memory.sync.sent =
+                Some(SentSync { term: *term, state: state.clone(), version: *version, done: false });
         }
         self.errand = Some(errand.clone());
         self.view.work.errand_since = Some(self.view.now);
@@ -410,7 +426,8 @@ impl Mind {
             | Job::StopFast { .. }
             | Job::StopAtOnce
             | Job::SetAside
-            | Job::Checkpoint => {}
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => {}
         }
         if matches!(reason.rule, Rule::RestartStops | Rule::ReinitializeStops) {
             self.go_on_with_wish(Stage::Stopping);

@@ -18,6 +18,7 @@ pub mod publish;
 mod race;
 pub mod slots;
 mod standby_cluster;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -173,7 +174,7 @@ fn under_way(view: &View, running: &RunningJob) -> Choice {
     if (pointless || (view.ending && running.job.can_be_cancelled())) && !running.cancelled {
         return Choice::step(Rule::JobLostItsReason, Step::Cancel);
     }
-    if let Some(choice) = wishes::overtakes(view, running) {
+    if let Some(choice) = wishes::overtakes(view, running).or_else(|| sync::overtakes(view, running)) {
         return choice;
     }
     Choice::wait(running.reason.clone()).again_in(until_demotion(view))

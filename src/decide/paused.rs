@@ -2,7 +2,7 @@
 //! runs takes an office that is vacant: after the store was away for longer than a lease, after a move to another store.
 //! Clients are led by the lease, and nobody else may take it now.
 
-use super::{Choice, take_lease, wishes};
+use super::{Choice, sync, take_lease, wishes};
 use crate::model::{Cluster, Rule, Timeline, View};
 
 pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
@@ -11,8 +11,14 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     }
     match vacant_office(view, cluster) {
         Some(timeline) => Choice::store(Rule::PrimaryTakesLease, take_lease(cluster, timeline)),
-        None => Choice::wait(Rule::Paused),
+        None => synchronous(view, cluster).unwrap_or(Choice::wait(Rule::Paused)),
     }
+}
+
+/// Commits may be waiting for a standby that has gone.
+fn synchronous(view: &View, cluster: &Cluster) -> Option<Choice> {
+    let running = view.postgres.running().filter(|running| running.is_primary())?;
+    sync::keep(view, cluster, view.lease_in_force()?, running)
 }
 
 /// The timeline on which this member's primary may lead. One that others have gone beyond may not.

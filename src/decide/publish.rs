@@ -141,7 +141,8 @@ fn member_state(view: &View) -> MemberState {
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::SetAside
-            | Job::Checkpoint => {}
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => {}
         }
     }
     match &view.postgres {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::fault::{self, Fault};
+use super::sync::{self, Right};
 use super::{Choice, fitness, fitness_told, may_try_again, take_lease};
 use crate::model::{
     Cluster, FailoverRequest, Fitness, Guardian, Job, Lsn, MemberName, MemberRole, MemberState, Moment,
@@ -14,6 +15,7 @@ const ANSWERS_KEEP: Span = Span::from_ms(1500);
 /// How long a member whose key is alive may take to answer, and one whose key has gone.
 const PATIENCE_ALIVE: Span = Span::from_secs(1);
 const PATIENCE_GONE: Span = Span::from_ms(300);
+const ASKS_ALOUD: Span = Span::from_secs(3);
 /// A member that yields looks again after this.
 const YIELD: Span = Span::from_ms(500);
 
@@ -108,9 +110,13 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     let request = (cluster.failover.as_ref().map(|request| &request.value))
         .filter(|request| !request.is_empty() && request.scheduled_at.is_none());
     let named = request.and_then(|request| request.candidate.as_ref());
-    // What nobody else can change is decided before anybody is asked.
+    // What nobody else can change is decided before anybody is asked. An operator's *failover* counts for more.
+    let forced = named == Some(&view.me) && request.is_some_and(|request| !request.is_switchover());
+    if sync::barred(view, cluster, &view.me) && !forced {
+        return Choice::wait(Rule::CandidateNotSynchronous);
+    }
     let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
-    if request.is_none() && view.policy.lag_bytes_max < lag.0 {
+    if request.is_none() && lag_limit(view, cluster) < lag.0 {
         return Choice::wait(Rule::CandidateTooFarBehind);
     }
     let on_old_timeline = checks_timeline(view) && position.timeline < led_timeline(cluster);
@@ -118,20 +124,25 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
         return Choice::wait(Rule::CandidateOnOldTimeline);
     }
     if !answers_are_fresh(view) {
-        return Choice::step(Rule::RaceAsks, Step::AskPeers(questions(view, cluster)));
+        return Choice::step(asks(view, cluster), Step::AskPeers(questions(view, cluster)));
     }
     // Our own position is one of those that are compared.
     let looked = view.peers.asked_at <= Some(view.looked_at) || fault::active(Fault::ComparesOldPosition);
     if !view.peers.complete || !looked {
-        return Choice::wait(Rule::RaceAsks);
+        return Choice::wait(asks(view, cluster));
     }
     if let Some(peer) = standing(view).find(|(_, peer)| runs_as_primary(peer)).map(|(name, _)| name) {
         return Choice::wait(Reason::about(Rule::CandidateSeesPrimary, peer)).again_in(YIELD);
     }
+    if let Right::Refused(rule) = sync::right(view, cluster, position)
+        && !forced
+    {
+        return Choice::wait(rule).again_in(YIELD);
+    }
     if named == Some(&view.me) {
         return Choice::store(Rule::CandidateNamed, claim_next(view, cluster, position.timeline));
     }
-    if let Some(peer) = request.and_then(|request| preferred_by(request, view)) {
+    if let Some(peer) = request.and_then(|request| preferred_by(request, view, cluster)) {
         return Choice::wait(Reason::about(Rule::CandidateYieldsToNamed, peer)).again_in(YIELD);
     }
     let mine = Rank {
@@ -139,13 +150,21 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
         has_replayed: has_replayed(view, running.unreplayed()),
         ..rank(view, cluster, fitness_told(view, view.now), position)
     };
-    let ahead = standing(view).filter(|(_, peer)| eligible(peer)).find(|(_, peer)| {
+    let may_lead =
+        |name: &MemberName, peer: &PeerStatus| eligible(peer) && !sync::barred(view, cluster, name);
+    let ahead = standing(view).filter(|(name, peer)| may_lead(name, peer)).find(|(_, peer)| {
         rank_of(view, cluster, peer).is_some_and(|rank| mine < rank) && !fault::active(Fault::YieldsToNobody)
     });
     match ahead {
         Some((peer, _)) => Choice::wait(Reason::about(Rule::CandidateYields, peer)).again_in(YIELD),
         None => Choice::store(Rule::CandidateTakes, claim_next(view, cluster, position.timeline)),
     }
+}
+
+/// Whoever lacks votes asks again and again, and does not say so each time.
+fn asks(view: &View, cluster: &Cluster) -> Rule {
+    let long = view.memory.no_leader_since.is_some_and(|since| ASKS_ALOUD < view.now.since(since));
+    if long && sync::needs_votes(view, cluster) { Rule::CandidateLacksVotes } else { Rule::RaceAsks }
 }
 
 /// The next timeline is above every one that anybody has led, claimed or reached.
@@ -223,19 +242,31 @@ fn has_replayed(view: &View, unreplayed: u64) -> bool {
 fn rank(view: &View, cluster: &Cluster, fitness: Fitness, position: Position) -> Rank {
     let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
     let on_old_timeline = checks_timeline(view) && position.timeline < led_timeline(cluster);
-    let may_take = lag.0 <= view.policy.lag_bytes_max && !on_old_timeline;
+    let may_take = lag.0 <= lag_limit(view, cluster) && !on_old_timeline;
     let fitness = if may_take { fitness } else { fitness.min(Fitness::LastResort) };
     Rank { fitness, position, priority: 0, has_replayed: false }
 }
 
+/// Where it is known who has every commit, what the leader has written beyond was never acknowledged.
+fn lag_limit(view: &View, cluster: &Cluster) -> u64 {
+    if sync::is_active(view, cluster) { u64::MAX } else { view.policy.lag_bytes_max }
+}
+
 /// The member that a request prefers to this one, if it can take over.
-fn preferred_by<'a>(request: &'a FailoverRequest, view: &'a View) -> Option<&'a MemberName> {
+fn preferred_by<'a>(
+    request: &'a FailoverRequest,
+    view: &'a View,
+    cluster: &Cluster,
+) -> Option<&'a MemberName> {
+    let may = |name: &MemberName, peer: &PeerStatus| {
+        eligible(peer) && (!request.is_switchover() || !sync::barred(view, cluster, name))
+    };
     match (&request.candidate, &request.leader) {
         (Some(named), _) => {
-            standing(view).find(|(name, peer)| *name == named && eligible(peer)).map(|(name, _)| name)
+            standing(view).find(|(name, peer)| *name == named && may(name, peer)).map(|(name, _)| name)
         }
         (None, Some(leader)) if *leader == view.me => {
-            standing(view).find(|(_, peer)| eligible(peer)).map(|(name, _)| name)
+            standing(view).find(|(name, peer)| may(name, peer)).map(|(name, _)| name)
         }
         (None, Some(_) | None) => None,
     }

@@ -2,7 +2,7 @@
 //! they bring PostgreSQL up again once it is down, or clone once there is no data.
 
 use super::fault::{self, Fault};
-use super::{Choice, following, topology};
+use super::{Choice, following, sync, topology};
 use crate::model::{
     Ask, Cluster, Errand, Job, Lease, Outcome, Postgres, Refusal, Rule, Running, RunningJob, Span, Stage,
     Step, View, Wish,
@@ -165,7 +165,8 @@ pub(super) fn paused(view: &View, cluster: &Cluster) -> Option<Choice> {
     match (wish.ask, wish.stage, &view.postgres) {
         (Ask::Restart { .. }, Stage::Down, Postgres::Stopped { control }) if control.was_primary() => {
             let term = cluster.leader.as_ref().filter(|_| leads(view))?.term;
-            Some(Choice::run(Rule::RestartStarts, Job::StartPrimary { term }))
+            let names = sync::names_to_begin_with(view, cluster);
+            Some(Choice::run(Rule::RestartStarts, Job::StartPrimary { term, names }))
         }
         (Ask::Restart { .. }, Stage::Down, Postgres::Stopped { .. }) => {
             let upstream = match (&view.policy.follows, cluster.leader_name()) {

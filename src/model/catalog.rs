@@ -3,6 +3,7 @@
 
 mod replication;
 
+use super::catalog_sync::SYNCHRONOUS;
 use super::{MessageId, Notice, Rule};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +37,7 @@ impl Message {
     }
 }
 
-const fn rule(rule: Rule, meaning: &'static str, advice: &'static str) -> Explanation {
+pub(super) const fn rule(rule: Rule, meaning: &'static str, advice: &'static str) -> Explanation {
     Explanation { message: Message::Rule(rule), meaning, advice }
 }
 
@@ -46,7 +47,7 @@ const fn notice(notice: Notice, meaning: &'static str, advice: &'static str) -> 
 
 /// Every message that has a number.
 pub fn catalog() -> impl Iterator<Item = &'static Explanation> {
-    CATALOG.iter().chain(replication::REPLICATION)
+    CATALOG.iter().chain(replication::REPLICATION).chain(SYNCHRONOUS)
 }
 
 const CATALOG: &[Explanation] = &[

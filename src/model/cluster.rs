@@ -329,6 +329,20 @@ impl Tags {
         self.flag("clonefrom")
     }
 
+    /// Never a synchronous standby.
+    pub fn nosync(&self) -> bool {
+        self.flag("nosync") || self.0.get("sync_priority").and_then(Value::as_i64).is_some_and(|p| p <= 0)
+    }
+
+    /// Higher is preferred as a synchronous standby.
+    pub fn sync_priority(&self) -> i64 {
+        match self.0.get("sync_priority").and_then(Value::as_i64) {
+            _ if self.nosync() => 0,
+            Some(priority) => priority.max(0),
+            None => 1,
+        }
+    }
+
     /// YAML and environment give booleans in several spellings.
     fn flag(&self, key: &str) -> bool {
         match self.0.get(key) {

@@ -124,6 +124,10 @@ const WARNINGS: &[Rule] = &[
     Rule::StandbyStarved,
     Rule::SiteDiverged,
     Rule::SiteSetsAside,
+    Rule::SyncAlone,
+    Rule::SyncBlocks,
+    Rule::CandidateNotSynchronous,
+    Rule::CandidateLacksVotes,
 ];
 
 impl Rule {

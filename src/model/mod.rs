@@ -1,6 +1,7 @@
 //! The words: types that the rules, the adapters and the shells share. No IO, no clock, no randomness.
 
 mod catalog;
+mod catalog_sync;
 mod cluster;
 mod command_line;
 mod fitness;
@@ -15,6 +16,7 @@ mod rule;
 mod secret;
 mod slot;
 mod standing;
+mod sync;
 mod view;
 mod wal;
 mod watchdog;
@@ -35,6 +37,7 @@ pub use rule::*;
 pub use secret::*;
 pub use slot::*;
 pub use standing::*;
+pub use sync::*;
 pub use view::*;
 pub use wal::*;
 pub use watchdog::*;

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, FailoverRequest, MemberName, Moment, Reason, Span, SystemId, Term, Timeline};
+use super::{
+    Address, FailoverRequest, MemberName, Moment, Reason, Span, SyncNames, SyncState, SystemId, Term,
+    Timeline,
+};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -58,6 +61,17 @@ pub enum Errand {
         request: FailoverRequest,
         version: i64,
     },
+    /// Who may lead without loss, in place of that version (0: there is none).
+    WriteSync {
+        term: Term,
+        state: SyncState,
+        version: i64,
+    },
+    /// Anybody may lead again.
+    ClearSync {
+        term: Term,
+        version: i64,
+    },
 }
 
 /// A member to ask, and how long to wait for its answer.
@@ -91,6 +105,7 @@ pub enum Job {
     RewindRemote,
     StartPrimary {
         term: Term,
+        names: SyncNames,
     },
     StartStandby {
         upstream: Option<Address>,
@@ -102,6 +117,7 @@ pub enum Job {
     Promote {
         term: Term,
         timeline: Timeline,
+        names: SyncNames,
     },
     /// Point a running standby at another server, or at none.
     Follow {
@@ -127,6 +143,10 @@ pub enum Job {
     /// Move a directory that must not be started out of the way, keeping it.
     SetAside,
     Checkpoint,
+    /// Change whose word commits wait for, and see that every process of PostgreSQL does.
+    Synchronize {
+        names: SyncNames,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,7 +169,8 @@ impl Job {
             | Job::StartStandby { .. }
             | Job::StartPrimary { .. }
             | Job::PrePromote { .. }
-            | Job::Checkpoint => true,
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => true,
             Job::Bootstrap
             | Job::Rewind { .. }
             | Job::RewindRemote
@@ -180,7 +201,8 @@ impl Job {
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::SetAside
-            | Job::Checkpoint => false,
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => false,
         }
     }
 
@@ -204,6 +226,7 @@ impl Job {
             Job::StopAtOnce => "stop at once",
             Job::SetAside => "set aside",
             Job::Checkpoint => "checkpoint",
+            Job::Synchronize { .. } => "set the synchronous standbys",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Moment, Remote, SlotPolicy, Span};
+use super::{Moment, Remote, SlotPolicy, Span, SyncPolicy};
 
 /// The settings that decisions depend on, the same on every member but for the last few.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub struct Policy {
     pub primary_start_timeout: Span,
     pub check_timeline: bool,
     pub pause: bool,
+    #[serde(default)]
+    pub sync: SyncPolicy,
     pub use_rewind: bool,
     /// May a data directory that cannot be rewound be set aside and cloned anew?
     pub reclone_when_rewind_fails: bool,
@@ -118,6 +120,7 @@ impl Default for Policy {
             primary_start_timeout: Span::from_secs(300),
             check_timeline: false,
             pause: false,
+            sync: SyncPolicy::default(),
             use_rewind: true,
             reclone_when_rewind_fails: true,
             reclone_when_diverged: true,

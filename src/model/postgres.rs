@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Descent, Fork, Lineage, Lsn, Moment, Position, SystemId, Timeline};
+use super::{Address, Descent, Fork, Lineage, Lsn, Moment, Position, Synchrony, SystemId, Timeline};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum Postgres {
@@ -74,6 +74,8 @@ pub struct Running {
     pub silent_since: Option<Moment>,
     /// Server version as PostgreSQL's number, 150018.
     pub version: u32,
+    #[serde(default)]
+    pub synchrony: Synchrony,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

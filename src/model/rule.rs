@@ -84,6 +84,15 @@ rules! {
     LeaderHasNoClaim = "leader_has_no_claim": "holds the lease without the right to begin a timeline; giving it back" ["695f7861c60f4df7a586c585167589b7"],
     LeaderClearsRequest = "leader_clears_request": "the request to switch over is done or cannot be carried out; clearing it",
 
+    // Synchronous replication.
+    SyncBegins = "sync_begins": "leading; beginning with synchronous replication" ["ba3d1caec51c4ce1a5a9e856fdceb678"],
+    SyncTakesOver = "sync_takes_over": "holds the lease; writing into the store who may lead after this member" ["552af70ee9904b0d83ab484448d7612d"],
+    SyncWrites = "sync_writes": "leading; writing into the store who may lead without loss" ["b56c054fa29942d3bad707924ced460f"],
+    SyncNames = "sync_names": "leading; changing the standbys that commits wait for" ["8c0f1a3e9fe34b3fa9a60e3acfd3c008"],
+    SyncEnds = "sync_ends": "leading; synchronous replication is switched off, and commits wait for nobody any more" ["66c20a454fb34210b252f447a0f0e57f"],
+    SyncAlone = "sync_alone": "leading; no standby is synchronous, so nobody else may lead without loss" ["df8e74e85a6442b391508142545b7b6c"],
+    SyncBlocks = "sync_blocks": "leading; too few synchronous standbys stream, and commits wait for them" ["dfed72775e90474c909ec15892e59f6d"],
+
     // Handing over.
     DiskFullHandsOver = "disk_full_hands_over": "the disk is full; handing over to {member}, which has room" ["a0f152fe74f24f37a458afaea768b98d"],
     SwitchoverAsks = "switchover_asks": "asked to switch over; asking the members who can take over",
@@ -169,6 +178,8 @@ rules! {
     CandidateUnknown = "candidate_unknown": "there is no leader, and this member's position is not known",
     CandidateTooFarBehind = "candidate_too_far_behind": "there is no leader, and this member lacks more than the lag limit allows" ["af3acfbe811846af8644fec7b4be73d3"],
     CandidateOnOldTimeline = "candidate_on_old_timeline": "there is no leader, and this member is on an older timeline than the last one" ["6b126ee52f9e41c08a9f3b537d7490de"],
+    CandidateNotSynchronous = "candidate_not_synchronous": "there is no leader, and this member may lack commits: it is not a synchronous standby" ["f385806f229d4573a46269a34eb09718"],
+    CandidateLacksVotes = "candidate_lacks_votes": "there is no leader, and too few voters say that this member has every commit" ["58a967382d3648b094d052557b57f5ab"],
     CandidateYields = "candidate_yields": "there is no leader; {member} is further or preferred",
     CandidateYieldsToNamed = "candidate_yields_to_named": "there is no leader; {member} has been named as the next one",
     CandidateSeesPrimary = "candidate_sees_primary": "there is no leader, but {member} still runs as a primary" ["a0c62a99e03042d1a0333dc7e6ce0127"],

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Cluster, Crashes, Disk, FenceOrder, Fitness, Job, MemberName, MemberRole, MemberState, Moment, Policy,
-    Position, Postgres, Reason, RemoteStanding, SessionId, Span, Stage, SystemId, Tags, Term, Timing,
+    Position, Postgres, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory, SystemId, Tags, Term, Timing,
     Watchdog, Wish,
 };
 
@@ -180,6 +180,8 @@ pub struct Memory {
     /// When the scheduled switchover of the last snapshot falls due, by the wall clock as it stands now; a time that
     /// nobody can read has been due for ever.
     pub switchover_due: Option<Moment>,
+    #[serde(default)]
+    pub sync: SyncMemory,
 }
 
 /// How often in a row something has failed, and when it last did.

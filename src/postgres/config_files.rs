@@ -14,6 +14,7 @@ use super::probe::disk_bytes;
 use super::programs::Programs;
 use super::server_check;
 use super::settings::InstanceSettings;
+use super::synchronous;
 use crate::model::Address;
 
 /// What PostgreSQL is to be when it starts next, or reloads.
@@ -131,6 +132,8 @@ fn render(
             setting(&mut text, name, &settings.config_dir.join(file).display().to_string());
         }
     }
+    let synchronous = synchronous::path(settings).display().to_string();
+    let _ = writeln!(text, "include_if_exists {}", quoted(&synchronous));
     if let Recovery::Standby { upstream } = recovery {
         text.push_str("\n# recovery.conf\n");
         for (name, value) in recovery_parameters(settings, upstream.as_ref(), major) {
@@ -268,8 +271,16 @@ fn clean_auto_conf(settings: &InstanceSettings) -> Result<bool, Error> {
 }
 
 fn without_recovery_parameters(text: &str) -> String {
+    without(text, is_recovery_parameter)
+}
+
+pub(super) fn without_parameter(text: &str, name: &str) -> String {
+    without(text, |present| present == name)
+}
+
+fn without(text: &str, unwanted: impl Fn(&str) -> bool) -> String {
     let name_of = |line: &str| line.split(['=', ' ', '\t']).next().unwrap_or_default().to_ascii_lowercase();
-    text.split_inclusive('\n').filter(|line| !is_recovery_parameter(&name_of(line.trim_start()))).collect()
+    text.split_inclusive('\n').filter(|line| !unwanted(&name_of(line.trim_start()))).collect()
 }
 
 /// The configuration files that live in the data directory, to survive a rewind that brings the source's.
@@ -342,6 +353,7 @@ cluster_name = 'batman'
 wal_level = 'replica'
 hba_file = '/data/pg_hba.conf'
 ident_file = '/data/pg_ident.conf'
+include_if_exists '/data/tenure.synchronous.conf'
 
 # recovery.conf
 primary_conninfo = 'dbname=postgres user=replicator passfile=/tmp/pgpass0 host=127.0.0.1 port=5552 \
@@ -362,7 +374,9 @@ recovery_target_xid = ''
     fn a_primarys_file_says_nothing_of_recovery() {
         let wanted = parameters(&[("hba_file", "/etc/hba")]);
         let text = render(&settings(), &wanted, &Recovery::Primary, 15);
-        assert!(text.ends_with("\n\nhba_file = '/etc/hba'\nident_file = '/data/pg_ident.conf'\n"), "{text}");
+        let end = "\n\nhba_file = '/etc/hba'\nident_file = '/data/pg_ident.conf'\n\
+                   include_if_exists '/data/tenure.synchronous.conf'\n";
+        assert!(text.ends_with(end), "{text}");
     }
 
     #[test]

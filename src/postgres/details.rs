@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde_json::Value;
 use tokio_postgres::Row;
 
@@ -30,11 +31,23 @@ pub(super) struct Details {
     pub restores: bool,
     pub wal_segment_bytes: u64,
     pub replication: Vec<ReplicationRow>,
+    /// Of a primary.
+    pub names: String,
+    pub receivers: Vec<ReceiverRow>,
     pub slots: Vec<SlotRow>,
     /// Parameters that a restart would change, by PostgreSQL's own account.
     pub pending_restart: Option<Value>,
     /// The values in force of the parameters that stand on the command line.
     pub in_force: BTreeMap<String, String>,
+}
+
+/// A standby that streams from here, and how far it is.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct ReceiverRow {
+    pub name: String,
+    pub written: Option<String>,
+    pub flushed: Option<String>,
+    pub replayed: Option<String>,
 }
 
 const STATEMENT: &str = "
@@ -63,6 +76,10 @@ SELECT pg_is_in_recovery() AS in_recovery,
         'usename', usename, 'application_name', application_name, 'client_addr', host(client_addr),
         'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority) ORDER BY pid), '[]')::text
         FROM pg_stat_replication) AS replication,
+    current_setting('synchronous_standby_names') AS synchronous_names,
+    (SELECT coalesce(json_agg(json_build_object(
+        'name', application_name, 'written', write_lsn, 'flushed', flush_lsn, 'replayed', replay_lsn) ORDER BY pid), '[]')::text
+        FROM pg_stat_replication WHERE state = 'streaming' AND flush_lsn IS NOT NULL) AS receivers,
     (SELECT coalesce(json_agg(json_build_object(
         'name', slot_name, 'physical', slot_type = 'physical', 'temporary', temporary, 'active', active,
         'restart', restart_lsn, 'lost', coalesce(wal_status = 'lost', false), 'plugin', plugin, 'database', database,
@@ -102,6 +119,8 @@ fn read(row: &Row) -> Result<Details, String> {
         restores: column(row, "restores")?,
         wal_segment_bytes: column::<i64>(row, "wal_segment_bytes")?.unsigned_abs(),
         replication: replication(column(row, "replication")?)?,
+        names: column(row, "synchronous_names")?,
+        receivers: json(column(row, "receivers")?)?.unwrap_or_default(),
         slots: json(column(row, "slots")?)?.unwrap_or_default(),
         pending_restart: json(column(row, "pending_restart")?)?,
         in_force: json(column(row, "in_force")?)?.unwrap_or_default(),

@@ -33,6 +33,7 @@ mod slots;
 mod sql;
 mod start;
 mod stop;
+mod synchronous;
 mod unfinished;
 
 pub use bootstrap::bootstrap;
@@ -55,3 +56,4 @@ pub use settings::{CustomMethod, Hooks, InstanceSettings, Login, ProgramOption, 
 pub use slots::apply_slot_plan;
 pub use start::{Started, follow, reload, start_primary, start_standby};
 pub use stop::{Stopped, checkpoint, kill_completely, stop_at_once, stop_fast, stop_orderly};
+pub use synchronous::{prepare_promotion, synchronize, write_names};

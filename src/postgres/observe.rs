@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::pin::pin;
 
-use serde_json::{Map, Value, json};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
@@ -12,16 +11,17 @@ use super::conninfo::address_of;
 use super::control::{ControlFile, has, read_control_data};
 use super::details::{self, Details};
 use super::history::read_forks;
-use super::parameters::{effective, enforced, same_value};
+use super::parameters::pending_restart;
 use super::process::{PidFile, PidFileStatus, Postmaster, family_of, running_postmaster};
 use super::programs::{Programs, data_major};
 use super::reached::standby_timeline;
 use super::settings::InstanceSettings;
 use super::sql::{Greeting, Session, Target, greet, knock};
+use super::synchronous;
 use super::unfinished::marked;
 use crate::clock;
 use crate::model::{
-    Facts, Fork, Lsn, Moment, Position, Postgres, Running, Serving, SlotRow, Span, SystemId, Timeline,
+    Facts, Fork, Lsn, Moment, Position, Postgres, Running, Serving, SlotRow, Span, Synchrony, SystemId, Timeline,
     Unfinished,
 };
 
@@ -70,6 +70,8 @@ struct Files {
     postmaster: Option<(Postmaster, PidFile)>,
     orphans: usize,
     standby_signal: bool,
+    /// `synchronous_standby_names` is ours.
+    managed: bool,
     major: Option<u32>,
 }
 
@@ -179,7 +181,8 @@ impl Observer {
                 let forks = self.forks_of(&settings.data_dir, on, patience).await;
                 fill_facts(&mut seen.facts, settings, &details);
                 let starved = is_starved(settings, &details, patience).await;
-                let running = running_from(&details, timeline, forks, starved);
+                let synchrony = synchronous::seen(settings, &details, files.managed);
+                let running = running_from(&details, timeline, forks, starved, synchrony);
                 seen.slots = details.slots;
                 if let (Some(known), Some(running)) = (&mut self.known, running) {
                     known.system = Some(running.system);
@@ -323,6 +326,7 @@ impl Files {
             postmaster,
             orphans,
             standby_signal: has(data_dir, "standby.signal"),
+            managed: synchronous::is_managed(settings),
             major: data_major(data_dir),
         }
     }
@@ -359,6 +363,7 @@ fn running_from(
     standby_timeline: Timeline,
     forks: Option<Vec<Fork>>,
     starved: bool,
+    synchrony: Synchrony,
 ) -> Option<Running> {
     let serving = match (details.in_recovery, details.timeline, details.flushed) {
         (false, Some(timeline), Some(lsn)) => Serving::Primary {
@@ -378,7 +383,13 @@ fn running_from(
             starved,
         },
     };
-    Some(Running { system: details.system?, serving, silent_since: None, version: details.version })
+    Some(Running {
+        system: details.system?,
+        serving,
+        silent_since: None,
+        version: details.version,
+        synchrony,
+    })
 }
 
 /// Since PostgreSQL 14 a standby whose settings the primary's WAL has outgrown pauses, and would end when it is told to go
@@ -419,7 +430,8 @@ fn running_by_files(file: &ControlFile, files: &Files) -> Running {
         silent_primary(Some(position))
     };
     let version = files.major.unwrap_or(0) * 10_000;
-    Running { system: file.control.system, serving, silent_since: None, version }
+    let synchrony = Synchrony::default();
+    Running { system: file.control.system, serving, silent_since: None, version, synchrony }
 }
 
 fn facts_of(settings: &InstanceSettings) -> Facts {
@@ -436,19 +448,5 @@ fn fill_facts(facts: &mut Facts, settings: &InstanceSettings, details: &Details)
         (true, false, false) | (false, _, _) => None,
     };
     facts.replication.clone_from(&details.replication);
-    facts.pending_restart = pending_restart(settings, details);
-}
-
-/// What stands on the command line PostgreSQL does not count as pending, so it is compared here.
-fn pending_restart(settings: &InstanceSettings, details: &Details) -> Option<Value> {
-    let mut pending: Map<String, Value> = match &details.pending_restart {
-        Some(Value::Object(pending)) => pending.clone(),
-        Some(_) | None => Map::new(),
-    };
-    for (name, wanted) in enforced(&effective(settings, None).parameters) {
-        if let Some(present) = details.in_force.get(&name).filter(|present| !same_value(present, &wanted)) {
-            pending.insert(name, json!({ "old_value": present, "new_value": wanted }));
-        }
-    }
-    (!pending.is_empty()).then_some(Value::Object(pending))
+    facts.pending_restart = pending_restart(settings, details.pending_restart.as_ref(), &details.in_force);
 }

@@ -1,5 +1,6 @@
 //! Work on PostgreSQL: what each job does, how long it takes, and what it leaves behind when it fails or is cut short.
 
+use super::commits::Waiting;
 use super::host::ActiveJob;
 use super::network::Place;
 use super::postgres::{Data, Instance, Server, lsn_after, records_before};
@@ -7,7 +8,7 @@ use super::world::{Happening, World};
 use super::{MS, SECOND, Time};
 use crate::decide::mind::JobOutcome;
 use crate::model::{
-    Address, ControlState, Job, MemberName, Moment, Position, SystemId, Timeline, Unfinished,
+    Address, ControlState, Job, MemberName, Moment, Position, SyncNames, SystemId, Timeline, Unfinished,
 };
 
 impl World {
@@ -47,9 +48,22 @@ impl World {
             Job::Rewind { .. } | Job::StopOrderly { .. } | Job::StopFast { .. } => {
                 self.job_goes_on(host, 100 * MS);
             }
-            Job::StartPrimary { .. } => self.launch(host, true, None, fails, disk),
-            Job::StartStandby { upstream } => self.launch(host, false, upstream, fails, disk),
-            Job::Promote { timeline, .. } => self.begin_promotion(host, timeline, fails, disk),
+            Job::StartPrimary { names, .. } => {
+                self.hosts[host].pg.names = names;
+                self.launch(host, true, None, fails, disk);
+            }
+            Job::StartStandby { upstream } => {
+                self.hosts[host].pg.names = SyncNames::Unmanaged;
+                self.launch(host, false, upstream, fails, disk);
+            }
+            Job::Promote { timeline, names, .. } => {
+                self.hosts[host].pg.names = names;
+                self.begin_promotion(host, timeline, fails, disk);
+            }
+            Job::Synchronize { names } => {
+                let takes = self.names_are_written(host, names);
+                self.job_goes_on_at(host, self.now + takes);
+            }
             Job::Follow { .. } | Job::SetAside => self.job_goes_on(host, 20 * MS),
             Job::Checkpoint => self.job_goes_on(host, 200 * MS + disk),
             Job::StopAtOnce => self.stop_at_once(host),
@@ -63,7 +77,7 @@ impl World {
         }
     }
 
-    fn finish_job(&mut self, host: usize, outcome: JobOutcome) {
+    pub fn finish_job(&mut self, host: usize, outcome: JobOutcome) {
         if let Some(ActiveJob { agent_life: life, id, .. }) = self.hosts[host].job.take() {
             self.after(MS, Happening::AgentHearsJob { host, life, id, outcome });
         }
@@ -110,6 +124,7 @@ impl World {
                 self.finish_job(host, JobOutcome::Done);
             }
             Job::Checkpoint => self.end_checkpoint(host, fails),
+            Job::Synchronize { .. } => self.end_synchronize(host, fails),
             Job::StopOrderly { by, .. } | Job::StopFast { by } if phase == 1 => self.stop_in_order(host, by),
             Job::StopOrderly { .. } | Job::StopFast { .. } => self.stop_at_once(host),
             Job::CopySlots { .. } => self.finish_job(host, JobOutcome::Done),
@@ -250,6 +265,7 @@ impl World {
             data.state = ControlState::InProduction;
             data.recovery_end = None;
             pg.server = Server::Primary;
+            pg.waiting = Waiting::begin(&pg.names);
             self.primary_begins(host);
             self.may_die_again(host);
         } else {
@@ -280,6 +296,7 @@ impl World {
         let Some(data) = pg.data.as_mut() else { return };
         data.begin_timeline(timeline, branch);
         (pg.server, pg.checkpointed, pg.streaming) = (Server::Primary, false, false);
+        pg.waiting = Waiting::begin(&pg.names);
         self.primary_begins(host);
         self.may_die_again(host);
         if matches!(self.hosts[host].job, Some(ActiveJob { job: Job::Promote { .. }, .. })) {
@@ -395,6 +412,7 @@ impl World {
     fn postgres_is_gone(&mut self, host: usize) {
         let pg = &mut self.hosts[host].pg;
         (pg.server, pg.streaming, pg.hung_since, pg.batch_under_way) = (Server::Down, false, None, false);
+        pg.waiting = Waiting::default();
         pg.life += 1;
         match self.hosts[host].job.as_ref().map(|job| &job.job) {
             Some(Job::StopAtOnce | Job::StopOrderly { .. } | Job::StopFast { .. }) => {
@@ -414,7 +432,8 @@ impl World {
                 | Job::RewindRemote
                 | Job::CopySlots { .. }
                 | Job::SetAside
-                | Job::Checkpoint,
+                | Job::Checkpoint
+                | Job::Synchronize { .. },
             )
             | None => {}
         }

@@ -23,6 +23,8 @@ pub(super) struct Laws {
     /// Every rule that anybody has decided by.
     pub rules: BTreeSet<Rule>,
     pub acknowledged: Vec<(Time, Record)>,
+    /// Acknowledged while the store said who may lead without loss.
+    pub protected: Vec<(Time, Record)>,
     /// Records that the test itself has destroyed.
     pub excused: BTreeSet<Record>,
     branches: BTreeMap<Timeline, Branch>,
@@ -207,6 +209,7 @@ impl World {
         let Some(data) = self.hosts[index].pg.data.as_ref() else { return };
         let (timeline, branch, system) = (data.timeline, data.branch, data.system);
         self.tell(index, &format!("* accepts writes on timeline {timeline}"));
+        self.look_for_protected_records(index);
         if *self.laws.system.get_or_insert(system) != system {
             self.laws.breaks(format!("bootstrap: {name} leads a second cluster's data"));
         }

@@ -14,7 +14,7 @@ use super::story::render;
 use super::world::World;
 use super::{SECOND, Time};
 use crate::clock;
-use crate::model::{Policy, Rule, Span, Timing};
+use crate::model::{Policy, Rule, Span, SyncMode, SyncPolicy, Timing};
 use crate::store::zookeeper::TTL_MIN;
 
 /// How long troubles go on, and how long everything may take afterwards: with clones, rewinds and their pauses.
@@ -23,6 +23,8 @@ const CALM_MAX: Time = 240 * SECOND;
 /// Healthy means healthy twice, this far apart.
 const STEADY: Time = 5 * SECOND;
 const LINES_SHOWN: usize = 150;
+/// After so long without a leader an operator gives up what nobody has any more.
+const NOBODY_FOR: Time = 60 * SECOND;
 
 /// One life, as it follows from a seed. Gives the law that it broke, if it broke one.
 pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
@@ -37,6 +39,7 @@ pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
         timing: Timing::for_ttl(Span::from_secs(ttl)),
         watchdog_required: watchdogs(seed).is_some(),
         asks_before_promotion: seed.is_multiple_of(5),
+        sync: synchronous(seed),
         ..Policy::default()
     };
     let mut world = World::new(seed, members, Habits::rough(), policy);
@@ -60,10 +63,18 @@ pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
     world.calm();
     let calm_since = world.now;
     let mut healthy_since: Option<Time> = None;
+    let mut led_at = world.now;
+    let policy_sync = world.policy.sync.mode;
     while world.laws.broken.is_none() && world.now < calm_since + CALM_MAX {
         world.run_for(SECOND);
         restart_what_ended(&mut world);
-        healthy_since = if world.healthy() { healthy_since.or(Some(world.now)) } else { None };
+        healthy_since =
+            if world.healthy() && world.is_synchronous() { healthy_since.or(Some(world.now)) } else { None };
+        led_at = if world.store.leader.is_some() { world.now } else { led_at };
+        if led_at + NOBODY_FOR < world.now && policy_sync != SyncMode::Off {
+            world.give_up_what_is_lost();
+            led_at = world.now;
+        }
         if healthy_since.is_some_and(|since| since + STEADY <= world.now) {
             world.look_for_every_record();
             let broken = world.laws.broken.clone();
@@ -107,6 +118,18 @@ fn cascades(seed: u64) -> Option<Random> {
 fn sites(seed: u64) -> Option<Random> {
     let mut random = Random::new(seed ^ 0x517E_517E);
     (random.below(5) == 0 && !seeds_to_remember().contains(&seed)).then_some(random)
+}
+
+/// In half of the lives replication is synchronous; by chance of its own as well.
+fn synchronous(seed: u64) -> SyncPolicy {
+    let mut random = Random::new(seed ^ 0x0051_C51C);
+    let mode = [SyncMode::Off, SyncMode::Off, SyncMode::On, SyncMode::Quorum][random.index(4)];
+    let (strict, node_count) = (random.below(3) == 0, [1, 1, 2][random.index(3)]);
+    match mode {
+        SyncMode::Off => SyncPolicy::default(),
+        _ if seeds_to_remember().contains(&seed) => SyncPolicy::default(),
+        mode => SyncPolicy { mode, strict, node_count, lag_bytes_max: None },
+    }
 }
 
 /// In some lives watchdogs are required, and fail. By chance of their own: what the other lives are does not change.
@@ -254,6 +277,7 @@ const UNSEEN: &[(Rule, &str)] = &[
     (Rule::SiteSetsAside, "the same"),
     (Rule::SiteOtherHistory, "the same"),
     (Rule::SiteClones, "the same"),
+    (Rule::SyncEnds, "by the settings only; story synchronous_off"),
     (Rule::LeaderOnOldTimeline, "a promotion is whole or not at all here; small views"),
 ];
 

@@ -10,7 +10,7 @@ use super::network::{Habits, Place};
 use super::world::{Line, World};
 use super::{SECOND, Time};
 use crate::decide::mind::Event;
-use crate::model::{Ask, Policy, Span, Timing};
+use crate::model::{Ask, Policy, Span, SyncMode, Timing};
 
 /// Nothing decided differently for this long: more than any lease of a story lasts.
 const QUIET: Time = 15 * SECOND;
@@ -50,6 +50,18 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
         }
         ["ttl", secs] => {
             world.policy.timing = Timing::for_ttl(Span::from_secs(secs.parse().expect("seconds")));
+        }
+        ["synchronous", words @ ..] => {
+            for word in words {
+                match *word {
+                    "on" => world.policy.sync.mode = SyncMode::On,
+                    "quorum" => world.policy.sync.mode = SyncMode::Quorum,
+                    "off" => world.policy.sync.mode = SyncMode::Off,
+                    "strict" => world.policy.sync.strict = true,
+                    count => world.policy.sync.node_count = count.parse().expect("how many"),
+                }
+            }
+            tell_policy(&mut world);
         }
         ["lag", "at", "most", bytes] => world.policy.lag_bytes_max = bytes.parse().expect("bytes"),
         ["hook", "before", "promotions"] => world.policy.asks_before_promotion = true,
@@ -122,6 +134,11 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
         }
         ["delete", "leader", "key"] => world.delete_leader_key(),
         ["switchover"] => world.ask_for_switchover(None),
+        ["failover", "to", name] => {
+            let name = world.hosts[host(&world, name)].name.clone();
+            world.store.request_failover(None, Some(name));
+            world.tell_watchers();
+        }
         ["switchover", "to", name] => world.ask_for_switchover(Some(host(&world, name))),
         ["switchover", "to", name, "in", secs] => {
             let at = world.now + secs.parse::<Time>().expect("seconds") * SECOND;
@@ -166,6 +183,10 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
 
 fn set_pause(world: &mut World, pause: bool) {
     world.policy.pause = pause;
+    tell_policy(world);
+}
+
+fn tell_policy(world: &mut World) {
     for host in 0..world.hosts.len() {
         world.learn(host, Event::Policy(Box::new(world.policy.clone())));
     }

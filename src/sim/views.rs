@@ -31,7 +31,13 @@ fn control(state: ControlState, timeline: u32, standby_signal: bool) -> Control 
 }
 
 fn running(serving: Serving, silent_since: Option<Moment>) -> Postgres {
-    Postgres::Running(Running { system: SYSTEM, serving, silent_since, version: 170_000 })
+    Postgres::Running(Running {
+        system: SYSTEM,
+        serving,
+        silent_since,
+        version: 170_000,
+        synchrony: Synchrony::default(),
+    })
 }
 
 fn every_postgres() -> Vec<Postgres> {
@@ -167,8 +173,8 @@ fn every_guardian() -> Vec<(Guardian, Option<Watchdog>)> {
 fn every_job() -> Vec<Option<Job>> {
     vec![
         None,
-        Some(Job::Promote { term: TERM, timeline: Timeline(2) }),
-        Some(Job::StartPrimary { term: TERM }),
+        Some(Job::Promote { term: TERM, timeline: Timeline(2), names: SyncNames::Unmanaged }),
+        Some(Job::StartPrimary { term: TERM, names: SyncNames::Unmanaged }),
         Some(Job::StartStandby { upstream: None }),
         Some(Job::StopOrderly { by: NOW + Span::from_secs(30), handover: None }),
         Some(Job::StopAtOnce),

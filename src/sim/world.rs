@@ -57,6 +57,8 @@ pub(super) enum Happening {
     PostgresHasStopped { host: usize, pg_life: u64, in_good_order: bool },
     PostgresPromotes { host: usize, pg_life: u64, timeline: Timeline },
     BatchArrives { host: usize, pg_life: u64, batch: Box<Batch> },
+    StandbyAnswers { host: usize, pg_life: u64, standby: usize, records: usize },
+    NamesAreInForce { host: usize, pg_life: u64 },
     SendersLook,
     ClientsWrite,
     Strikes(Trouble),
@@ -107,6 +109,8 @@ impl Happening {
             | Happening::PostgresHasStopped { .. }
             | Happening::PostgresPromotes { .. }
             | Happening::BatchArrives { .. }
+            | Happening::StandbyAnswers { .. }
+            | Happening::NamesAreInForce { .. }
             | Happening::SendersLook
             | Happening::ClientsWrite
             | Happening::Strikes(_)
@@ -316,6 +320,10 @@ impl World {
                 self.postgres_promotes(host, pg_life, timeline);
             }
             Happening::BatchArrives { host, pg_life, batch } => self.batch_arrives(host, pg_life, &batch),
+            Happening::StandbyAnswers { host, pg_life, standby, records } => {
+                self.standby_answers(host, pg_life, standby, records);
+            }
+            Happening::NamesAreInForce { host, pg_life } => self.names_are_in_force(host, pg_life),
             Happening::SendersLook => self.senders_look(),
             Happening::ClientsWrite => self.clients_write(),
             Happening::Strikes(trouble) => self.strike(trouble),

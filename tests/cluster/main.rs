@@ -5,8 +5,10 @@ mod fencing;
 mod liveness;
 mod rest;
 mod service;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;
+mod synchronous;
 mod topology;
 mod zookeeper;
 

@@ -24,6 +24,12 @@ fn patronis_command_governs_a_cluster_of_ours() {
 
         let changed = theirs(lab, &["edit-config", "-s", "maximum_lag_on_failover=2097152", "--force"], "");
         assert!(changed.stdout.ends_with("Configuration changed\n"), "{changed:#?}");
+        theirs(lab, &["edit-config", "-s", "synchronous_mode=on", "--force"], "");
+        wait_for("a synchronous standby", async || {
+            theirs(lab, &["list"], "").stdout.contains("Sync Standby").then_some(())
+        })
+        .await;
+        the_same_is_told(lab).await;
         let query = theirs(lab, &["query", "-c", "select pg_is_in_recovery()", "-r", "primary"], "");
         assert_eq!(query.stdout, "pg_is_in_recovery\nFalse\n", "{query:#?}");
         let told = ours(lab, &["version", "lab", "node1"], "");

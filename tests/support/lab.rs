@@ -35,6 +35,8 @@ pub struct Setup {
     pub bin_dir: PathBuf,
     /// The data of each node lies on a disk of its own, of this size.
     pub disk_megabytes: Option<u64>,
+    /// Further dynamic settings of the new cluster: `name: value, …`.
+    pub dynamic: &'static str,
     /// Every node leads only with an armed watchdog, and has one that takes its power away.
     pub watchdogs: bool,
 }
@@ -49,6 +51,7 @@ impl Default for Setup {
             ttl: 5,
             bin_dir,
             disk_megabytes: None,
+            dynamic: "",
             watchdogs: false,
         }
     }
@@ -323,6 +326,7 @@ fn configuration(setup: &Setup, name: &str, address: &str, dir: &Path, store_ser
     let (dir, store_servers, ttl) = (dir.display(), store_servers.join(","), setup.ttl);
     let bin_dir = setup.bin_dir.display();
     let data = if setup.disk_megabytes.is_some() { "disk/data" } else { "data" };
+    let dynamic = format!(", {}", setup.dynamic).replace(", ", "\n    ");
     let watchdog = if setup.watchdogs { "required" } else { "off" };
     let store = match setup.store {
         StoreKind::Etcd => "etcd3",
@@ -345,7 +349,7 @@ bootstrap:
   dcs:
     ttl: {ttl}
     loop_wait: 1
-    retry_timeout: 3
+    retry_timeout: 3{dynamic}
     postgresql:
       use_pg_rewind: true
       parameters:

@@ -31,13 +31,13 @@ fn a_running_cluster_survives_what_stands_in_its_config() {
         ],
     );
     let wrong = check(
-        json!({"ttl": "soon", "maximum_lag_on_failover": [1], "pause": 3, "frobnicate": 1, "synchronous_mode": true}),
+        json!({"ttl": "soon", "maximum_lag_on_failover": [1], "pause": 3, "frobnicate": 1, "synchronous_mode": "sometimes"}),
         &[
             "/config: frobnicate: there is no such setting",
-            "/config: synchronous_mode: has no effect in this version yet (synchronous replication)",
             "/config: ttl: found \"soon\", wanted a number of seconds, at least 0, such as 30 or 500ms; the default is used",
             "/config: maximum_lag_on_failover: found a list, wanted a number of bytes, at least 0, such as 1048576 or 1MB; the default is used",
             "/config: pause: found \"3\", wanted true or false; the default is used",
+            "/config: synchronous_mode: found \"sometimes\", wanted one of off, on, quorum; the default is used",
         ],
     );
     assert_eq!((wrong.timing.ttl, wrong.lag_bytes_max, wrong.pause), (Span::from_secs(30), 1 << 20, false));
@@ -85,8 +85,8 @@ fn new_dynamic_settings_are_held_to_the_table() {
     );
     check(json!(7), &["/config: the file must be a mapping of settings"]);
     check(
-        json!({"synchronous_mode": "quorum"}),
-        &["/config: synchronous_mode: this version cannot do this yet (synchronous replication)"],
+        json!({"slots": {"a": {}}}),
+        &["/config: slots: this version cannot do this yet (permanent replication slots)"],
     );
 }
 

@@ -144,7 +144,6 @@ fn what_is_not_there_yet_is_refused_or_warned_about_by_name() {
         &loaded,
         &[
             "node1.yml:10:1: ttl: has no effect here: it is the same for the whole cluster",
-            "node1.yml:11:16: tags.nosync: has no effect in this version yet (never be a synchronous standby)",
             "node1.yml:12:12: log.dir: has no effect in this version yet (directory for log files)",
         ],
     );

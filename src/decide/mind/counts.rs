@@ -72,7 +72,8 @@ impl Mind {
             | Job::StopFast { .. }
             | Job::StopAtOnce
             | Job::SetAside
-            | Job::Checkpoint => return,
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => return,
         };
         match outcome {
             JobOutcome::Failed => {
