@@ -311,7 +311,8 @@ impl Office {
             | Job::StopFast { .. }
             | Job::StopAtOnce
             | Job::SetAside
-            | Job::Checkpoint => None,
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => None,
         }
     }
 

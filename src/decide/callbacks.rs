@@ -104,8 +104,8 @@ mod tests {
     use super::*;
     use crate::decide::mind::Mind;
     use crate::model::{
-        Ask, Control, ControlState, Lsn, Moment, Policy, Position, Running, Serving, Span, Stage, SystemId,
-        Tags, Timeline, Wish,
+        Ask, Control, ControlState, Lsn, Moment, Policy, Position, Running, Serving, Span, Stage, Synchrony,
+        SystemId, Tags, Timeline, Wish,
     };
 
     const SYSTEM: SystemId = SystemId(7);
@@ -125,7 +125,13 @@ mod tests {
                 starved: false,
             }
         };
-        Postgres::Running(Running { system: SYSTEM, serving, silent_since: None, version: 150_000 })
+        Postgres::Running(Running {
+            system: SYSTEM,
+            serving,
+            silent_since: None,
+            version: 150_000,
+            synchrony: Synchrony::default(),
+        })
     }
 
     fn stopped() -> Postgres {

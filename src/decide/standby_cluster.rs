@@ -141,7 +141,7 @@ mod tests {
     use crate::decide::mind::Mind;
     use crate::model::{
         Address, Contact, ControlState, Fork, Initialize, Leader, Lsn, Moment, Policy, Position, Reason,
-        SessionId, Step, StoreView, SystemId, Tags, Term, Timeline, Timing,
+        SessionId, Step, StoreView, Synchrony, SystemId, Tags, Term, Timeline, Timing,
     };
 
     const NOW: Moment = Moment::from_ms(1_000_000);
@@ -190,7 +190,13 @@ mod tests {
             }),
             starved: false,
         };
-        Postgres::Running(Running { system: SystemId(1), serving, silent_since: None, version: 150_000 })
+        Postgres::Running(Running {
+            system: SystemId(1),
+            serving,
+            silent_since: None,
+            version: 150_000,
+            synchrony: Synchrony::default(),
+        })
     }
 
     fn stopped(lsn: u64, primary: bool) -> Postgres {

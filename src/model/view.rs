@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Cluster, Crashes, Disk, FenceOrder, Fitness, Job, MemberName, MemberRole, MemberState, Moment, Policy,
-    Position, Postgres, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory, SystemId, Tags, Term, Timing,
-    Watchdog, Wish,
+    Position, Postgres, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory, SystemId, Tags, Term,
+    Timing, Watchdog, Wish,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

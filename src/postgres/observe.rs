@@ -21,8 +21,8 @@ use super::synchronous;
 use super::unfinished::marked;
 use crate::clock;
 use crate::model::{
-    Facts, Fork, Lsn, Moment, Position, Postgres, Running, Serving, SlotRow, Span, Synchrony, SystemId, Timeline,
-    Unfinished,
+    Facts, Fork, Lsn, Moment, Position, Postgres, Running, Serving, SlotRow, Span, Synchrony, SystemId,
+    Timeline, Unfinished,
 };
 
 /// What one look has found.

@@ -5,7 +5,7 @@ use crate::decide::fault::{self, Fault};
 use crate::decide::mind::Mind;
 use crate::model::{
     Contact, Initialize, Leader, Lease, MemberName, MemberState, Moment, Policy, Position, Postgres,
-    SlotPattern, StoreView, SystemId, Tags, Term, Timeline, Timing,
+    SlotPattern, StoreView, Synchrony, SystemId, Tags, Term, Timeline, Timing,
 };
 
 const NOW: Moment = Moment::from_ms(10_000_000);
@@ -60,7 +60,13 @@ fn view(me: &str, version: u32) -> View {
             starved: false,
         }
     };
-    view.postgres = Postgres::Running(Running { system: SystemId(1), serving, silent_since: None, version });
+    view.postgres = Postgres::Running(Running {
+        system: SystemId(1),
+        serving,
+        silent_since: None,
+        version,
+        synchrony: Synchrony::default(),
+    });
     view
 }
 
