@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::network::Place;
-use super::postgres::{Record, Server, lsn_after};
+use super::postgres::{Data, Record, Server, lsn_after};
 use super::world::{Happening, World};
 use super::{MS, SECOND, Time};
 use crate::decide::mind::JobOutcome;
@@ -194,7 +194,7 @@ impl World {
             .filter(|host| {
                 self.hosts[*host].pg.server == Server::Standby && self.hosts[*host].agent.is_some()
             })
-            .max_by_key(|host| self.hosts[*host].pg.data.as_ref().map(|data| data.position()));
+            .max_by_key(|host| self.hosts[*host].pg.data.as_ref().map(Data::position));
         let Some(host) = furthest.filter(|_| self.store.leader.is_none()) else { return };
         let lost: Vec<Record> = self.laws.protected.drain(..).map(|(_, record)| record).collect();
         self.laws.excused.extend(lost);

@@ -444,7 +444,13 @@ fn standby() -> Standing {
 }
 
 fn running(serving: Serving) -> Postgres {
-    Postgres::Running(Running { system: SystemId(7), serving, silent_since: None, version: 150_018 })
+    Postgres::Running(Running {
+        system: SystemId(7),
+        serving,
+        silent_since: None,
+        version: 150_018,
+        synchrony: tenure::model::Synchrony::default(),
+    })
 }
 
 fn cluster() -> Cluster {
