@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Within a layer modules stand alone, but for the shells, which are one another's parts, and for these.
 const NEIGHBOURS: &[(&str, &str, &str)] = &[
+    ("store", "peers", "certificates and keys are read in one way, encrypted ones as well"),
     ("log", "config", "the logger is configured"),
     (
         "fence",

@@ -252,6 +252,8 @@ mod tests {
             replayed: Some(Lsn(lsn)),
             streaming: true,
             upstream: None,
+            forks: None,
+            starved: false,
         };
         Postgres::Running(Running {
             system: SystemId(1),

@@ -53,6 +53,14 @@ pub(crate) enum Fault {
     RestartsForEver,
     /// Lets the lease be renewed however long the loop is silent.
     PermitsForEver,
+    /// Replicates from whoever the tag names, whatever state that member is in.
+    CascadesFromAnybody,
+    /// Replicates from a member that replicates from it.
+    CascadesInCircles,
+    /// Leaves the primary of a cluster that has become a standby cluster as it is.
+    WritesInStandbyCluster,
+    /// Keeps the slots of members that have gone for ever.
+    KeepsSlotsForEver,
     /// Starts what an interrupted clone or rewind has left.
     StartsUnfinished,
     /// Writes who may lead before commits wait for them.

@@ -7,9 +7,9 @@ mod synchrony;
 
 use std::collections::BTreeMap;
 
-use super::decide;
 pub use super::events::*;
 use super::fault::{self, Fault};
+use super::{decide, is_to_be_guarded, slots};
 use crate::model::{
     Cluster, Contact, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
     Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, SentSync, Serving,
@@ -51,6 +51,7 @@ impl Mind {
             looked_at: Moment::default(),
             disk: Disk::default(),
             peers: PeerRound::default(),
+            remote: None,
             work: Work::default(),
             guardian: Guardian::Absent,
             watchdog: Watchdog::Unknown,
@@ -91,6 +92,8 @@ impl Mind {
             Event::Policy(policy) => self.view.policy = *policy,
             Event::Tags(tags) => self.view.tags = tags,
             Event::Asked { id, ask } => self.learn_wish(id, ask),
+            Event::Remote(remote) => self.view.remote = remote,
+            Event::SlotsToCopy(slots) => self.view.memory.slots_to_copy = slots,
             Event::SwitchoverDue(due) => self.view.memory.switchover_due = due,
             Event::End => self.view.ending = true,
         }
@@ -121,6 +124,7 @@ impl Mind {
         let lease = LeaseOrders {
             until: plan.renew_until,
             hold: self.term_to_hold(),
+            guard: is_to_be_guarded(&self.view) && !self.view.policy.pause,
             ttl: self.view.policy.timing.ttl,
             renew_every: self.view.policy.timing.renew_every,
         };
@@ -130,6 +134,7 @@ impl Mind {
     // What is learnt.
 
     fn learn_cluster(&mut self, cluster: Cluster) {
+        slots::remember_members(&mut self.view, &cluster);
         let memory = &mut self.view.memory;
         match &cluster.leader {
             Some(leader) => {
@@ -397,6 +402,9 @@ impl Mind {
             Job::Bootstrap
             | Job::Clone { .. }
             | Job::Rewind { .. }
+            | Job::CloneRemote
+            | Job::RewindRemote
+            | Job::CopySlots { .. }
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::StopOrderly { handover: None, .. }

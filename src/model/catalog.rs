@@ -1,6 +1,8 @@
 //! What the journal's catalog says about each message that has a number: what has happened, and what to do about it.
 //! `journalctl -x` shows it below the line, and packaging/journal/tenure.catalog is written from here.
 
+mod replication;
+
 use super::catalog_sync::SYNCHRONOUS;
 use super::{MessageId, Notice, Rule};
 
@@ -45,7 +47,7 @@ const fn notice(notice: Notice, meaning: &'static str, advice: &'static str) -> 
 
 /// Every message that has a number.
 pub fn catalog() -> impl Iterator<Item = &'static Explanation> {
-    CATALOG.iter().chain(SYNCHRONOUS)
+    CATALOG.iter().chain(replication::REPLICATION).chain(SYNCHRONOUS)
 }
 
 const CATALOG: &[Explanation] = &[

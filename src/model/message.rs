@@ -68,7 +68,13 @@ impl Notice {
 }
 
 /// Rules under which a member is out of office or out of the cluster until somebody acts.
-const ERRORS: &[Rule] = &[Rule::ForeignData, Rule::UnusableData, Rule::RejoinBlocked, Rule::BootstrapBlocked];
+const ERRORS: &[Rule] = &[
+    Rule::ForeignData,
+    Rule::UnusableData,
+    Rule::RejoinBlocked,
+    Rule::BootstrapBlocked,
+    Rule::SiteOtherHistory,
+];
 
 const WARNINGS: &[Rule] = &[
     Rule::LeaderOutlivesSilence,
@@ -116,6 +122,10 @@ const WARNINGS: &[Rule] = &[
     Rule::SyncBlocks,
     Rule::CandidateNotSynchronous,
     Rule::CandidateLacksVotes,
+    Rule::FollowsInstead,
+    Rule::StandbyStarved,
+    Rule::SiteDiverged,
+    Rule::SiteSetsAside,
 ];
 
 impl Rule {

@@ -431,6 +431,7 @@ impl World {
             state: record.state,
             position: record.position(),
             tags: record.tags.clone(),
+            unreplayed: view.postgres.running().map_or(0, Running::unreplayed),
             watchdog_failed: view.guardian == Known::Absent || view.lacks_watchdog(),
             fitness: fitness_told(view, now),
             stale: view.looked_at < asked_at && !fault::active(Fault::AnswersFromMemory),

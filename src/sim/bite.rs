@@ -84,6 +84,8 @@ bites! {
     who_takes_over_says_so_first: SyncSkipsTakeover, Lives;
     only_who_has_every_commit_is_elected: SyncLetsAnybodyLead, Lives;
     votes_are_counted: SyncCountsNoVotes, Lives;
+    a_standby_cluster_writes_nothing: WritesInStandbyCluster, Both;
+    nobody_replicates_in_circles: CascadesInCircles, Lives;
 }
 
 /// Nobody but an operator can take the key away from a living session, so no life has it; the mind is asked directly.

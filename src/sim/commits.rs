@@ -207,7 +207,8 @@ impl World {
     pub fn is_synchronous(&self) -> bool {
         let sync = &self.policy.sync;
         let Some(leader) = self.store.leader.as_ref() else { return false };
-        let others = self.hosts.iter().filter(|host| host.name != leader.name && host.pg.streaming).count();
+        let at = self.host_named(leader.name.as_str());
+        let others = self.hosts.iter().filter(|host| host.pg.streaming && host.pg.upstream == at).count();
         let wanted = match sync.mode {
             SyncMode::Off => return self.store.sync.is_none(),
             SyncMode::On => others.min(sync.node_count),

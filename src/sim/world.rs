@@ -15,7 +15,7 @@ use super::random::Random;
 use super::replication::Batch;
 use super::store::{Answer, Request, Store};
 use super::{MS, NAMES, SECOND, Time};
-use crate::decide::mind::{Command, JobOutcome, Seen};
+use crate::decide::mind::{Command, Event, JobOutcome, Seen};
 use crate::model::{
     Cluster, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Position, SessionId,
     Tags, Timeline,
@@ -44,6 +44,7 @@ pub(super) enum Happening {
     AgentIsAsked { host: usize, asker: usize, asker_life: u64, round: u64 },
     AgentAnswers { host: usize, life: u64, question: Question },
     AgentHearsJob { host: usize, life: u64, id: u64, outcome: JobOutcome },
+    AgentHearsPolicy { host: usize, life: u64 },
     AgentStarts { host: usize },
     JobAdvances { host: usize, life: u64, serial: u64 },
     KeeperTicks { host: usize, life: u64 },
@@ -90,6 +91,7 @@ impl Happening {
             | Happening::AgentHearsGuardian { host, life, .. }
             | Happening::AgentHearsPeer { host, life, .. }
             | Happening::AgentHearsJob { host, life, .. }
+            | Happening::AgentHearsPolicy { host, life }
             | Happening::JobAdvances { host, life, .. }
             | Happening::KeeperTicks { host, life } => Some((*host, Some(*life))),
             Happening::AgentIsAsked { host, .. } => Some((*host, None)),
@@ -297,6 +299,9 @@ impl World {
             }
             Happening::AgentAnswers { host, question, .. } => self.agent_answers(host, question),
             Happening::AgentHearsJob { host, id, outcome, .. } => self.agent_hears_job(host, id, outcome),
+            Happening::AgentHearsPolicy { host, .. } => {
+                self.learn(host, Event::Policy(Box::new(self.policy.clone())));
+            }
             Happening::AgentStarts { host } => self.start_agent(host),
             Happening::JobAdvances { host, serial, .. } => self.job_advances(host, serial),
             Happening::KeeperTicks { host, life } => self.keeper_ticks(host, life),

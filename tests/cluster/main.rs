@@ -8,6 +8,7 @@ mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 mod synchronous;
+mod topology;
 mod zookeeper;
 
 use nix::sys::signal::Signal;
