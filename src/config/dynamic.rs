@@ -87,7 +87,7 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
         restores_backups: customs.replica_methods().iter().any(Option::is_some),
         clones_without_leader: customs.replica_methods().iter().flatten().any(|method| method.no_leader),
         slots: reader.slots(),
-        follows: reader.follows(),
+        follows,
     };
     (policy, reader.warnings)
 }

@@ -30,5 +30,6 @@ fn vacant_office(view: &View, cluster: &Cluster) -> Option<Timeline> {
     let ours = cluster.system_id() == Some(running.system);
     let timeline = running.position()?.timeline;
     let newest = cluster.highest_timeline() <= timeline;
-    (vacant && ours && newest && answers && !asked && !view.tags.nofailover()).then_some(timeline)
+    let barred = view.tags.nofailover() || sync::barred(view, cluster, &view.me);
+    (vacant && ours && newest && answers && !asked && !barred).then_some(timeline)
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::network::Place;
-use super::postgres::{Record, Server, lsn_after};
+use super::postgres::{Data, Record, Server, lsn_after};
 use super::world::{Happening, World};
 use super::{MS, SECOND, Time};
 use crate::decide::mind::JobOutcome;
@@ -194,7 +194,7 @@ impl World {
             .filter(|host| {
                 self.hosts[*host].pg.server == Server::Standby && self.hosts[*host].agent.is_some()
             })
-            .max_by_key(|host| self.hosts[*host].pg.data.as_ref().map(|data| data.position()));
+            .max_by_key(|host| self.hosts[*host].pg.data.as_ref().map(Data::position));
         let Some(host) = furthest.filter(|_| self.store.leader.is_none()) else { return };
         let lost: Vec<Record> = self.laws.protected.drain(..).map(|(_, record)| record).collect();
         self.laws.excused.extend(lost);
@@ -207,7 +207,8 @@ impl World {
     pub fn is_synchronous(&self) -> bool {
         let sync = &self.policy.sync;
         let Some(leader) = self.store.leader.as_ref() else { return false };
-        let others = self.hosts.iter().filter(|host| host.name != leader.name && host.pg.streaming).count();
+        let at = self.host_named(leader.name.as_str());
+        let others = self.hosts.iter().filter(|host| host.pg.streaming && host.pg.upstream == at).count();
         let wanted = match sync.mode {
             SyncMode::Off => return self.store.sync.is_none(),
             SyncMode::On => others.min(sync.node_count),
