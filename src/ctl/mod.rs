@@ -14,6 +14,7 @@ mod document;
 mod facts;
 mod manual;
 mod members;
+mod migrate;
 mod pause;
 mod play;
 mod query;
@@ -88,6 +89,8 @@ enum Command {
     DemoteCluster(site::DemoteArguments),
     /// Make a standby cluster independent
     PromoteCluster(site::PromoteArguments),
+    /// Put members of a running cluster under Tenure in Patroni's place, and back
+    Migrate(migrate::MigrateArguments),
     /// Run a whole cluster on this machine to play with: etcd, three members, HAProxy
     Play(play::PlayArguments),
     /// Print the completions for a shell
@@ -163,8 +166,8 @@ async fn interrupted() {
     }
 }
 
-async fn carry_out(access: &AccessArguments, command: Command) -> Result<()> {
-    let access = &Access::new(access)?;
+async fn carry_out(given: &AccessArguments, command: Command) -> Result<()> {
+    let access = &Access::new(given)?;
     match command {
         Command::List(arguments) => facts::list(access, &arguments).await,
         Command::Topology(arguments) => facts::topology(access, &arguments).await,
@@ -185,6 +188,7 @@ async fn carry_out(access: &AccessArguments, command: Command) -> Result<()> {
         Command::Remove(arguments) => facts::remove(access, &arguments).await,
         Command::DemoteCluster(arguments) => site::demote(access, &arguments).await,
         Command::PromoteCluster(arguments) => site::promote(access, &arguments).await,
+        Command::Migrate(arguments) => migrate::migrate(given, access, &arguments).await,
         Command::Play(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }
