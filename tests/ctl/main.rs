@@ -8,3 +8,4 @@ mod reading;
 mod reverse;
 #[path = "../support/mod.rs"]
 mod support;
+mod watchers;

@@ -26,12 +26,21 @@ fn a_cluster_of_patronis_becomes_tenures_node_by_node_and_goes_back_while_everyb
         let outcome = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(async {
             let leader = healthy(lab).await;
             lab.create_ledger(leader).await;
+            let own = "alter system set work_mem = '5555kB'";
+            lab.client(leader).await.batch_execute(own).await.expect("a superuser may");
+            let base = base_file(lab, leader);
             let writer = lab.write_anywhere();
             lab.more_rows(50).await;
             let leader = rolling(lab, &mut patronis, leader).await;
             let leader = in_maintenance_mode(lab, &mut patronis, leader).await;
             drop(writer);
             assert_eq!(lab.missing_rows(leader).await, 0);
+            // What is the operator's own in the data directory has seen both agents come and go.
+            assert_eq!(base_file(lab, leader), base);
+            let client = lab.client(leader).await;
+            let row = client.query_one("select current_setting('work_mem')", &[]).await.expect("an answer");
+            assert_eq!(row.get::<_, &str>(0), "5555kB");
+            println!("in all, the longest time without an acknowledged row: {}", lab.ledger.longest_gap());
             lab.ledger.check_one_history_at_a_time();
         }));
         if let Err(panic) = outcome.await {
@@ -64,22 +73,22 @@ async fn rolling(lab: &mut Lab, patronis: &mut Patronis, first: usize) -> usize 
 
     for node in [second, third] {
         patronis.to_tenure(lab, node).await;
-        assert_eq!(healthy(lab).await, first);
+        assert_eq!(well(lab).await, first);
     }
     let again = migrate(lab, second, &["to-tenure"]);
     assert!(again.code == 0 && again.stdout.contains("Tenure is in charge already"), "{again:#?}");
     switch(lab, first, second, "from Patroni to Tenure").await;
     patronis.to_tenure(lab, first).await;
-    assert_eq!(healthy(lab).await, second);
+    assert_eq!(well(lab).await, second);
     lab.more_rows(50).await;
 
     for node in [first, third] {
         patronis.to_patroni(lab, node).await;
-        assert_eq!(healthy(lab).await, second);
+        assert_eq!(well(lab).await, second);
     }
     switch(lab, second, first, "from Tenure to Patroni").await;
     patronis.to_patroni(lab, second).await;
-    assert_eq!(healthy(lab).await, first);
+    assert_eq!(well(lab).await, first);
     lab.more_rows(50).await;
     first
 }
@@ -89,14 +98,35 @@ async fn in_maintenance_mode(lab: &mut Lab, patronis: &mut Patronis, leader: usi
     operate(lab, leader, &["pause", "--wait"]);
     patronis.to_tenure(lab, leader).await;
     operate(lab, leader, &["resume", "--wait"]);
-    assert_eq!(healthy(lab).await, leader);
+    assert_eq!(well(lab).await, leader);
     assert!(lab.nodes[leader].status().is_some_and(|status| status["tenure"]["guardian"] == "armed"));
     lab.more_rows(50).await;
     operate(lab, leader, &["pause", "--wait"]);
     patronis.to_patroni(lab, leader).await;
     operate(lab, leader, &["resume", "--wait"]);
-    assert_eq!(healthy(lab).await, leader);
+    assert_eq!(well(lab).await, leader);
     lab.more_rows(50).await;
+    leader
+}
+
+/// What was PostgreSQL's own configuration before any agent came.
+fn base_file(lab: &Lab, node: usize) -> String {
+    let file = lab.nodes[node].dir.join("data/postgresql.base.conf");
+    fs::read_to_string(file).expect("both agents keep it")
+}
+
+/// One leader, everybody streams from it, and each has a slot of its own there.
+async fn well(lab: &Lab) -> usize {
+    let leader = healthy(lab).await;
+    let client = lab.client(leader).await;
+    wait_for("an active slot for each standby", async || {
+        let slots = "select slot_name::text from pg_replication_slots where active order by 1";
+        let rows = client.query(slots, &[]).await.ok()?;
+        let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let others = lab.nodes.iter().enumerate().filter(|(node, _)| *node != leader);
+        (names == others.map(|(_, other)| other.name.clone()).collect::<Vec<_>>()).then_some(())
+    })
+    .await;
     leader
 }
 
@@ -105,7 +135,7 @@ async fn switch(lab: &Lab, from: usize, to: usize, what: &str) {
     let name = |node: usize| lab.nodes[node].name.as_str();
     let arguments = ["switchover", "lab", "--leader", name(from), "--candidate", name(to), "--force"];
     operate(lab, from, &arguments);
-    assert_eq!(healthy(lab).await, to, "{what}");
+    assert_eq!(well(lab).await, to, "{what}");
     lab.more_rows(50).await;
     let times: Vec<_> = lab.ledger.rows()[rows..].iter().map(|row| row.answered).collect();
     let gap = times.windows(2).map(|pair| pair[1].since(pair[0])).max().unwrap_or_default();

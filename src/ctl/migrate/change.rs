@@ -42,21 +42,24 @@ pub async fn change(ground: &Ground<'_>, to: Kind, dry_run: bool, patience: Dura
         echo(format!("{me}: {} is in charge already; PostgreSQL runs (pid {})", to.name(), postmaster.pid))?;
         return Ok(());
     }
-    let role = role(&seen, me);
-    if seen.agent.kind() == Some(from) {
-        if let Some(Obstacle { what, remedy }) = obstacle(&seen, me, &config, to) {
-            return Err(hinted(format!("{me} is not taken over: {what}"), remedy));
+    let pid = postmaster.pid;
+    match &seen.agent {
+        Agent::Answers { .. } => {
+            if let Some(Obstacle { what, remedy }) = obstacle(&seen, me, &config, to) {
+                return Err(hinted(format!("{me} is not taken over: {what}"), remedy));
+            }
+            let role = if seen.is_leader(me) { "primary" } else { "standby" };
+            echo(format!("{me}: {} is in charge; PostgreSQL runs as a {role} (pid {pid})", from.name()))?;
         }
-        echo(format!(
-            "{me}: {} is in charge; PostgreSQL runs as a {role} (pid {})",
-            from.name(),
-            postmaster.pid
-        ))?;
-    } else {
-        echo(format!("{me}: nobody is in charge; PostgreSQL runs (pid {})", postmaster.pid))?;
+        Agent::Silent(why) => {
+            if let Some(Obstacle { what, remedy }) = silence(&seen, me, from, why) {
+                return Err(hinted(format!("{me} is not taken over: {what}"), remedy));
+            }
+            echo(format!("{me}: nobody is in charge; PostgreSQL runs (pid {pid})"))?;
+        }
     }
     let (stop, start) = lines(ground, &seen, to);
-    let stop_needed = seen.agent.kind() == Some(from) || seen.processes.iter().any(|one| one.kind == from);
+    let stop_needed = seen.agent.kind() == Some(from);
     if dry_run {
         return print(&stop.filter(|_| stop_needed), &start, &seen, from, to);
     }
@@ -66,7 +69,10 @@ pub async fn change(ground: &Ground<'_>, to: Kind, dry_run: bool, patience: Dura
         echo(format!("{me}: ending {} and leaving PostgreSQL", from.name()))?;
         units::run(&stop)?;
     }
-    until_gone(ground, &config, from, postmaster, patience).await?;
+    let seen = until_gone(ground, &config, from, postmaster, patience).await?;
+    if seen.is_leader(me) && !seen.cluster.is_paused() {
+        return elected_meanwhile(ground, &seen, from);
+    }
     if to == Kind::Tenure {
         until_key_lapsed(ground, &config, patience).await?;
     }
@@ -79,12 +85,15 @@ pub async fn change(ground: &Ground<'_>, to: Kind, dry_run: bool, patience: Dura
             ),
         ));
     };
-    may_run(ground)?;
-    echo(format!("{me}: starting {}", to.name()))?;
-    if to == Kind::Patroni {
-        end_guardian_and_memory(&config);
+    // Whoever has been started already, by an earlier call, is only waited for.
+    if seen.processes.iter().all(|one| one.kind != to) {
+        may_run(ground)?;
+        echo(format!("{me}: starting {}", to.name()))?;
+        if to == Kind::Patroni {
+            end_guardian_and_memory(&config);
+        }
+        units::run(&start)?;
     }
-    units::run(&start)?;
     until_in_charge(ground, &config, to, postmaster, patience).await?;
     if seen.cluster.is_paused() {
         echo(format!("{me}: the cluster is in maintenance mode; `tenurectl resume` ends it"))?;
@@ -99,8 +108,18 @@ fn word(kind: Kind) -> &'static str {
     }
 }
 
-fn role(seen: &Here, me: &str) -> &'static str {
-    if seen.is_leader(me) { "primary" } else { "standby" }
+/// Whether one may go on where no agent answers. Whoever may still act on the lease is not ended blindly.
+fn silence(seen: &Here, me: &str, from: Kind, why: &str) -> Option<Obstacle> {
+    if let Some(process) = seen.processes.iter().find(|process| process.kind == from) {
+        return Some(Obstacle {
+            what: format!("{} runs (pid {}) and does not answer: {why}", from.name(), process.pid),
+            remedy: "find out why: it is not known whether it leads".to_owned(),
+        });
+    }
+    (seen.is_leader(me) && !seen.cluster.is_paused()).then(|| Obstacle {
+        what: format!("it leads, and {} has gone", from.name()),
+        remedy: format!("start {} again at once, before its lease ends", from.name()),
+    })
 }
 
 /// What must hold before an agent is ended without its PostgreSQL.
@@ -133,7 +152,7 @@ fn obstacle(seen: &Here, me: &str, config: &Config, to: Kind) -> Option<Obstacle
     if leader == me {
         return leaders_obstacle(seen, record.is_on("pause"));
     }
-    if seen.agent.says("replication_state") != "streaming" {
+    if !seen.streams {
         let what = format!("it does not stream from {leader}");
         return no(what, "wait until `tenurectl list` shows it as streaming");
     }
@@ -227,7 +246,7 @@ async fn until_gone(
     from: Kind,
     postmaster: Postmaster,
     patience: Duration,
-) -> Result<()> {
+) -> Result<Here> {
     let me = &config.name;
     let give_up = Instant::now() + patience;
     loop {
@@ -239,17 +258,30 @@ async fn until_gone(
             ));
         }
         if seen.agent.kind() != Some(from) && !seen.processes.iter().any(|one| one.kind == from) {
-            return echo(format!(
-                "{me}: {} has gone; PostgreSQL runs on (pid {})",
-                from.name(),
-                postmaster.pid
-            ));
+            let pid = postmaster.pid;
+            echo(format!("{me}: {} has gone; PostgreSQL runs on (pid {pid})", from.name()))?;
+            return Ok(seen);
         }
         if give_up <= Instant::now() {
             bail!("{} is still here after {} s", from.name(), patience.as_secs());
         }
         clock::pause(LOOK_EVERY).await;
     }
+}
+
+/// The agent took the lease after we had looked, and before it was ended. Only itself can keep it.
+fn elected_meanwhile(ground: &Ground<'_>, seen: &Here, from: Kind) -> Result<()> {
+    let (_, again) = lines(ground, seen, from);
+    if let (Some(again), Means::Units(_)) = (again, &ground.means) {
+        units::run(&again)?;
+    }
+    Err(hinted(
+        format!("{} was elected leader at this very moment", from.name()),
+        format!(
+            "make sure that {} runs again at once; then switch over first: tenurectl switchover",
+            from.name()
+        ),
+    ))
 }
 
 /// A leader key of Patroni's session is nothing that Tenure could renew. Until it has lapsed, the end of the maintenance mode
@@ -337,7 +369,7 @@ fn arrived(seen: &Here, to: Kind) -> Option<&'static str> {
     }
     match seen.agent.says("role") {
         "primary" | "master" => Some("primary"),
-        "replica" if seen.agent.says("replication_state") == "streaming" => Some("standby that streams"),
+        "replica" if seen.streams => Some("standby that streams"),
         _ => None,
     }
 }
@@ -354,7 +386,8 @@ mod tests {
     fn here(keys: &[(&str, &str)], status: &str) -> Here {
         let status = Document::parse(status.as_bytes()).expect("JSON");
         let agent = Agent::Answers { kind: Kind::Patroni, version: "4.1.5".to_owned(), status };
-        Here { agent, processes: Vec::new(), postmaster: None, cluster: cluster(keys) }
+        let streams = agent.says("replication_state") == "streaming";
+        Here { agent, processes: Vec::new(), postmaster: None, streams, cluster: cluster(keys) }
     }
 
     fn config(name: &str) -> Config {
@@ -365,6 +398,23 @@ mod tests {
         );
         let loaded = crate::config::load_texts(&[("x".to_owned(), text)], &std::collections::BTreeMap::new());
         loaded.expect("a good configuration").config
+    }
+
+    #[test]
+    fn an_agent_that_is_silent_is_not_ended_and_a_leader_without_one_is_not_left_to_lapse() {
+        let check = |processes: &[Kind], more: &[(&str, &str)], me: &str, wanted: Option<&str>| {
+            let mut seen = here(&[&LEADS[..], more].concat(), "{}");
+            let process = |kind: &Kind| here::Process { pid: 1, kind: *kind, unit: None };
+            seen.processes = processes.iter().map(process).collect();
+            let found = silence(&seen, me, Kind::Patroni, "no connection").map(|it| it.what);
+            let fits = found.as_deref().map(|it| wanted.is_some_and(|wanted| it.contains(wanted)));
+            assert_eq!(fits, wanted.map(|_| true), "{processes:?} {more:?} {me}: {found:?}");
+        };
+        check(&[], &[], "a", None);
+        check(&[Kind::Tenure], &[], "a", None);
+        check(&[Kind::Patroni], &[], "a", Some("does not answer"));
+        check(&[], &[], "b", Some("it leads"));
+        check(&[], &[("config", r#"{"pause":true}"#)], "b", None);
     }
 
     #[test]

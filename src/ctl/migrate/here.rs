@@ -45,6 +45,8 @@ pub struct Here {
     pub agent: Agent,
     pub processes: Vec<Process>,
     pub postmaster: Option<Postmaster>,
+    /// As a standby it receives WAL from the leader now.
+    pub streams: bool,
     pub cluster: Cluster,
 }
 
@@ -98,22 +100,34 @@ pub fn configuration(file: &Path) -> Result<Loaded> {
 
 pub async fn look(ground: &Ground<'_>, config: &Config) -> Result<Here> {
     let cluster = ground.access.read(&config.scope).await?;
-    let agent = ask(&ground.access.members, config).await;
+    let members = &ground.access.members;
+    let members = Members { patience: members.patience.min(ANSWER_WITHIN), ..members.clone() };
+    let agent = answer(&members, config).await.unwrap_or_else(|error| Agent::Silent(format!("{error:#}")));
+    let streams = match agent.says("replication_state") {
+        // Patroni before 3.1 does not say.
+        "" => is_known_to_leader(&members, &cluster, config.name.as_str()).await,
+        state => state == "streaming",
+    };
     Ok(Here {
         agent,
+        streams,
         processes: processes(&ground.file, &config.postgresql.data_dir),
         postmaster: running_postmaster(&config.postgresql.data_dir).map(|(postmaster, _)| postmaster),
         cluster,
     })
 }
 
-/// Only what concerns this machine, without the store.
-pub async fn ask(members: &Members, config: &Config) -> Agent {
-    let members = Members { patience: members.patience.min(ANSWER_WITHIN), ..members.clone() };
-    match answer(&members, config).await {
-        Ok(agent) => agent,
-        Err(error) => Agent::Silent(format!("{error:#}")),
-    }
+/// Does the leader say that it sends WAL to this member?
+async fn is_known_to_leader(members: &Members, cluster: &Cluster, me: &str) -> bool {
+    let Some(leader) = cluster.leading_member().filter(|leader| leader.name != me) else { return false };
+    let Ok(reply) = members.ask(&leader, Method::GET, None, None).await else { return false };
+    let Ok(status) = Document::parse(reply.text.as_bytes()) else { return false };
+    let Some(Document::List(receivers)) = status.get("replication") else { return false };
+    let word = |receiver: &Document, field: &str| receiver.get(field).map(Document::shown);
+    receivers.iter().any(|receiver| {
+        word(receiver, "application_name").as_deref() == Some(me)
+            && word(receiver, "state").as_deref() == Some("streaming")
+    })
 }
 
 async fn answer(members: &Members, config: &Config) -> Result<Agent> {

@@ -1,12 +1,13 @@
 //! `migrate`: puts a member under Tenure in Patroni's place, and back, while its PostgreSQL runs on. Works on the machine that
 //! it is called on, for the one member whose configuration file it is given.
 //!
-//! `check` looks and changes nothing. `here` is what is known of this machine, `units` the commands that stop one agent and
-//! start the other, `change` the order of things.
+//! `check` looks and changes nothing, `judge` tells what it means. `here` is what is known of this machine, `questions` what
+//! PostgreSQL is asked, `units` the commands that stop one agent and start the other, `change` the order of things.
 
 mod change;
 mod check;
 mod here;
+mod judge;
 mod questions;
 mod units;
 

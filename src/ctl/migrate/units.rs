@@ -31,11 +31,9 @@ pub struct Names {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unit {
     pub name: String,
-    pub active: bool,
     pub user: String,
-    /// `Environment=` and the files that `EnvironmentFile=` names.
-    pub environment: String,
-    pub environment_files: String,
+    /// The names of the agent's variables that it sets, by itself or by files. Values may be secrets.
+    pub variables: Vec<String>,
 }
 
 const DROP_IN: &str = "90-tenure-migrate.conf";
@@ -72,7 +70,7 @@ impl Names {
 
 /// The unit as systemd has it; none if it does not know it, or if there is no systemd.
 pub fn look(name: &str) -> Option<Unit> {
-    let properties = "--property=LoadState,ActiveState,User,Environment,EnvironmentFiles";
+    let properties = "--property=LoadState,User,Environment,EnvironmentFiles";
     let output = Command::new("systemctl")
         .args(["show", properties, "--", name])
         .stdin(Stdio::null())
@@ -87,12 +85,18 @@ fn read(name: &str, text: &str) -> Option<Unit> {
         let lines = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         lines.collect::<Vec<_>>().join(" ")
     };
+    let set_here = value("Environment");
+    // Each is followed by `(ignore_errors=yes)` or no.
+    let files = value("EnvironmentFiles");
+    let files = files.split_whitespace().filter(|word| word.starts_with('/'));
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let set_by_files: String = files.map(|path| read(path) + "\n").collect();
+    let words = set_here.split_whitespace().chain(set_by_files.lines().map(str::trim));
+    let names = words.filter_map(|word| Some(word.split_once('=')?.0.trim_matches(['"', '\''])));
     (value("LoadState") == "loaded").then(|| Unit {
         name: name.to_owned(),
-        active: matches!(value("ActiveState").as_str(), "active" | "activating" | "reloading"),
         user: value("User"),
-        environment: value("Environment"),
-        environment_files: value("EnvironmentFiles"),
+        variables: names.filter(|name| crate::config::is_our_variable(name)).map(str::to_owned).collect(),
     })
 }
 
@@ -175,7 +179,9 @@ pub fn run(lines: &[String]) -> Result<()> {
 }
 
 fn service(kill_signal: &str) -> Vec<&str> {
-    vec!["[Service]", "ExecStop=", "ExecStopPost=", "Restart=no", "KillMode=process", kill_signal]
+    // A directory below /run may hold what PostgreSQL uses.
+    let keeps = "RuntimeDirectoryPreserve=yes";
+    vec!["[Service]", "ExecStop=", "ExecStopPost=", "Restart=no", keeps, "KillMode=process", kill_signal]
 }
 
 fn drop_in(unit: &str, content: &[&str]) -> [String; 2] {
@@ -211,7 +217,8 @@ mod tests {
         let lines = stop_lines(Kind::Patroni, &names(), "patroni.service");
         let text = "\
 mkdir -p /run/systemd/system/patroni.service.d
-printf '%s\\n' '[Service]' ExecStop= ExecStopPost= Restart=no KillMode=process KillSignal=SIGKILL > \
+printf '%s\\n' '[Service]' ExecStop= ExecStopPost= Restart=no \
+RuntimeDirectoryPreserve=yes KillMode=process KillSignal=SIGKILL > \
 /run/systemd/system/patroni.service.d/90-tenure-migrate.conf
 systemctl daemon-reload
 systemctl stop patroni.service
@@ -244,9 +251,10 @@ systemctl disable patroni.service";
 
     #[test]
     fn only_a_unit_that_is_loaded_is_one() {
-        let text = "LoadState=loaded\nActiveState=active\nUser=postgres\nEnvironment=PATRONI_NAME=a\n";
+        let text = "LoadState=loaded\nUser=postgres\nEnvironment=LANG=C PATRONI_NAME=hunter2\n\
+                    EnvironmentFiles=/nonexistent (ignore_errors=yes)\n";
         let unit = read("patroni.service", text).expect("loaded");
-        assert!(unit.active && unit.user == "postgres" && unit.environment == "PATRONI_NAME=a");
-        assert_eq!(read("x", "LoadState=not-found\nActiveState=inactive\n"), None);
+        assert_eq!((unit.user.as_str(), unit.variables), ("postgres", vec!["PATRONI_NAME".to_owned()]));
+        assert_eq!(read("x", "LoadState=not-found\n"), None);
     }
 }
