@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::super::console::{echo, hinted};
 use super::Ground;
 use super::here::{self, Agent, Here, Kind};
-use super::units::{self, Means, Names};
+use super::units::{self, Means, Unit};
 use crate::clock;
 use crate::config::{Config, validate_dynamic};
 use crate::model::Span;
@@ -183,20 +183,22 @@ fn lines(ground: &Ground<'_>, seen: &Here, to: Kind) -> (Option<Vec<String>>, Op
         Means::Units(names) => names,
     };
     let patroni = names.patroni(seen);
-    let known = |kind: Kind| match kind {
-        Kind::Patroni => units::look(&patroni).is_some(),
-        Kind::Tenure => units::look(&names.agent()).is_some(),
+    let unit = |kind: Kind| match kind {
+        Kind::Patroni => units::look(&patroni),
+        Kind::Tenure => units::look(&names.agent()),
     };
-    let belongs = |kind: Kind, names: &Names| {
-        let unit = match kind {
-            Kind::Patroni => patroni.clone(),
-            Kind::Tenure => names.agent(),
-        };
-        seen.processes.iter().filter(|one| one.kind == kind).all(|one| one.unit.as_ref() == Some(&unit))
+    // An agent that runs beside its unit would outlive the unit's stop.
+    let governs = |unit: &Unit, kind: Kind| {
+        let own = |process: &&here::Process| process.kind == kind;
+        seen.processes
+            .iter()
+            .filter(own)
+            .all(|process| unit.main_pid == Some(process.pid) || process.unit.as_ref() == Some(&unit.name))
     };
     let from = to.other();
-    let stop = (known(from) && belongs(from, names)).then(|| units::stop_lines(from, names, &patroni));
-    let start = known(to).then(|| units::start_lines(to, names, &patroni, &ground.file));
+    let stops = unit(from).is_some_and(|unit| governs(&unit, from));
+    let stop = stops.then(|| units::stop_lines(from, names, &patroni));
+    let start = unit(to).map(|_| units::start_lines(to, names, &patroni, &ground.file));
     (stop, start)
 }
 

@@ -207,13 +207,14 @@ fn unit_of(pid: i32) -> Option<String> {
     unit_in(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)
 }
 
-/// From the lines of `/proc/PID/cgroup`: the innermost service, below which an agent may have divided its group.
+/// From the lines of `/proc/PID/cgroup`: the innermost service, below which an agent may have divided its group. Where both
+/// versions of control groups are in use, only one of the lines tells.
 fn unit_in(text: &str) -> Option<String> {
     let systemd = |line: &&str| line.starts_with("0::") || line.contains(":name=systemd:");
-    let path = text.lines().find(systemd)?.rsplit(':').next()?;
-    let unit = path.split('/').rfind(|part| part.ends_with(".service"))?;
+    let paths = text.lines().filter(systemd).filter_map(|line| line.splitn(3, ':').nth(2));
+    let mut units = paths.filter_map(|path| path.split('/').rfind(|part| part.ends_with(".service")));
     // A login's own manager is not the agent's unit.
-    (!unit.starts_with("user@")).then(|| unit.to_owned())
+    units.find(|unit| !unit.starts_with("user@")).map(str::to_owned)
 }
 
 /// The file that the instance of our unit reads.
@@ -249,6 +250,7 @@ mod tests {
         );
         check("0::/system.slice/tenured@main.service/agent\n", Some("tenured@main.service"));
         check("1:name=systemd:/system.slice/patroni.service\n", Some("patroni.service"));
+        check("9:name=systemd:/\n0::/system.slice/patroni.service\n", Some("patroni.service"));
         check("0::/user.slice/user-0.slice/session-1.scope\n", None);
         check("0::/user.slice/user-0.slice/user@0.service/app.slice\n", None);
         check("0::/\n", None);

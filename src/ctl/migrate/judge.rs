@@ -461,6 +461,7 @@ mod tests {
     fn a_units_user_and_variables_must_come_along() {
         let unit = |name: &str, user: &str, variable: &str| Unit {
             name: name.to_owned(),
+            main_pid: None,
             user: user.to_owned(),
             variables: Some(variable)
                 .filter(|name| !name.is_empty())

@@ -31,6 +31,8 @@ pub struct Names {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unit {
     pub name: String,
+    /// None where nothing runs.
+    pub main_pid: Option<i32>,
     pub user: String,
     /// The names of the agent's variables that it sets, by itself or by files. Values may be secrets.
     pub variables: Vec<String>,
@@ -70,7 +72,7 @@ impl Names {
 
 /// The unit as systemd has it; none if it does not know it, or if there is no systemd.
 pub fn look(name: &str) -> Option<Unit> {
-    let properties = "--property=LoadState,User,Environment,EnvironmentFiles";
+    let properties = "--property=LoadState,MainPID,User,Environment,EnvironmentFiles";
     let output = Command::new("systemctl")
         .args(["show", properties, "--", name])
         .stdin(Stdio::null())
@@ -95,6 +97,7 @@ fn read(name: &str, text: &str) -> Option<Unit> {
     let names = words.filter_map(|word| Some(word.split_once('=')?.0.trim_matches(['"', '\''])));
     (value("LoadState") == "loaded").then(|| Unit {
         name: name.to_owned(),
+        main_pid: value("MainPID").parse().ok().filter(|pid| *pid != 0),
         user: value("User"),
         variables: names.filter(|name| crate::config::is_our_variable(name)).map(str::to_owned).collect(),
     })
@@ -251,9 +254,10 @@ systemctl disable patroni.service";
 
     #[test]
     fn only_a_unit_that_is_loaded_is_one() {
-        let text = "LoadState=loaded\nUser=postgres\nEnvironment=LANG=C PATRONI_NAME=hunter2\n\
+        let text = "LoadState=loaded\nMainPID=169\nUser=postgres\nEnvironment=LANG=C PATRONI_NAME=hunter2\n\
                     EnvironmentFiles=/nonexistent (ignore_errors=yes)\n";
         let unit = read("patroni.service", text).expect("loaded");
+        assert_eq!(unit.main_pid, Some(169));
         assert_eq!((unit.user.as_str(), unit.variables), ("postgres", vec!["PATRONI_NAME".to_owned()]));
         assert_eq!(read("x", "LoadState=not-found\n"), None);
     }
