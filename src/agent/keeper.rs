@@ -114,7 +114,10 @@ impl Keeper {
                 let session = Session { id, asked_at, ttl };
                 if let Some(term) = orders.hold {
                     let timing = Timing { ttl: ttl.min(orders.ttl), ..Timing::for_ttl(orders.ttl) };
-                    self.tell_guardian(term, timing.fence_at(asked_at));
+                    // By the latest orders: maintenance mode may have begun while the store was asked.
+                    if self.orders.borrow().guarded {
+                        self.tell_guardian(term, timing.fence_at(asked_at));
+                    }
                 }
                 self.report(LeaseEvent::Renewed { session, term: orders.hold }).await;
                 orders.renew_every

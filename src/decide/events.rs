@@ -125,6 +125,8 @@ pub struct LeaseOrders {
     pub until: Moment,
     /// See that the leader key of this term is ours, too.
     pub hold: Option<Term>,
+    /// Tell the guardian each new deadline. Not in maintenance mode, in which it stands disarmed.
+    pub guarded: bool,
     pub ttl: Span,
     pub renew_every: Span,
 }

@@ -119,6 +119,7 @@ impl Mind {
         let lease = LeaseOrders {
             until: plan.renew_until,
             hold: self.term_to_hold(),
+            guarded: !self.view.policy.pause,
             ttl: self.view.policy.timing.ttl,
             renew_every: self.view.policy.timing.renew_every,
         };

@@ -102,6 +102,12 @@ async fn in_maintenance_mode(lab: &mut Lab, patronis: &mut Patronis, leader: usi
     assert!(lab.nodes[leader].status().is_some_and(|status| status["tenure"]["guardian"] == "armed"));
     lab.more_rows(50).await;
     operate(lab, leader, &["pause", "--wait"]);
+    // A renewal of the lease, of which there is one in each second, does not arm the guardian again.
+    let renewed = || lab.nodes[leader].status()?["dcs_last_seen"].as_u64();
+    let before = wait_for("the leader's word from the store", async || renewed()).await;
+    wait_for("some more renewals", async || (renewed()? > before + 2).then_some(())).await;
+    let guardian = lab.nodes[leader].status().map(|status| status["tenure"]["guardian"].clone());
+    assert_eq!(guardian, Some("ready".into()), "it is disarmed as long as the maintenance mode lasts");
     patronis.to_patroni(lab, leader).await;
     operate(lab, leader, &["resume", "--wait"]);
     assert_eq!(well(lab).await, leader);

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use super::super::console::{echo, hinted};
@@ -61,7 +63,7 @@ pub async fn change(ground: &Ground<'_>, to: Kind, dry_run: bool, patience: Dura
     let (stop, start) = lines(ground, &seen, to);
     let stop_needed = seen.agent.kind() == Some(from);
     if dry_run {
-        return print(&stop.filter(|_| stop_needed), &start, &seen, from, to);
+        return print(stop.as_ref().filter(|_| stop_needed), start.as_ref(), &seen, from, to);
     }
     if stop_needed {
         let Some(stop) = stop else { return Err(by_hand(&seen, from, to)) };
@@ -90,7 +92,7 @@ pub async fn change(ground: &Ground<'_>, to: Kind, dry_run: bool, patience: Dura
         may_run(ground)?;
         echo(format!("{me}: starting {}", to.name()))?;
         if to == Kind::Patroni {
-            end_guardian_and_memory(&config);
+            end_guardian_and_memory(&config, patience).await?;
         }
         units::run(&start)?;
     }
@@ -203,15 +205,15 @@ fn lines(ground: &Ground<'_>, seen: &Here, to: Kind) -> (Option<Vec<String>>, Op
 }
 
 fn print(
-    stop: &Option<Vec<String>>,
-    start: &Option<Vec<String>>,
+    stop: Option<&Vec<String>>,
+    start: Option<&Vec<String>>,
     seen: &Here,
     from: Kind,
     to: Kind,
 ) -> Result<()> {
     let by_hand = units::stop_by_hand(from, seen);
     echo(format!("# ends {} and leaves PostgreSQL", from.name()))?;
-    for line in stop.as_ref().unwrap_or(&by_hand) {
+    for line in stop.unwrap_or(&by_hand) {
         echo(line)?;
     }
     echo(format!("# starts {}", to.name()))?;
@@ -313,13 +315,31 @@ async fn until_key_lapsed(ground: &Ground<'_>, config: &Config, patience: Durati
 
 /// A guardian that an agent has started by itself outlives it, and ends when it is asked to unless a primary would be left
 /// without one. And a later life of Tenure here must not believe that it has governed until then.
-fn end_guardian_and_memory(config: &Config) {
+async fn end_guardian_and_memory(config: &Config, patience: Duration) -> Result<()> {
     let socket = config.guardian_socket().display().to_string();
-    for pid in here::guardians(&socket) {
-        // Whoever has gone meanwhile is what we wanted.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+    let give_up = Instant::now() + patience;
+    let mut asked = std::collections::BTreeSet::new();
+    loop {
+        let guardians = here::guardians(&socket);
+        if guardians.is_empty() {
+            break;
+        }
+        for pid in guardians {
+            if asked.insert(pid) {
+                // Whoever has gone meanwhile is what we wanted.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            }
+        }
+        if give_up <= Instant::now() {
+            return Err(hinted(
+                "the guardian stays: it believes that it stands by a primary with a lease",
+                "do not start Patroni beside it; start Tenure again, and look into the guardian's log",
+            ));
+        }
+        clock::pause(LOOK_EVERY).await;
     }
     let _ = std::fs::remove_file(config.state_dir().join("session"));
+    Ok(())
 }
 
 async fn until_in_charge(

@@ -118,7 +118,7 @@ pub fn cluster(cluster: &Cluster, config: &Config) -> Vec<Finding> {
             "start its Patroni, or mend `name`",
         ));
     }
-    if !cluster.initialize.as_deref().is_some_and(|text| text.parse::<u64>().is_ok()) {
+    if cluster.initialize.as_deref().is_none_or(|text| text.parse::<u64>().is_err()) {
         findings.push(no(
             about,
             "the store does not say which system this is (initialize)",
@@ -142,7 +142,7 @@ pub fn cluster(cluster: &Cluster, config: &Config) -> Vec<Finding> {
             ));
         }
         Some(leader) => {
-            findings.push(good(about, format!("{} leads {} members", leader.name, cluster.members.len())))
+            findings.push(good(about, format!("{} leads {} members", leader.name, cluster.members.len())));
         }
     }
     for member in &cluster.members {
@@ -230,7 +230,7 @@ pub fn member(seen: &Here, config: &Config) -> Vec<Finding> {
     let data_dir = config.postgresql.data_dir.display();
     match seen.postmaster {
         Some(postmaster) => {
-            findings.push(good(about, format!("PostgreSQL runs on {data_dir} (pid {})", postmaster.pid)))
+            findings.push(good(about, format!("PostgreSQL runs on {data_dir} (pid {})", postmaster.pid)));
         }
         None => findings.push(no(
             about,
@@ -325,7 +325,7 @@ pub fn machine(machine: &Machine, config: &Config) -> Vec<Finding> {
             "load a driver (softdog), or set watchdog.mode to automatic",
         )),
         WatchdogMode::Required => {
-            findings.push(good("watchdog", format!("{} is there", config.watchdog.device.display())))
+            findings.push(good("watchdog", format!("{} is there", config.watchdog.device.display())));
         }
         WatchdogMode::Automatic if !machine.device => findings.push(note(
             "watchdog",

@@ -94,8 +94,10 @@ pub async fn migrate(given: &AccessArguments, access: &Access, arguments: &Migra
     let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
     match &arguments.action {
         Action::Check(arguments) => {
-            let means =
-                Means::Units(units::Names::new(&arguments.means.patroni_unit, &arguments.means.instance)?);
+            let means = Means::Units(units::Names::new(
+                arguments.means.patroni_unit.as_deref(),
+                &arguments.means.instance,
+            )?);
             check::check(&Ground { access, file, means }, arguments.format).await
         }
         Action::ToTenure(arguments) => change_to(access, file, here::Kind::Tenure, arguments).await,
@@ -111,9 +113,10 @@ async fn change_to(
 ) -> Result<()> {
     let means = match (&arguments.stop, &arguments.start) {
         (Some(stop), Some(start)) => Means::Commands { stop: stop.clone(), start: start.clone() },
-        (Some(_) | None, _) => {
-            Means::Units(units::Names::new(&arguments.means.patroni_unit, &arguments.means.instance)?)
-        }
+        (Some(_) | None, _) => Means::Units(units::Names::new(
+            arguments.means.patroni_unit.as_deref(),
+            &arguments.means.instance,
+        )?),
     };
     let patience = Duration::from_secs(u64::from(arguments.patience));
     change::change(&Ground { access, file, means }, kind, arguments.dry_run, patience).await

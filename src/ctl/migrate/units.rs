@@ -42,16 +42,16 @@ const DROP_IN: &str = "90-tenure-migrate.conf";
 const USUAL_PATRONI: &str = "patroni.service";
 
 impl Names {
-    pub fn new(patroni: &Option<String>, instance: &str) -> Result<Names> {
-        for name in patroni.iter().map(String::as_str).chain([instance]) {
+    pub fn new(patroni: Option<&str>, instance: &str) -> Result<Names> {
+        for name in patroni.into_iter().chain([instance]) {
             // They become parts of paths and of lines of shell.
             let fits = |c: char| c.is_ascii_alphanumeric() || "@._-:\\".contains(c);
             if name.is_empty() || name.starts_with(['-', '.']) || !name.chars().all(fits) {
                 bail!("{name:?} cannot be the name of a unit");
             }
         }
-        let whole = |name: &String| if name.contains('.') { name.clone() } else { format!("{name}.service") };
-        Ok(Names { patroni: patroni.as_ref().map(whole), instance: instance.to_owned() })
+        let whole = |name: &str| if name.contains('.') { name.to_owned() } else { format!("{name}.service") };
+        Ok(Names { patroni: patroni.map(whole), instance: instance.to_owned() })
     }
 
     /// Said by the operator, or told by the running process, or the usual one.
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     fn names() -> Names {
-        Names::new(&None, "main").expect("a good name")
+        Names::new(None, "main").expect("a good name")
     }
 
     #[test]
@@ -245,10 +245,10 @@ systemctl disable patroni.service";
     #[test]
     fn a_units_name_cannot_be_a_line_of_shell() {
         for wrong in ["", "a b", "x;reboot", "-x", "../x", "$(x)"] {
-            assert!(Names::new(&Some(wrong.to_owned()), "main").is_err(), "{wrong}");
-            assert!(Names::new(&None, wrong).is_err(), "{wrong}");
+            assert!(Names::new(Some(wrong), "main").is_err(), "{wrong}");
+            assert!(Names::new(None, wrong).is_err(), "{wrong}");
         }
-        let names = Names::new(&Some("patroni@17-main".to_owned()), "17-main").expect("good names");
+        let names = Names::new(Some("patroni@17-main"), "17-main").expect("good names");
         assert_eq!(names.patroni.as_deref(), Some("patroni@17-main.service"));
     }
 
