@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build release play test test-machines sim check docs clean
+.PHONY: help setup build release play test test-machines sim fuzz check docs clean
 
 # Servers like HAProxy live in sbin, which is not on an ordinary user's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -42,6 +42,9 @@ check: ## format, lints and the quick tests, without installing anything
 
 sim: setup ## the simulator for MINUTES=60
 	TENURE_SIM_MINUTES=$(MINUTES) scripts/test --no-capture --lib no_life_of_a_fresh_seed
+
+fuzz: setup ## spoiled bytes into every reader and the REST server for MINUTES=60 each
+	TENURE_FUZZ_MINUTES=$(MINUTES) scripts/test --no-capture --test api -E 'test(/^fuzz::/)'
 
 docs: ## write the generated pages and golden texts anew
 	TENURE_BLESS=1 $(CARGO) test --locked --lib --test tidy

@@ -2,7 +2,7 @@
 //!
 //! `keeper` renews the lease on a thread of its own, `sentry` speaks with the guardian, `eyes` look at PostgreSQL, `workshop`
 //! works on it, `disk` probes where it writes, `errands` and `publisher` write to the store, `requests` are what REST asks
-//! for, `upkeep` does the chores. `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
+//! for, `upkeep` does the chores, `scout` asks the cluster that this one follows. `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
 
 mod arguments;
 mod asks;
@@ -18,8 +18,10 @@ mod leave;
 mod office;
 mod publisher;
 mod requests;
+mod scout;
 mod sentry;
 mod service;
+pub mod store_settings;
 mod upkeep;
 mod wishes;
 mod workshop;
@@ -40,7 +42,7 @@ use crate::config::{Config, Loaded, Sources};
 use crate::decide::decide;
 use crate::decide::mind::{Event, LeaseOrders, Mind};
 use crate::fence::{self, Guardian, LeaseLink};
-use crate::model::{Contact, Facts, FenceOrder, Postgres, SessionId, Span, Standing};
+use crate::model::{Contact, Facts, FenceOrder, Policy, Postgres, SessionId, Span, Standing};
 use crate::store::{Store, StoreEvent, StoreSettings};
 use crate::{api, clock};
 use doorkeeper::Doorkeeper;
@@ -50,6 +52,7 @@ pub use inheritance::Inheritance;
 use keeper::KeeperSettings;
 pub use leave::leave_on_restart;
 use office::{Desk, End, Office};
+use scout::Scout;
 use sentry::Sentry;
 use service::{Herald, Line};
 use upkeep::Upkeep;
@@ -114,14 +117,22 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         .ok();
     tracing::info!(scope = config.scope, member = %config.name, "tenured {} begins", env!("CARGO_PKG_VERSION"));
 
-    let store_settings = wishes::store(&config);
+    let store_settings = store_settings::of_agent(&config);
     let former = home.session();
     if let Some((id, Some(secret))) = &former {
         store_settings.adopt_session(*id, secret);
     }
     let former = former.map(|(id, _)| id);
     let (wishes, instance) = Wishes::new(config.clone(), postgres_group.clone());
-    let mut mind = Mind::new(config.name.clone(), config.tags.clone(), wishes.policy(), former.is_some());
+    let policy = Policy { pause: home.paused(), ..wishes.policy() };
+    if policy.pause {
+        tracing::info!(
+            "the cluster was in maintenance mode when it was last heard of, and is until its configuration in the store says \
+             otherwise; {} says so",
+            home.pause_file().display()
+        );
+    }
+    let mut mind = Mind::new(config.name.clone(), config.tags.clone(), policy, former.is_some());
     let confirmed = match &guardian {
         Some(guardian) => {
             guardian.status().await.map_or(crate::model::Guardian::Absent, |status| status.guardian())
@@ -157,8 +168,14 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     .context("start the lease keeper")?;
 
     let mut tasks = JoinSet::new();
-    let eyes =
-        Eyes { settings: instance.clone(), events: events.clone(), finished: finished_receiver, sight };
+    let (looks, wanted) = api::Looks::new();
+    let eyes = Eyes {
+        settings: instance.clone(),
+        events: events.clone(),
+        finished: finished_receiver,
+        wanted,
+        sight,
+    };
     tasks.spawn_on(eyes.look(), hands);
     let workshop = Workshop { settings: instance.clone(), assignments: assigned, finished };
     tasks.spawn_on(workshop.work(), hands);
@@ -170,6 +187,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     let inside = requests::Inside { asks, reload };
     tasks.spawn(requests::serve(store.clone(), requested, inside, STORE_WITHIN));
     tasks.spawn(watch_store(store.clone(), events.clone()));
+    tasks.spawn(remember_pause(home.clone(), standings.clone()));
     tasks.spawn(remember_session(home, store_settings, session_known));
     tasks.spawn(follow_signals(
         events.clone(),
@@ -189,7 +207,14 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         events: events.clone(),
     };
     tasks.spawn(sentry.stand(guardian));
-    let upkeep = Upkeep { settings: instance, standings: standings.clone(), sight: seen.clone() };
+    let scout = Scout { settings: instance.clone(), standings: standings.clone(), events: events.clone() };
+    tasks.spawn_on(scout.look_around(), hands);
+    let upkeep = Upkeep {
+        settings: instance,
+        standings: standings.clone(),
+        sight: seen.clone(),
+        events: events.clone(),
+    };
     tasks.spawn_on(upkeep.work(), hands);
     tasks.spawn(opened.keeper.stay());
     let api = api::Api {
@@ -199,6 +224,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         limits: api::Limits::default(),
         doors: opened.doors,
         peers: opened.peers.clone(),
+        looks: looks.clone(),
     };
     let mut until_stop = stopped;
     tasks.spawn(async move {
@@ -222,6 +248,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         identity: wishes::identity(&config),
         wishes,
         sight: seen,
+        looks,
         assignments,
         guardian: fence_orders,
         watchdog,
@@ -301,6 +328,25 @@ async fn remember_session(home: Home, store: StoreSettings, mut session: watch::
         let written = tokio::task::spawn_blocking(move || home.remember_session(id, secret.as_ref())).await;
         if let Ok(Err(error)) = written {
             tracing::warn!("{error:#}; a restarted agent will have to wait for the end of its own lease");
+        }
+    }
+}
+
+/// Keeps it where the next life of this agent finds it before it hears from the store.
+async fn remember_pause(home: Home, mut standings: watch::Receiver<Arc<Standing>>) {
+    let mut known = home.paused();
+    loop {
+        let paused = standings.borrow_and_update().view.policy.pause;
+        if paused != known {
+            let home = home.clone();
+            match tokio::task::spawn_blocking(move || home.remember_pause(paused)).await {
+                Ok(Ok(())) => known = paused,
+                Ok(Err(error)) => tracing::warn!("{error:#}"),
+                Err(_) => return,
+            }
+        }
+        if standings.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -84,11 +84,13 @@ impl Sentry {
             }
         }
         loop {
+            // An order that is given again is carried out again: the keeper may have armed the guardian meanwhile.
+            let again = self.orders.has_changed().map_err(|_| AgentGone)?;
             let order = *self.orders.borrow_and_update();
             let target = target(&self.sight.borrow_and_update(), self.postgres_group.as_deref());
             let watch = self.watchdog.borrow_and_update().clone();
             let mut wait = IDLE;
-            if done != Some(order) || aimed != Some(target.clone()) {
+            if again || done != Some(order) || aimed != Some(target.clone()) {
                 match carry_out(guardian, order, &target).await {
                     Ok(status) => {
                         (done, aimed) = (Some(order), Some(target));

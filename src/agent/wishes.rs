@@ -13,8 +13,7 @@ use crate::decide::publish::Identity;
 use crate::fence;
 use crate::model::{Policy, Timing, WatchdogTimes};
 use crate::postgres::{InstanceSettings, Login, ProgramOption};
-use crate::store::zookeeper::{Acl, PERMISSIONS, TTL_MIN, TlsSettings};
-use crate::store::{AdapterSettings, EtcdSettings, StoreSettings, ZookeeperSettings};
+use crate::store::zookeeper::TTL_MIN;
 
 /// Patroni's members look at this to know what another one understands.
 const COMPATIBLE_VERSION: &str = crate::api::PATRONI_VERSION;
@@ -130,49 +129,6 @@ pub fn identity(config: &Config) -> Identity {
     }
 }
 
-pub fn store(config: &Config) -> StoreSettings {
-    let adapter = match &config.zookeeper {
-        Some(zookeeper) => AdapterSettings::Zookeeper(of_zookeeper(zookeeper)),
-        None => AdapterSettings::Etcd(of_etcd(&config.etcd3)),
-    };
-    StoreSettings { namespace: config.namespace.clone(), scope: config.scope.clone(), adapter }
-}
-
-fn of_etcd(etcd: &config::Etcd) -> EtcdSettings {
-    EtcdSettings {
-        endpoints: etcd.endpoints(),
-        username: etcd.username.clone(),
-        password: etcd.password.as_ref().map(|secret| secret.reveal().to_owned()),
-        cacert: etcd.cacert.clone(),
-        cert: etcd.cert.clone(),
-        key: etcd.key.clone(),
-    }
-}
-
-fn of_zookeeper(zookeeper: &config::Zookeeper) -> ZookeeperSettings {
-    /// What a principal may begin with; without it, it is the subject of a certificate.
-    const SCHEMES: [&str; 6] = ["world", "auth", "digest", "ip", "x509", "sasl"];
-    let acl = zookeeper.set_acls.iter().map(|(principal, named)| {
-        let split = principal.split_once(':').filter(|(scheme, _)| SCHEMES.contains(scheme));
-        let (scheme, id) = split.unwrap_or(("x509", principal));
-        let permitted = PERMISSIONS.iter().filter(|(name, _)| named.iter().any(|given| given == name));
-        let permissions = permitted.fold(0, |all, (_, bits)| all | bits);
-        Acl { permissions, scheme: scheme.to_owned(), id: id.to_owned() }
-    });
-    ZookeeperSettings {
-        hosts: zookeeper.hosts.clone(),
-        tls: zookeeper.use_ssl.then(|| TlsSettings {
-            cacert: zookeeper.cacert.clone(),
-            cert: zookeeper.cert.clone(),
-            key: zookeeper.key.clone(),
-            verify: zookeeper.verify,
-        }),
-        credentials: zookeeper.auth_data.clone(),
-        acl: acl.collect(),
-        ..ZookeeperSettings::default()
-    }
-}
-
 fn instance(config: &Config, dynamic: &Value) -> InstanceSettings {
     let own = &config.postgresql;
     let wishes = config::wishes_from(dynamic, config);
@@ -200,6 +156,8 @@ fn instance(config: &Config, dynamic: &Value) -> InstanceSettings {
         initdb: bootstrap.iter().flat_map(|bootstrap| &bootstrap.initdb).map(|text| option(text)).collect(),
         bootstrap_pg_hba: bootstrap.map(|bootstrap| bootstrap.pg_hba.clone()).unwrap_or_default(),
         use_slots: wishes.use_slots,
+        copied_slots: wishes.use_slots && wishes.copied_slots && wishes.follows.is_none(),
+        remote: wishes.follows,
         ..usual
     }
 }

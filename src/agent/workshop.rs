@@ -127,7 +127,7 @@ async fn perform(
     start_patience: Span,
 ) -> Result<JobOutcome, String> {
     let settings = settings.as_ref();
-    let from = |source: Option<Address>| source.ok_or("the leader's address is not known".to_owned());
+    let from = |source: Option<Address>| source.ok_or("the address to copy from is not known".to_owned());
     let done = |result: Result<(), postgres::Error>| result.map(|()| JobOutcome::Done);
     let told = |result: Result<Vec<String>, postgres::Error>| {
         result.map(|complaints| {
@@ -162,6 +162,16 @@ async fn perform(
                 return Err(stopped.err().map_or(error.to_string(), |stop| format!("{error}; then {stop}")));
             }
         },
+        Job::CloneRemote => match postgres::clone_from(settings, &from(source)?, CLONE).await {
+            Ok(()) => return made(settings).await,
+            Err(error) => Err(error),
+        },
+        Job::RewindRemote => done(postgres::rewind_from(settings, &from(source)?, REWIND).await),
+        Job::CopySlots { slots, upstream, .. } => told(
+            postgres::copy_slots(settings, &from(source)?, &slots, upstream, start_patience)
+                .await
+                .map(|started| started.complaints),
+        ),
         Job::Follow { upstream } => told(postgres::follow(settings, upstream).await),
         Job::StopOrderly { by, .. } => {
             postgres::stop_orderly(settings, clock::now().until(by)).await.map(|_| JobOutcome::Done)

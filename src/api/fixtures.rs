@@ -47,6 +47,8 @@ pub fn standby() -> Standing {
         replayed: Some(Lsn(REPLAYED)),
         streaming: true,
         upstream: None,
+        forks: None,
+        starved: false,
     });
     standing.view.guardian = Guardian::Ready { confirmed: FenceOrder::Disarm };
     standing.plan.reason = Reason::about(Rule::FollowsLeader, &name("oulu"));
@@ -73,8 +75,10 @@ pub fn empty() -> Standing {
             session: None,
             lease: None,
             postgres: Postgres::Unobserved,
+            looked_at: NOW,
             disk: Disk::default(),
             peers: PeerRound::default(),
+            remote: None,
             work: Work::default(),
             guardian: Guardian::Absent,
             watchdog: Watchdog::Unknown,
@@ -166,6 +170,8 @@ pub fn be_quorum(standing: &mut Standing) {
 pub fn be_standby_cluster(standing: &mut Standing) {
     be_recovering(standing);
     configure(standing, json!({"standby_cluster": {"host": "elsewhere"}}));
+    let address = Address { host: "elsewhere".to_owned(), port: 5432 };
+    standing.view.policy.follows = Some(Remote { address: Some(address), ..Remote::default() });
 }
 
 pub fn be_recovering(standing: &mut Standing) {

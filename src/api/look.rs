@@ -12,6 +12,8 @@ use crate::model::{
 pub struct Look<'a> {
     pub standing: &'a Standing,
     pub now: Moment,
+    /// Whoever asks wants to know whether PostgreSQL has been looked at since.
+    pub asked_at: Option<Moment>,
 }
 
 /// What a standby owes to the synchronous modes.
@@ -23,7 +25,12 @@ pub enum SyncDuty {
 
 impl<'a> Look<'a> {
     pub fn new(standing: &'a Standing, now: Moment) -> Look<'a> {
-        Look { standing, now }
+        Look { standing, now, asked_at: None }
+    }
+
+    /// What is known of PostgreSQL is older than the question.
+    pub fn is_stale(&self) -> bool {
+        self.asked_at.is_some_and(|asked| self.view().looked_at < asked)
     }
 
     pub fn view(&self) -> &'a View {
@@ -70,12 +77,7 @@ impl<'a> Look<'a> {
     }
 
     pub fn standby_cluster(&self) -> bool {
-        let section = self.setting("standby_cluster").and_then(Value::as_object);
-        section.is_some_and(|section| {
-            ["host", "port", "restore_command"]
-                .iter()
-                .any(|key| section.get(*key).is_some_and(|v| !v.is_null()))
-        })
+        self.view().policy.follows.is_some()
     }
 
     pub fn tags(&self) -> &'a Tags {
@@ -131,7 +133,7 @@ impl<'a> Look<'a> {
             (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Bootstrap)) => {
                 MemberState::Bootstrapping
             }
-            (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Clone { .. })) => {
+            (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Clone { .. } | Job::CloneRemote)) => {
                 MemberState::CreatingReplica
             }
             (Postgres::Stopped { .. }, Some(Job::StartPrimary { .. } | Job::StartStandby { .. })) => {

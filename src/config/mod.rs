@@ -9,6 +9,7 @@ mod load;
 mod operator;
 mod problem;
 pub mod settings;
+mod store_types;
 mod types;
 mod values;
 mod whole;
@@ -19,11 +20,13 @@ pub use environment::is_ours as is_our_variable;
 pub use load::*;
 pub use operator::*;
 pub use problem::{Problem, Problems};
+pub use store_types::*;
 pub use types::*;
 pub use values::milliseconds;
 pub use yaml::{Node, Place, parse as parse_yaml};
 
 #[cfg(test)]
 mod reference;
+mod replication;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::store_types::{Etcd, Zookeeper};
 use super::values;
 use crate::model::{Address, MemberName, Secret, Tags};
 
@@ -103,61 +104,6 @@ pub enum ServerTokens {
     Original,
     Minimal,
     ProductOnly,
-}
-
-/// Where etcd is and who we are to it. `endpoints` unites the ways in which it may be written.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Etcd {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub hosts: Vec<String>,
-    /// Without user and password: loading moves them to the fields below.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    pub protocol: Protocol,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub username: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub password: Option<Secret>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cacert: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cert: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<PathBuf>,
-}
-
-/// Where ZooKeeper is and who we are to it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Zookeeper {
-    #[serde(default)]
-    pub hosts: Vec<String>,
-    #[serde(default)]
-    pub use_ssl: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cacert: Option<PathBuf>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cert: Option<PathBuf>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<PathBuf>,
-    #[serde(default = "yes")]
-    pub verify: bool,
-    /// Principals with their permissions. A principal without a scheme is the subject of a certificate.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub set_acls: BTreeMap<String, Vec<String>>,
-    /// Schemes with their credentials.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub auth_data: BTreeMap<String, Secret>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    #[default]
-    Http,
-    Https,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -335,25 +281,6 @@ impl Config {
     }
 }
 
-impl Etcd {
-    fn is_unused(&self) -> bool {
-        *self == Etcd::default()
-    }
-
-    /// Every server as a URL: `http://host:port`.
-    pub fn endpoints(&self) -> Vec<String> {
-        let protocol = match self.protocol {
-            Protocol::Http => "http",
-            Protocol::Https => "https",
-        };
-        let hosts = self.host.iter().chain(&self.hosts);
-        let named = hosts
-            .filter_map(|host| values::address(host, Some(2379)))
-            .map(|address| format!("{protocol}://{}", values::show(&address)));
-        named.chain(self.url.iter().map(|url| url.trim_end_matches('/').to_owned())).collect()
-    }
-}
-
 impl Config {
     /// The configuration as YAML, for people: passwords are hidden.
     pub fn to_yaml(&self) -> String {
@@ -434,10 +361,6 @@ impl Default for Log {
             max_queue_size: 1000,
         }
     }
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn default_namespace() -> String {

@@ -165,6 +165,10 @@ impl Whole<'_> {
             let message = format!("wanted principals, each with a list of {}", PERMISSIONS.join(", "));
             self.error(KEY, message, Some("such as {\"CN=agent\": [ALL]}"));
         }
+        if self.value("zookeeper.auth_data.sasl").is_some_and(|value| !value.is_null()) {
+            let message = "SASL is not spoken: its DIGEST-MD5 is obsolete (RFC 6331)".to_owned();
+            self.error("zookeeper.auth_data", message, Some("use digest, or a client certificate"));
+        }
         // What is written out as nothing is not there.
         if let Some(section) = self.merged.get_mut("zookeeper").and_then(Value::as_object_mut) {
             section.retain(|_, value| !value.is_null());

@@ -1,10 +1,10 @@
 //! What goes into a mind and what comes out of it: the closed lists of events and commands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Ask, Cluster, Disk, Errand, FenceOrder, Guardian, Job, MemberName, Moment, Outcome, PeerAnswer, Plan,
-    Policy, Postgres, Session, SessionId, Span, SystemId, Tags, Term, Watchdog,
+    Policy, Postgres, RemoteStanding, Session, SessionId, Span, SystemId, Tags, Term, Watchdog,
 };
 
 /// Everything that a member can learn.
@@ -18,13 +18,13 @@ pub enum Event {
     Lease(LeaseEvent),
     ErrandEnded(ErrandOutcome),
     /// PostgreSQL was looked at.
-    Postgres(Postgres),
+    Postgres(Seen),
     /// What the probe of the disk has come to.
     Disk(Disk),
     JobEnded {
         id: u64,
         outcome: JobOutcome,
-        postgres: Postgres,
+        seen: Seen,
     },
     PeersAnswered {
         round: u64,
@@ -41,10 +41,21 @@ pub enum Event {
         id: u64,
         ask: Ask,
     },
+    /// The cluster that this one follows was asked, and answered or did not.
+    Remote(Option<RemoteStanding>),
+    /// The logical slots that the leader has and this standby lacks.
+    SlotsToCopy(BTreeSet<String>),
     /// When the scheduled switchover falls due, by the wall clock as it stands now.
     SwitchoverDue(Option<Moment>),
     /// An orderly end is asked for.
     End,
+}
+
+/// What a look at PostgreSQL has shown. It is as old as the look's beginning, however long the answer took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    pub postgres: Postgres,
+    pub looked_at: Moment,
 }
 
 /// What the keeper of the lease reports.
@@ -91,6 +102,8 @@ pub enum JobOutcome {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     Errand(Errand),
+    /// Look at PostgreSQL now: what is known of it is older than the question to the others.
+    Look,
     AskPeers {
         round: u64,
         questions: Vec<PeerQuestion>,
@@ -125,8 +138,8 @@ pub struct LeaseOrders {
     pub until: Moment,
     /// See that the leader key of this term is ours, too.
     pub hold: Option<Term>,
-    /// Tell the guardian each new deadline. Not in maintenance mode, in which it stands disarmed.
-    pub guarded: bool,
+    /// Tell the guardian of each new deadline of that term. Not in maintenance mode, in which it is disarmed.
+    pub guard: bool,
     pub ttl: Span,
     pub renew_every: Span,
 }

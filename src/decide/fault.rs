@@ -33,6 +33,10 @@ pub(crate) enum Fault {
     UsesOldAnswers,
     /// Clones into a directory that holds data.
     ClonesOverData,
+    /// Tells its last position without looking, as if it had looked.
+    AnswersFromMemory,
+    /// Compares the others' positions with what it knew of its own before it asked.
+    ComparesOldPosition,
     /// Yields to nobody in a race.
     YieldsToNobody,
     /// Disarms the guardian while PostgreSQL accepts writes.
@@ -49,6 +53,14 @@ pub(crate) enum Fault {
     RestartsForEver,
     /// Lets the lease be renewed however long the loop is silent.
     PermitsForEver,
+    /// Replicates from whoever the tag names, whatever state that member is in.
+    CascadesFromAnybody,
+    /// Replicates from a member that replicates from it.
+    CascadesInCircles,
+    /// Leaves the primary of a cluster that has become a standby cluster as it is.
+    WritesInStandbyCluster,
+    /// Keeps the slots of members that have gone for ever.
+    KeepsSlotsForEver,
     /// Starts what an interrupted clone or rewind has left.
     StartsUnfinished,
 }

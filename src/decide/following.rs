@@ -1,7 +1,7 @@
 //! Somebody else leads: follow, and come back onto the leader's lineage if need be.
 
 use super::fault::{self, Fault};
-use super::{Choice, may_try_again};
+use super::{Choice, may_try_again, topology};
 use crate::model::{
     Cluster, Control, Descent, Job, Leader, MemberRecord, MemberRole, MemberState, Postgres, Reason, Rejoin,
     Rule, Running, Serving, Span, View,
@@ -15,7 +15,7 @@ pub(super) fn choose(view: &View, cluster: &Cluster, leader: &Leader) -> Choice 
     let about = |rule| Reason::about(rule, &leader.name);
     let record = cluster.members.get(&leader.name);
     match &view.postgres {
-        Postgres::Running(running) => running_standby(view, cluster, leader, record, running),
+        Postgres::Running(running) => running_standby(view, cluster, leader, running),
         Postgres::Starting { .. } => Choice::wait(Rule::FollowerStarting),
         Postgres::Stopped { control } => stopped(view, cluster, leader, record, control),
         Postgres::Empty if !record.is_some_and(can_be_cloned) || cluster.system_id().is_none() => {
@@ -35,17 +35,12 @@ pub(super) fn choose(view: &View, cluster: &Cluster, leader: &Leader) -> Choice 
 }
 
 fn can_be_cloned(record: &MemberRecord) -> bool {
-    record.state == MemberState::Running && record.role == MemberRole::Primary
+    record.state == MemberState::Running
+        && matches!(record.role, MemberRole::Primary | MemberRole::StandbyLeader)
 }
 
-fn running_standby(
-    view: &View,
-    cluster: &Cluster,
-    leader: &Leader,
-    record: Option<&MemberRecord>,
-    running: &Running,
-) -> Choice {
-    let Serving::Standby { upstream, .. } = &running.serving else {
+fn running_standby(view: &View, cluster: &Cluster, leader: &Leader, running: &Running) -> Choice {
+    let Serving::Standby { upstream, starved, .. } = &running.serving else {
         return Choice::run(Reason::about(Rule::OtherLeads, &leader.name), Job::StopAtOnce);
     };
     if let (Some(lineage), Some(position)) = (cluster.lineage(), running.position())
@@ -55,13 +50,32 @@ fn running_standby(
         let by = view.now + STOP_BUDGET;
         return Choice::run(Reason::about(Rule::FollowerDiverged, &leader.name), Job::StopFast { by });
     }
-    match record.and_then(MemberRecord::address) {
-        Some(address) if upstream.as_ref() != Some(&address) => Choice::run(
-            Reason::about(Rule::FollowsNewLeader, &leader.name),
-            Job::Follow { upstream: address },
-        ),
-        Some(_) | None => Choice::wait(Reason::about(Rule::FollowsLeader, &leader.name)),
+    if *starved {
+        return Choice::run(Rule::StandbyStarved, Job::StopFast { by: view.now + STOP_BUDGET });
     }
+    let source = topology::source(view, cluster, &leader.name);
+    let about = |rule| Reason { rule, member: source.member.cloned() };
+    let known = source.address.is_some() || source.member.is_none();
+    if known && *upstream != source.address {
+        return Choice::run(about(source.turns), Job::Follow { upstream: source.address.clone() });
+    }
+    if let Some(choice) = copies_slots(view, cluster, leader, running) {
+        return choice;
+    }
+    Choice::wait(about(source.stays))
+}
+
+/// Consumers of a logical slot can go on after a failover only where the slot is.
+fn copies_slots(view: &View, cluster: &Cluster, leader: &Leader, running: &Running) -> Option<Choice> {
+    let Serving::Standby { timeline, streaming: true, upstream, .. } = &running.serving else { return None };
+    let record = cluster.members.get(&leader.name).filter(|record| can_be_cloned(record))?;
+    let slots = &view.memory.slots_to_copy;
+    let wanted = !slots.is_empty() && record.timeline == Some(*timeline);
+    (wanted && may_try_again(view, view.memory.failures.slot_copies)).then(|| {
+        let job =
+            Job::CopySlots { from: leader.name.clone(), slots: slots.clone(), upstream: upstream.clone() };
+        Choice::run(Reason::about(Rule::CopiesSlots, &leader.name), job)
+    })
 }
 
 fn stopped(
@@ -88,19 +102,31 @@ fn stopped(
     let rejoin = if fault::active(Fault::SkipsDivergence) { Rejoin::Start } else { control.rejoin(&lineage) };
     match rejoin {
         Rejoin::Start if !may_try_again(view, failures.starts) => Choice::wait(Rule::RejoinBacksOff),
-        Rejoin::Start => match record.address() {
-            Some(upstream) => {
-                Choice::run(about(Rule::FollowerStarts), Job::StartStandby { upstream: Some(upstream) })
-            }
-            None => Choice::wait(about(Rule::RejoinWaitsForLineage)),
-        },
+        Rejoin::Start => start(view, cluster, leader),
         Rejoin::Clone => reclone(true),
         Rejoin::Rewind if !view.policy.use_rewind || !control.rewindable => {
             reclone(view.policy.reclone_when_diverged)
         }
         Rejoin::Rewind if REWINDS_MAX <= failures.rewinds => reclone(view.policy.reclone_when_rewind_fails),
+        // No server of a standby cluster is one that pg_rewind could take every block from.
+        Rejoin::Rewind if view.policy.follows.is_some() => {
+            if may_try_again(view, failures.rewinds) {
+                Choice::run(Rule::SiteRewinds, Job::RewindRemote)
+            } else {
+                Choice::wait(Rule::RejoinBacksOff)
+            }
+        }
         Rejoin::Rewind if !record.is_rewind_source() => Choice::wait(about(Rule::RejoinWaitsForCheckpoint)),
         Rejoin::Rewind if !may_try_again(view, failures.rewinds) => Choice::wait(Rule::RejoinBacksOff),
         Rejoin::Rewind => Choice::run(about(Rule::RejoinRewinds), Job::Rewind { from: leader.name.clone() }),
     }
+}
+
+fn start(view: &View, cluster: &Cluster, leader: &Leader) -> Choice {
+    let source = topology::source(view, cluster, &leader.name);
+    if source.address.is_none() && source.member.is_some() {
+        return Choice::wait(Reason::about(Rule::RejoinWaitsForLineage, &leader.name));
+    }
+    let reason = Reason { rule: Rule::FollowerStarts, member: source.member.cloned() };
+    Choice::run(reason, Job::StartStandby { upstream: source.address })
 }

@@ -65,6 +65,12 @@ pub(super) fn requested(view: &View, cluster: &Cluster, running: &Running) -> Op
             let term = view.lease?.term;
             Some(Choice::store(Rule::SwitchoverReleases, Errand::ReleaseLease { term }))
         }
+        // A standby that leads has nothing to finish.
+        Some(to) if !running.is_primary() => {
+            let term = view.lease?.term;
+            let reason = Reason::about(Rule::SwitchoverReleases, to);
+            Some(Choice::store(reason, Errand::ReleaseLease { term }))
+        }
         Some(to) => Some(stop_for(view, Rule::SwitchoverStops, Some(to))),
         None => clear(Rule::SwitchoverImpossible),
     }

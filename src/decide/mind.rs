@@ -6,9 +6,9 @@ mod counts;
 
 use std::collections::BTreeMap;
 
-use super::decide;
 pub use super::events::*;
 use super::fault::{self, Fault};
+use super::{decide, is_to_be_guarded, slots};
 use crate::model::{
     Cluster, Contact, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
     Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, Serving, Session,
@@ -30,7 +30,7 @@ pub struct Mind {
     armed_by_keeper: bool,
     /// What was seen of PostgreSQL before anything was heard of the guardian: without its word a new agent would take a
     /// primary under a lease that still runs for one that has lost it.
-    seen_too_early: Option<Postgres>,
+    seen_too_early: Option<Seen>,
     guardian_heard: bool,
     /// How wishes have ended that nobody has been told of yet.
     answers: Vec<(u64, Outcome)>,
@@ -47,8 +47,10 @@ impl Mind {
             session: None,
             lease: None,
             postgres: Postgres::Unobserved,
+            looked_at: Moment::default(),
             disk: Disk::default(),
             peers: PeerRound::default(),
+            remote: None,
             work: Work::default(),
             guardian: Guardian::Absent,
             watchdog: Watchdog::Unknown,
@@ -80,15 +82,17 @@ impl Mind {
             Event::StoreSilent => self.learn_silence(),
             Event::Lease(event) => self.learn_lease(event),
             Event::ErrandEnded(outcome) => self.end_errand(outcome),
-            Event::Postgres(postgres) => self.learn_postgres(postgres, None),
+            Event::Postgres(seen) => self.learn_postgres(seen, None),
             Event::Disk(disk) => self.view.disk = disk,
-            Event::JobEnded { id, outcome, postgres } => self.end_job(id, outcome, postgres),
+            Event::JobEnded { id, outcome, seen } => self.end_job(id, outcome, seen),
             Event::PeersAnswered { round, answers } => self.learn_peers(round, answers),
             Event::Guardian(guardian) => self.learn_guardian(guardian),
             Event::Watchdog(watchdog) => self.view.watchdog = watchdog,
             Event::Policy(policy) => self.view.policy = *policy,
             Event::Tags(tags) => self.view.tags = tags,
             Event::Asked { id, ask } => self.learn_wish(id, ask),
+            Event::Remote(remote) => self.view.remote = remote,
+            Event::SlotsToCopy(slots) => self.view.memory.slots_to_copy = slots,
             Event::SwitchoverDue(due) => self.view.memory.switchover_due = due,
             Event::End => self.view.ending = true,
         }
@@ -119,7 +123,7 @@ impl Mind {
         let lease = LeaseOrders {
             until: plan.renew_until,
             hold: self.term_to_hold(),
-            guarded: !self.view.policy.pause,
+            guard: is_to_be_guarded(&self.view) && !self.view.policy.pause,
             ttl: self.view.policy.timing.ttl,
             renew_every: self.view.policy.timing.renew_every,
         };
@@ -129,6 +133,7 @@ impl Mind {
     // What is learnt.
 
     fn learn_cluster(&mut self, cluster: Cluster) {
+        slots::remember_members(&mut self.view, &cluster);
         let memory = &mut self.view.memory;
         match &cluster.leader {
             Some(leader) => {
@@ -213,11 +218,12 @@ impl Mind {
     }
 
     /// `ended`: the job that has ended together with this look.
-    fn learn_postgres(&mut self, postgres: Postgres, ended: Option<&Job>) {
+    fn learn_postgres(&mut self, seen: Seen, ended: Option<&Job>) {
         if !self.guardian_heard {
-            self.seen_too_early = Some(postgres);
+            self.seen_too_early = Some(seen);
             return;
         }
+        let Seen { postgres, looked_at } = seen;
         self.count_crashes(&postgres, ended);
         let failures = &mut self.view.memory.failures;
         match postgres.running().map(|running| &running.serving) {
@@ -231,6 +237,7 @@ impl Mind {
             Some(Serving::Standby { .. }) | None => {}
         }
         self.view.postgres = postgres;
+        self.view.looked_at = looked_at;
     }
 
     fn learn_peers(&mut self, round: u64, answers: BTreeMap<MemberName, PeerAnswer>) {
@@ -248,8 +255,8 @@ impl Mind {
         }
         self.view.work.ordering_fence = false;
         self.guardian_heard = true;
-        if let Some(postgres) = self.seen_too_early.take() {
-            self.learn_postgres(postgres, None);
+        if let Some(seen) = self.seen_too_early.take() {
+            self.learn_postgres(seen, None);
         }
     }
 
@@ -296,7 +303,7 @@ impl Mind {
         }
     }
 
-    fn end_job(&mut self, id: u64, outcome: JobOutcome, postgres: Postgres) {
+    fn end_job(&mut self, id: u64, outcome: JobOutcome, seen: Seen) {
         let ended = self.view.work.job.take_if(|_| id == self.job_id);
         if let Some(RunningJob { job, .. }) = &ended {
             self.count_outcome(job, outcome);
@@ -307,7 +314,7 @@ impl Mind {
             }
             self.end_restart_that_failed(job, outcome);
         }
-        self.learn_postgres(postgres, ended.as_ref().map(|running| &running.job));
+        self.learn_postgres(seen, ended.as_ref().map(|running| &running.job));
     }
 
     // What begins.
@@ -350,6 +357,8 @@ impl Mind {
         self.view.peers =
             PeerRound { asked_at: Some(self.view.now), complete: alone, answers: BTreeMap::new() };
         self.view.work.asking_peers = !alone;
+        // Positions are compared: ours must not be older than theirs.
+        commands.push(Command::Look);
         if !alone {
             commands.push(Command::AskPeers { round: self.round, questions });
         }
@@ -377,6 +386,9 @@ impl Mind {
             Job::Bootstrap
             | Job::Clone { .. }
             | Job::Rewind { .. }
+            | Job::CloneRemote
+            | Job::RewindRemote
+            | Job::CopySlots { .. }
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::StopOrderly { handover: None, .. }

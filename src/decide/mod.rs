@@ -12,8 +12,12 @@ mod following;
 mod handover;
 mod leading;
 pub mod mind;
+mod paused;
 pub mod publish;
 mod race;
+pub mod slots;
+mod standby_cluster;
+mod topology;
 mod wishes;
 
 use fault::Fault;
@@ -90,17 +94,23 @@ fn choose(view: &View) -> Choice {
         return ending::choose(view);
     }
     let Some(cluster) = view.cluster() else {
-        return if view.postgres.may_accept_writes() {
+        // An agent that was restarted in maintenance mode has not heard of its end.
+        return if view.policy.pause {
+            Choice::wait(Rule::WaitsForStore)
+        } else if view.postgres.may_accept_writes() {
             dethroned::choose(view)
         } else {
             Choice::wait(Rule::WaitsForStore)
         };
     };
     if view.policy.pause {
-        return wishes::paused(view, cluster).unwrap_or(Choice::wait(Rule::Paused));
+        return paused::choose(view, cluster);
     }
     if let Some(lease) = in_force(view) {
-        return leading::choose(view, cluster, lease);
+        return match &view.policy.follows {
+            Some(remote) => standby_cluster::leading(view, cluster, lease, remote),
+            None => leading::choose(view, cluster, lease),
+        };
     }
     if view.postgres.may_accept_writes() {
         return dethroned::choose(view);
@@ -133,8 +143,10 @@ fn choose(view: &View) -> Choice {
 /// A guardian that still stands by an old order would kill whatever is started.
 fn after_disarming(view: &View, fence: FenceOrder, choice: Choice) -> Choice {
     let armed = matches!(view.guardian, Guardian::Ready { confirmed: FenceOrder::Arm { .. } });
-    let starts =
-        matches!(choice.step, Step::Run(Job::StartStandby { .. } | Job::Rewind { .. } | Job::Bootstrap));
+    let starts = matches!(
+        choice.step,
+        Step::Run(Job::StartStandby { .. } | Job::Rewind { .. } | Job::RewindRemote | Job::Bootstrap)
+    );
     if starts && armed && fence == FenceOrder::Disarm { Choice::wait(Rule::AwaitsDisarm) } else { choice }
 }
 
@@ -166,6 +178,9 @@ fn under_way(view: &View, running: &RunningJob) -> Choice {
 /// The leader key bears our name, but the store has not confirmed the lease to us.
 fn own_key(view: &View, leader: &Leader) -> Choice {
     if view.memory.released == Some(leader.term) {
+        if view.work.errand_since.is_some() {
+            return Choice::wait(Rule::AwaitsRelease);
+        }
         return Choice::store(Rule::ReleasesAgain, Errand::ReleaseLease { term: leader.term });
     }
     if leader.session.is_some() && leader.session == view.session.map(|session| session.id) {
@@ -229,12 +244,18 @@ fn fence_order(view: &View) -> FenceOrder {
     let writable = (view.postgres.may_accept_writes() || becoming_primary)
         && !fault::active(Fault::DisarmsWhileWritable);
     match &view.lease {
-        Some(lease) if writable || view.now < lease.demote_at() => {
+        // Who leads a standby cluster has nothing to lose but readers.
+        Some(lease) if writable || (view.now < lease.demote_at() && is_to_be_guarded(view)) => {
             FenceOrder::Arm { term: lease.term, fence_at: lease.fence_at() }
         }
         Some(_) | None if writable || view.postgres == Postgres::Unobserved => FenceOrder::Keep,
         Some(_) | None => FenceOrder::Disarm,
     }
+}
+
+/// Can this member be a primary before it decides again?
+pub(crate) fn is_to_be_guarded(view: &View) -> bool {
+    view.policy.follows.is_none() || view.postgres.may_accept_writes()
 }
 
 /// Until here an orderly stop may go on; what lives then is stopped at once.

@@ -23,6 +23,8 @@ struct Rank {
     fitness: Fitness,
     position: Position,
     priority: i64,
+    /// A delayed standby would have to replay for long before it could lead.
+    has_replayed: bool,
 }
 
 pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
@@ -40,6 +42,7 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
         {
             Choice::run(Rule::RaceStartsStandby, Job::StartStandby { upstream: None })
         }
+        Postgres::Empty if nobody_else_has_data(view) => Choice::run(Rule::SiteClones, Job::CloneRemote),
         Postgres::Stopped { .. }
         | Postgres::Empty
         | Postgres::Unfinished { .. }
@@ -56,6 +59,14 @@ fn may_lead_its_creation(view: &View, cluster: &Cluster) -> bool {
         && cluster.history.is_empty()
         && view.guardian != Guardian::Absent
         && !view.lacks_watchdog()
+}
+
+/// Where a standby cluster has long had no leader, its data is to be had from the other cluster.
+fn nobody_else_has_data(view: &View) -> bool {
+    let copyable = view.policy.follows.as_ref().is_some_and(|remote| remote.address.is_some());
+    let patience = view.policy.timing.ttl.times(2);
+    let long = view.memory.no_leader_since.is_some_and(|since| patience <= view.now.since(since));
+    copyable && long && may_try_again(view, view.memory.failures.starts)
 }
 
 fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Position) -> Choice {
@@ -87,14 +98,16 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if request.is_none() && view.policy.lag_bytes_max < lag.0 {
         return Choice::wait(Rule::CandidateTooFarBehind);
     }
-    let on_old_timeline = view.policy.check_timeline && position.timeline < led_timeline(cluster);
+    let on_old_timeline = checks_timeline(view) && position.timeline < led_timeline(cluster);
     if on_old_timeline && named != Some(&view.me) {
         return Choice::wait(Rule::CandidateOnOldTimeline);
     }
     if !answers_are_fresh(view) {
         return Choice::step(Rule::RaceAsks, Step::AskPeers(questions(view, cluster)));
     }
-    if !view.peers.complete {
+    // Our own position is one of those that are compared.
+    let looked = view.peers.asked_at <= Some(view.looked_at) || fault::active(Fault::ComparesOldPosition);
+    if !view.peers.complete || !looked {
         return Choice::wait(Rule::RaceAsks);
     }
     if let Some(peer) = standing(view).find(|(_, peer)| runs_as_primary(peer)).map(|(name, _)| name) {
@@ -106,7 +119,11 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if let Some(peer) = request.and_then(|request| preferred_by(request, view)) {
         return Choice::wait(Reason::about(Rule::CandidateYieldsToNamed, peer)).again_in(YIELD);
     }
-    let mine = rank(view, cluster, fitness_told(view, view.now), position, view.tags.failover_priority());
+    let mine = Rank {
+        priority: view.tags.failover_priority(),
+        has_replayed: has_replayed(view, running.unreplayed()),
+        ..rank(view, cluster, fitness_told(view, view.now), position)
+    };
     let ahead = standing(view).filter(|(_, peer)| eligible(peer)).find(|(_, peer)| {
         rank_of(view, cluster, peer).is_some_and(|rank| mine < rank) && !fault::active(Fault::YieldsToNobody)
     });
@@ -125,6 +142,11 @@ fn claim_next(view: &View, cluster: &Cluster, mine: Timeline) -> crate::model::E
         standing(view).filter_map(|(_, peer)| peer.position).map(|position| position.timeline).max();
     let highest = cluster.highest_timeline().max(mine).max(reached.unwrap_or(mine));
     take_lease(cluster, highest.next())
+}
+
+/// The timelines of a standby cluster are another cluster's.
+fn checks_timeline(view: &View) -> bool {
+    view.policy.check_timeline && view.policy.follows.is_none()
 }
 
 fn led_timeline(cluster: &Cluster) -> Timeline {
@@ -169,16 +191,26 @@ pub(super) fn eligible(peer: &PeerStatus) -> bool {
 }
 
 fn rank_of(view: &View, cluster: &Cluster, peer: &PeerStatus) -> Option<Rank> {
-    Some(rank(view, cluster, peer.fitness, peer.position?, peer.tags.failover_priority()))
+    Some(Rank {
+        priority: peer.tags.failover_priority(),
+        has_replayed: has_replayed(view, peer.unreplayed),
+        ..rank(view, cluster, peer.fitness, peer.position?)
+    })
+}
+
+/// Coarse, so that two who replay at full speed do not each take the other for the further one.
+fn has_replayed(view: &View, unreplayed: u64) -> bool {
+    unreplayed <= view.policy.lag_bytes_max
 }
 
 /// Everybody must rank everybody alike. Being fit counts only for who may take the lease by its position: who is a last
 /// resort would otherwise wait for somebody who waits as well.
-fn rank(view: &View, cluster: &Cluster, fitness: Fitness, position: Position, priority: i64) -> Rank {
+fn rank(view: &View, cluster: &Cluster, fitness: Fitness, position: Position) -> Rank {
     let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
-    let on_old_timeline = view.policy.check_timeline && position.timeline < led_timeline(cluster);
+    let on_old_timeline = checks_timeline(view) && position.timeline < led_timeline(cluster);
     let may_take = lag.0 <= view.policy.lag_bytes_max && !on_old_timeline;
-    Rank { fitness: if may_take { fitness } else { fitness.min(Fitness::LastResort) }, position, priority }
+    let fitness = if may_take { fitness } else { fitness.min(Fitness::LastResort) };
+    Rank { fitness, position, priority: 0, has_replayed: false }
 }
 
 /// The member that a request prefers to this one, if it can take over.

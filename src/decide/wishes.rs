@@ -2,7 +2,7 @@
 //! they bring PostgreSQL up again once it is down, or clone once there is no data.
 
 use super::fault::{self, Fault};
-use super::{Choice, following};
+use super::{Choice, following, topology};
 use crate::model::{
     Ask, Cluster, Errand, Job, Lease, Outcome, Postgres, Refusal, Rule, Running, RunningJob, Span, Stage,
     Step, View, Wish,
@@ -168,7 +168,11 @@ pub(super) fn paused(view: &View, cluster: &Cluster) -> Option<Choice> {
             Some(Choice::run(Rule::RestartStarts, Job::StartPrimary { term }))
         }
         (Ask::Restart { .. }, Stage::Down, Postgres::Stopped { .. }) => {
-            let upstream = cluster.leader_record().and_then(crate::model::MemberRecord::address);
+            let upstream = match (&view.policy.follows, cluster.leader_name()) {
+                (Some(remote), Some(leader)) if *leader == view.me => remote.address.clone(),
+                (_, Some(leader)) => topology::source(view, cluster, leader).address,
+                (_, None) => None,
+            };
             Some(Choice::run(Rule::RestartStarts, Job::StartStandby { upstream }))
         }
         (Ask::Reinitialize { .. }, Stage::Down, Postgres::Empty | Postgres::Stopped { .. }) => {

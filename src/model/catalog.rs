@@ -1,6 +1,8 @@
 //! What the journal's catalog says about each message that has a number: what has happened, and what to do about it.
 //! `journalctl -x` shows it below the line, and packaging/journal/tenure.catalog is written from here.
 
+mod replication;
+
 use super::{MessageId, Notice, Rule};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +45,11 @@ const fn notice(notice: Notice, meaning: &'static str, advice: &'static str) -> 
 }
 
 /// Every message that has a number.
-pub const CATALOG: &[Explanation] = &[
+pub fn catalog() -> impl Iterator<Item = &'static Explanation> {
+    CATALOG.iter().chain(replication::REPLICATION)
+}
+
+const CATALOG: &[Explanation] = &[
     rule(
         Rule::ForeignData,
         "The system identifier of this data directory is not the one that the store holds for the cluster. The member \
@@ -479,7 +485,7 @@ mod tests {
         let numbered: Vec<Message> = (rules.map(|rule| Message::Rule(*rule)))
             .chain(Notice::ALL.iter().map(|notice| Message::Notice(*notice)))
             .collect();
-        let mut explained: Vec<Message> = CATALOG.iter().map(|explanation| explanation.message).collect();
+        let mut explained: Vec<Message> = catalog().map(|explanation| explanation.message).collect();
         explained.sort_unstable();
         assert_eq!(explained, numbered);
     }

@@ -68,7 +68,13 @@ impl Notice {
 }
 
 /// Rules under which a member is out of office or out of the cluster until somebody acts.
-const ERRORS: &[Rule] = &[Rule::ForeignData, Rule::UnusableData, Rule::RejoinBlocked, Rule::BootstrapBlocked];
+const ERRORS: &[Rule] = &[
+    Rule::ForeignData,
+    Rule::UnusableData,
+    Rule::RejoinBlocked,
+    Rule::BootstrapBlocked,
+    Rule::SiteOtherHistory,
+];
 
 const WARNINGS: &[Rule] = &[
     Rule::LeaderOutlivesSilence,
@@ -112,6 +118,10 @@ const WARNINGS: &[Rule] = &[
     Rule::CandidateDiskStalled,
     Rule::CandidateWithoutWatchdog,
     Rule::BootstrapAbandons,
+    Rule::FollowsInstead,
+    Rule::StandbyStarved,
+    Rule::SiteDiverged,
+    Rule::SiteSetsAside,
 ];
 
 impl Rule {

@@ -1,5 +1,7 @@
 //! What a decision asks for. Carrying it out leaves no choice to make.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Address, FailoverRequest, MemberName, Moment, Reason, Span, SystemId, Term, Timeline};
@@ -82,6 +84,9 @@ pub enum Job {
     Rewind {
         from: MemberName,
     },
+    /// The same two with a server of the cluster that this one follows.
+    CloneRemote,
+    RewindRemote,
     StartPrimary {
         term: Term,
     },
@@ -92,9 +97,16 @@ pub enum Job {
         term: Term,
         timeline: Timeline,
     },
-    /// Point a running standby at another member.
+    /// Point a running standby at another server, or at none.
     Follow {
-        upstream: Address,
+        upstream: Option<Address>,
+    },
+    /// Bring the leader's logical slots here. PostgreSQL has to be down for a moment.
+    CopySlots {
+        from: MemberName,
+        slots: BTreeSet<String>,
+        /// What the standby replicates from, before and after.
+        upstream: Option<Address>,
     },
     /// Checkpoint, then stop in good order; whatever still lives at `by` is stopped at once.
     StopOrderly {
@@ -125,9 +137,15 @@ impl Job {
     /// Work that would harm a data directory if it were cut short is left to end.
     pub fn can_be_cancelled(&self) -> bool {
         match self {
-            Job::Clone { .. } | Job::StartStandby { .. } | Job::StartPrimary { .. } | Job::Checkpoint => true,
+            Job::Clone { .. }
+            | Job::CloneRemote
+            | Job::StartStandby { .. }
+            | Job::StartPrimary { .. }
+            | Job::Checkpoint => true,
             Job::Bootstrap
             | Job::Rewind { .. }
+            | Job::RewindRemote
+            | Job::CopySlots { .. }
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::StopOrderly { .. }
@@ -144,6 +162,9 @@ impl Job {
             Job::Bootstrap
             | Job::Clone { .. }
             | Job::Rewind { .. }
+            | Job::CloneRemote
+            | Job::RewindRemote
+            | Job::CopySlots { .. }
             | Job::StartPrimary { .. }
             | Job::StartStandby { .. }
             | Job::Promote { .. }
@@ -159,6 +180,9 @@ impl Job {
             Job::Bootstrap => "bootstrap",
             Job::Clone { .. } => "clone",
             Job::Rewind { .. } => "rewind",
+            Job::CloneRemote => "clone from afar",
+            Job::RewindRemote => "rewind from afar",
+            Job::CopySlots { .. } => "copy slots",
             Job::StartPrimary { .. } => "start as primary",
             Job::StartStandby { .. } => "start as standby",
             Job::Promote { .. } => "promote",

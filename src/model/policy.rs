@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Moment, Span};
+use super::{Moment, Remote, SlotPolicy, Span};
 
 /// The settings that decisions depend on, the same on every member but for the last few.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,11 @@ pub struct Policy {
     /// Local: does this member lead only with an armed watchdog device?
     #[serde(default)]
     pub watchdog_required: bool,
+    #[serde(default)]
+    pub slots: SlotPolicy,
+    /// Another cluster that this one is the standby of: nobody here accepts writes.
+    #[serde(default)]
+    pub follows: Option<Remote>,
 }
 
 /// The arithmetic of the lease. All of it is local time; see ARCHITECTURE.md, "The lease".
@@ -109,6 +114,8 @@ impl Default for Policy {
             reclone_when_diverged: true,
             may_bootstrap: true,
             watchdog_required: false,
+            slots: SlotPolicy::default(),
+            follows: None,
         }
     }
 }

@@ -89,6 +89,12 @@ pub enum Serving {
         streaming: bool,
         /// Where `primary_conninfo` points.
         upstream: Option<Address>,
+        /// Where each timeline before the present one was left, as far as its history file has come.
+        #[serde(default)]
+        forks: Option<Vec<Fork>>,
+        /// The WAL asks for more connections, workers or locks than it was started with: it replays nothing more.
+        #[serde(default)]
+        starved: bool,
     },
 }
 
@@ -145,6 +151,16 @@ impl Postgres {
 }
 
 impl Running {
+    /// Bytes of WAL that a standby has received and not replayed.
+    pub fn unreplayed(&self) -> u64 {
+        match &self.serving {
+            Serving::Standby { received: Some(received), replayed: Some(replayed), .. } => {
+                replayed.lag_behind(*received).0
+            }
+            Serving::Standby { .. } | Serving::Primary { .. } => 0,
+        }
+    }
+
     pub fn is_primary(&self) -> bool {
         matches!(self.serving, Serving::Primary { .. })
     }

@@ -118,6 +118,13 @@ rules! {
     // Following.
     FollowsLeader = "follows_leader": "following {member}",
     FollowsNewLeader = "follows_new_leader": "following {member} from now on" ["32ea01e26e884dcb84a43b39405ec148"],
+    FollowsSource = "follows_source": "replicating from {member}, as the tag replicatefrom says",
+    TurnsToSource = "turns_to_source": "replicating from {member} from now on, as the tag replicatefrom says" ["6188fc7cc7ca41fea03b9969be7c75ec"],
+    FollowsInstead = "follows_instead": "the member that the tag replicatefrom names cannot be used; following {member}" ["4327cdbc532d4ff8bce02cc633b09ac8"],
+    FollowsArchive = "follows_archive": "replicating from the archive only (nostream)",
+    TurnsToArchive = "turns_to_archive": "replicating from the archive only from now on (nostream)",
+    StandbyStarved = "standby_starved": "the WAL asks for more connections, workers or locks than this standby has; stopping it to start with enough" ["559c0f5f611b4265b08ca86fef0c2c42"],
+    CopiesSlots = "copies_slots": "copying logical replication slots from {member}; PostgreSQL is down for a moment" ["c1b444b721b54300b1169d91d298ae90"],
     FollowerStarting = "follower_starting": "PostgreSQL is starting as a standby",
     FollowerStarts = "follower_starts": "starting PostgreSQL as a standby of {member}",
     FollowerDiverged = "follower_diverged": "this standby has records that {member} never had; stopping it to rewind" ["35d5a4d2658a432091225bb72550599b"],
@@ -131,8 +138,22 @@ rules! {
     CloneWaitsForLeader = "clone_waits_for_leader": "the data directory is empty; waiting until {member} can be cloned from",
     ClearsUnfinished = "clears_unfinished": "setting aside what an interrupted attempt left behind" ["ca2b544f9c1c48d3b38a6c13788e49fe"],
     OwnOldLease = "own_old_lease": "the leader key bears this member's name but is not its own; waiting for its end",
+    AwaitsRelease = "awaits_release": "has given the lease back; waiting for the store to say so",
     ReleasesAgain = "releases_again": "gave the lease back without hearing an answer; giving it back again",
     AwaitsRenewal = "awaits_renewal": "holds the leader key; waiting for the store to confirm it",
+
+    // Leading a standby cluster.
+    SiteFollows = "site_follows": "leading a standby cluster, which follows another one",
+    SiteTurns = "site_turns": "leading a standby cluster; following the other cluster from now on" ["aa46abddb37b4e66b9c7b869fc461143"],
+    SiteAsks = "site_asks": "leading a standby cluster; waiting for a word of the other cluster before following it",
+    SiteStarts = "site_starts": "leading a standby cluster; starting PostgreSQL as a standby",
+    SiteStarting = "site_starting": "leading a standby cluster; PostgreSQL is starting",
+    SiteDemotes = "site_demotes": "this cluster has become a standby cluster; stopping the primary" ["c8cedc9a9c3c44ce81ba371c45fa3e8f"],
+    SiteDiverged = "site_diverged": "this standby has records that the other cluster never had; stopping it to rewind" ["d58d8072e27740b798868b68f71b5130"],
+    SiteRewinds = "site_rewinds": "rewinding to the timeline of the other cluster" ["f9e948b14c81400aba23c3e2cf4f2709"],
+    SiteSetsAside = "site_sets_aside": "the data cannot be rewound to the other cluster's; setting it aside to clone" ["1ad37f1b3fd246dd8b5ea101978d32c3"],
+    SiteOtherHistory = "site_other_history": "the other cluster has a timeline of the same number and another history; an operator must decide which data is right" ["c42f661d2421496a9fbef17ef04bf3fa"],
+    SiteClones = "site_clones": "making a standby cluster; cloning from the other cluster" ["094ab186b8be4b0ebb98c9253f47f56b"],
 
     // No leader: the race.
     RaceStartsStandby = "race_starts_standby": "there is no leader; starting PostgreSQL as a standby to be able to take part",

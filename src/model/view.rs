@@ -1,13 +1,14 @@
 //! What one member knows at one moment: everything that a decision may depend on, and nothing else.
 //! A view in a log can be decided upon again and gives the same plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Cluster, Crashes, Disk, FenceOrder, Fitness, Job, MemberName, MemberRole, MemberState, Moment, Policy,
-    Position, Postgres, Reason, SessionId, Span, Stage, SystemId, Tags, Term, Timing, Watchdog, Wish,
+    Position, Postgres, Reason, RemoteStanding, SessionId, Span, Stage, SystemId, Tags, Term, Timing,
+    Watchdog, Wish,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,8 +21,14 @@ pub struct View {
     pub session: Option<Session>,
     pub lease: Option<Lease>,
     pub postgres: Postgres,
+    /// When the look began that has shown it.
+    #[serde(default)]
+    pub looked_at: Moment,
     pub disk: Disk,
     pub peers: PeerRound,
+    /// What the cluster that this one follows has last said of itself.
+    #[serde(default)]
+    pub remote: Option<RemoteStanding>,
     pub work: Work,
     pub guardian: Guardian,
     /// The device behind the guardian.
@@ -93,6 +100,12 @@ pub struct PeerStatus {
     pub tags: Tags,
     pub watchdog_failed: bool,
     pub fitness: Fitness,
+    /// Its position is from before it was asked: it may be further by now.
+    #[serde(default)]
+    pub stale: bool,
+    /// Bytes of WAL that it has received and not replayed.
+    #[serde(default)]
+    pub unreplayed: u64,
     /// What is left on its fullest disk.
     pub free_bytes: Option<u64>,
 }
@@ -156,6 +169,12 @@ pub struct Memory {
     pub released: Option<Term>,
     /// What an operator has asked this member to do, as long as it is not done.
     pub wish: Option<Wish>,
+    /// Slots of members, and when their members were last seen.
+    #[serde(default)]
+    pub member_slots: BTreeMap<String, Moment>,
+    /// Logical slots that are to be copied from the leader, as the last look has shown.
+    #[serde(default)]
+    pub slots_to_copy: BTreeSet<String>,
     /// When the scheduled switchover of the last snapshot falls due, by the wall clock as it stands now; a time that
     /// nobody can read has been due for ever.
     pub switchover_due: Option<Moment>,
@@ -168,6 +187,8 @@ pub struct Failures {
     pub rewinds: u32,
     pub clones: u32,
     pub promotions: u32,
+    #[serde(default)]
+    pub slot_copies: u32,
     pub last_at: Option<Moment>,
 }
 

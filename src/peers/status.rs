@@ -32,10 +32,12 @@ pub fn read_status(bytes: &[u8]) -> Result<PeerStatus, StatusError> {
             Some(Value::Object(tags)) => Tags(tags.clone().into_iter().collect()),
             Some(_) | None => Tags::default(),
         },
+        unreplayed: xlog.map_or(0, unreplayed),
         watchdog_failed: document.get("watchdog_failed") == Some(&Value::Bool(true)),
         fitness: own(&document, "fitness")
             .and_then(|word| serde_json::from_value(word.clone()).ok())
             .unwrap_or_default(),
+        stale: own(&document, "stale") == Some(&Value::Bool(true)),
         free_bytes: own(&document, "disk_free_bytes").and_then(Value::as_u64),
     })
 }
@@ -50,6 +52,14 @@ fn position(timeline: Option<u32>, lsn: Option<Lsn>) -> Option<Position> {
     let timeline = timeline.filter(|timeline| *timeline > 0)?;
     let lsn = lsn.filter(|lsn| *lsn > Lsn::ZERO)?;
     Some(Position { timeline: Timeline(timeline), lsn })
+}
+
+/// None of it where one of the two is not told.
+fn unreplayed(xlog: &Map<String, Value>) -> u64 {
+    match (lsn(xlog, "received_location"), lsn(xlog, "replayed_location")) {
+        (Some(received), Some(replayed)) => replayed.lag_behind(received).0,
+        (Some(_) | None, _) => 0,
+    }
 }
 
 fn lsn(section: &Map<String, Value>, key: &str) -> Option<Lsn> {
@@ -103,7 +113,8 @@ mod tests {
             |xlog: Value| json!({"state": "running", "role": "replica", "timeline": 3, "xlog": xlog});
         let at = |lsn| stands(MemberRole::Replica, MemberState::Running, Some(Position::new(3, lsn)));
         check(standby(json!({"received_location": 5, "replayed_location": 7})), at(7));
-        check(standby(json!({"received_location": 9, "replayed_location": 7})), at(9));
+        let held_back = PeerStatus { unreplayed: 2, ..at(9) };
+        check(standby(json!({"received_location": 9, "replayed_location": 7})), held_back);
         check(standby(json!({"received_location": null, "replayed_location": 7})), at(7));
         let nowhere = stands(MemberRole::Replica, MemberState::Running, None);
         check(standby(json!({"received_location": 0, "replayed_location": 0})), nowhere.clone());
@@ -116,14 +127,15 @@ mod tests {
         let told = |tenure: Value| {
             let document = json!({"state": "running", "role": "replica", "tenure": tenure}).to_string();
             let status = read_status(document.as_bytes()).expect("a status");
-            (status.fitness, status.free_bytes)
+            (status.fitness, status.free_bytes, status.stale)
         };
-        assert_eq!(told(json!({})), (Fitness::Fit, None));
-        assert_eq!(told(json!({"fitness": "unfit"})), (Fitness::Unfit, None));
+        assert_eq!(told(json!({})), (Fitness::Fit, None, false));
+        assert_eq!(told(json!({"fitness": "unfit"})), (Fitness::Unfit, None, false));
         let full = json!({"fitness": "last_resort", "disk_free_bytes": 4096, "disk_full": true});
-        assert_eq!(told(full), (Fitness::LastResort, Some(4096)));
-        assert_eq!(told(json!({"fitness": 7, "disk_free_bytes": "x"})), (Fitness::Fit, None));
-        assert_eq!(told(json!([])), (Fitness::Fit, None));
+        assert_eq!(told(full), (Fitness::LastResort, Some(4096), false));
+        assert_eq!(told(json!({"stale": true})), (Fitness::Fit, None, true));
+        assert_eq!(told(json!({"fitness": 7, "disk_free_bytes": "x"})), (Fitness::Fit, None, false));
+        assert_eq!(told(json!([])), (Fitness::Fit, None, false));
     }
 
     #[test]

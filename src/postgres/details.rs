@@ -6,9 +6,8 @@ use serde_json::Value;
 use tokio_postgres::Row;
 
 use super::error::{Error, Trying};
-use super::slots::SlotRow;
 use super::sql::Session;
-use crate::model::{Lsn, ReplicationRow, Span, SystemId, Timeline};
+use crate::model::{Lsn, ReplicationRow, SlotRow, Span, SystemId, Timeline};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Details {
@@ -66,8 +65,10 @@ SELECT pg_is_in_recovery() AS in_recovery,
         FROM pg_stat_replication) AS replication,
     (SELECT coalesce(json_agg(json_build_object(
         'name', slot_name, 'physical', slot_type = 'physical', 'temporary', temporary, 'active', active,
-        'restart', restart_lsn, 'lost', coalesce(wal_status = 'lost', false)) ORDER BY slot_name), '[]')::text
-        FROM pg_replication_slots) AS slots,
+        'restart', restart_lsn, 'lost', coalesce(wal_status = 'lost', false), 'plugin', plugin, 'database', database,
+        'confirmed', confirmed_flush_lsn, 'holds_xmin', xmin IS NOT NULL OR catalog_xmin IS NOT NULL,
+        'safe_bytes', safe_wal_size, 'failover', coalesce((to_jsonb(slot) ->> 'failover')::bool, false))
+        ORDER BY slot_name), '[]')::text FROM pg_replication_slots slot) AS slots,
     (SELECT json_object_agg(s.name, json_build_object('old_value', current_setting(s.name), 'new_value',
         coalesce((SELECT f.setting FROM pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC LIMIT 1),
             s.boot_val, '')))::text

@@ -27,7 +27,7 @@ pub(super) fn write_if_changed(
 /// After this has returned, a crash leaves the new content; before, the old one.
 pub(super) fn write_durably(
     path: &Path,
-    content: &str,
+    content: impl AsRef<[u8]>,
     mode: u32,
     owner: Option<RunAs>,
 ) -> Result<(), Error> {
@@ -40,7 +40,7 @@ pub(super) fn write_durably(
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         give_to(&temporary, owner)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(content.as_bytes())?;
+        file.write_all(content.as_ref())?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         sync_parent(path)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid};
 
 use super::error::Error;
-use crate::model::{Address, MemberName, Secret};
+use crate::model::{Address, MemberName, Remote, Secret};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceSettings {
@@ -46,6 +46,10 @@ pub struct InstanceSettings {
     pub bootstrap_pg_hba: Vec<String>,
     pub basebackup: Vec<ProgramOption>,
     pub use_slots: bool,
+    /// Standbys must be able to take over logical slots.
+    pub copied_slots: bool,
+    /// The cluster that this one follows.
+    pub remote: Option<Remote>,
     pub hooks: Hooks,
     /// What PostgreSQL writes to stderr until its own logging takes over.
     pub log_file: PathBuf,
@@ -121,6 +125,8 @@ impl InstanceSettings {
             bootstrap_pg_hba: Vec::new(),
             basebackup: Vec::new(),
             use_slots: true,
+            copied_slots: false,
+            remote: None,
             hooks: Hooks::default(),
             log_file: beside(".log"),
             control_group: None,

@@ -64,14 +64,21 @@ pub async fn start_standby(
     Ok(Started { complaints: configured.complaints, ..started })
 }
 
-/// Points a running standby at another member, without a restart.
-pub async fn follow(settings: &InstanceSettings, upstream: Address) -> Result<Vec<String>, Error> {
-    let what = format!("follow {}:{}", upstream.host, upstream.port);
+/// Points a running standby at another server or at none, without a restart.
+pub async fn follow(
+    settings: &InstanceSettings,
+    upstream: impl Into<Option<Address>>,
+) -> Result<Vec<String>, Error> {
+    let upstream = upstream.into();
+    let what = match &upstream {
+        Some(upstream) => format!("follow {}:{}", upstream.host, upstream.port),
+        None => "follow nobody".to_owned(),
+    };
     if !has(&settings.data_dir, "standby.signal") {
         return Err(Error::refused(what, "it is not a standby"));
     }
     remove_idle_placeholders(&settings.data_dir)?;
-    reload(settings, &Recovery::Standby { upstream: Some(upstream) }).await
+    reload(settings, &Recovery::Standby { upstream }).await
 }
 
 /// Brings the files in line with the settings and tells the server. Gives sentences for the operator.

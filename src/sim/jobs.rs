@@ -33,6 +33,9 @@ impl World {
                 self.hosts[host].pg.unfinished = Some(Unfinished::Bootstrap);
                 self.job_goes_on(host, 1_500 * MS + disk);
             }
+            // What the other cluster is like is not simulated: it gives no copy.
+            Job::CloneRemote | Job::RewindRemote => self.finish_job(host, JobOutcome::Failed),
+            Job::CopySlots { .. } => self.job_goes_on(host, 300 * MS),
             Job::Clone { .. } => {
                 self.must_be_vacant(host, "clone");
                 self.hosts[host].pg.unfinished = Some(Unfinished::Clone);
@@ -88,9 +91,9 @@ impl World {
                 self.finish_job(host, if failed { JobOutcome::Failed } else { JobOutcome::Done });
             }
             Job::Follow { upstream } => {
-                let to = self.host_named(&upstream.host);
+                let to = upstream.as_ref().and_then(|address| self.host_named(&address.host));
                 let pg = &mut self.hosts[host].pg;
-                (pg.upstream, pg.upstream_address, pg.streaming) = (to, Some(upstream), false);
+                (pg.upstream, pg.upstream_address, pg.streaming) = (to, upstream, false);
                 self.finish_job(host, JobOutcome::Done);
             }
             Job::SetAside => {
@@ -102,7 +105,8 @@ impl World {
             Job::Checkpoint => self.end_checkpoint(host, fails),
             Job::StopOrderly { by, .. } | Job::StopFast { by } if phase == 1 => self.stop_in_order(host, by),
             Job::StopOrderly { .. } | Job::StopFast { .. } => self.stop_at_once(host),
-            Job::StopAtOnce => {}
+            Job::CopySlots { .. } => self.finish_job(host, JobOutcome::Done),
+            Job::StopAtOnce | Job::CloneRemote | Job::RewindRemote => {}
         }
     }
 
@@ -126,13 +130,18 @@ impl World {
         self.finish_job(host, JobOutcome::Made(system));
     }
 
-    /// A primary that can be copied from, as seen from `host`.
+    /// A server that can be copied from, as seen from `host`.
     fn source(&self, host: usize, from: &MemberName) -> Option<&Instance> {
         let source = self.host_named(from.as_str())?;
         let reachable = self.network.both_ways(Place::Host(host), Place::Host(source));
         let pg = &self.hosts[source].pg;
-        (reachable && self.hosts[source].up && pg.server == Server::Primary && pg.hung_since.is_none())
-            .then_some(pg)
+        let serves = match pg.server {
+            Server::Primary => true,
+            // Who leads a standby cluster is copied from as well.
+            Server::Standby => self.policy.follows.is_some(),
+            Server::Down | Server::Starting { .. } | Server::Stopping { .. } => false,
+        };
+        (reachable && self.hosts[source].up && serves && pg.hung_since.is_none()).then_some(pg)
     }
 
     fn end_clone(&mut self, host: usize, from: &MemberName, fails: bool) {
@@ -392,6 +401,9 @@ impl World {
                 | Job::StartPrimary { .. }
                 | Job::StartStandby { .. }
                 | Job::Follow { .. }
+                | Job::CloneRemote
+                | Job::RewindRemote
+                | Job::CopySlots { .. }
                 | Job::SetAside
                 | Job::Checkpoint,
             )

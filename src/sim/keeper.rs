@@ -2,7 +2,7 @@
 
 use super::MS;
 use super::guardian::Speaker;
-use super::host::{Agent, Call, Purpose};
+use super::host::{Call, Purpose};
 use super::store::{Answer, Request};
 use super::world::{Happening, World};
 use crate::decide::fault::{self, Fault};
@@ -121,8 +121,7 @@ impl World {
     fn term_confirmed(&mut self, host: usize, session: Session, term: Term, timing: Timing) {
         let granted = Timing { ttl: session.ttl.min(timing.ttl), ..timing };
         let fence_at = granted.fence_at(session.asked_at);
-        let guarded = |agent: &Agent| agent.keeper.orders.guarded;
-        if self.hosts[host].agent.as_ref().is_some_and(guarded) {
+        if self.hosts[host].agent.as_ref().is_some_and(|agent| agent.keeper.orders.guard) {
             self.order_guardian(host, FenceOrder::Arm { term, fence_at }, Speaker::Keeper);
         }
         self.note_office(host, term, counted_from(session, timing));

@@ -17,6 +17,8 @@ pub(super) struct Laws {
     pub broken: Option<String>,
     /// An operator has taken the key from a leader, who learns of it with its next renewal.
     pub key_deleted: bool,
+    /// The cluster follows another one since then.
+    pub follows_since: Option<Time>,
     pub planned_end: BTreeMap<SessionId, Time>,
     /// Every rule that anybody has decided by.
     pub rules: BTreeSet<Rule>,
@@ -80,17 +82,27 @@ impl World {
             }
             writer = Some(index);
             self.look_at_office(index);
+            self.look_at_site(index);
         }
         let writable = writer.is_some_and(|host| self.hosts[host].pg.accepts_writes());
         self.laws.count_outage(self.now, writable);
+    }
+
+    /// Soon after a cluster has begun to follow another one, nobody in it accepts writes.
+    fn look_at_site(&mut self, index: usize) {
+        let patience = self.policy.timing.ttl.times(2).as_ms() * super::MS + 15 * super::SECOND;
+        if self.laws.follows_since.is_some_and(|since| since + patience < self.now) {
+            let name = self.hosts[index].name.clone();
+            self.laws.breaks(format!("site: {name} accepts writes in a cluster that follows another one"));
+        }
     }
 
     /// S2: writes only between taking the lease and the machine's own deadline.
     fn look_at_office(&mut self, index: usize) {
         let now = self.local(index);
         let host = &self.hosts[index];
-        // What nobody has ever managed is nobody's to judge.
-        if !host.managed {
+        // What nobody has ever managed is nobody's to judge; nor is there a deadline in maintenance mode.
+        if !host.managed || self.policy.pause {
             return;
         }
         match host.office {
@@ -155,6 +167,13 @@ impl World {
 
     /// Who takes the lease can do the work, as far as its own machine can know: a stall is seen within a second.
     pub fn look_at_candidate(&mut self, index: usize) {
+        let view = self.hosts[index].agent.as_ref().map(|agent| agent.mind.view());
+        if view.is_some_and(|view| {
+            view.postgres.running().is_some() && Some(view.looked_at) < view.peers.asked_at
+        }) {
+            let name = self.hosts[index].name.clone();
+            self.laws.breaks(format!("positions: {name} compares an older position than it asked for"));
+        }
         let patience = self.policy.timing.unfit_after() + Span::from_secs(3);
         let host = &self.hosts[index];
         let stalled = host.stalled_since.is_some_and(|since| patience < self.local(index).since(since));

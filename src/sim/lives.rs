@@ -43,6 +43,14 @@ pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
         // As short a tick as the lease needs, and otherwise ZooKeeper's usual one.
         world.store.tick = Some(Span::from_ms(if ttl < 10 { 500 } else { 2_000 }));
     }
+    if let Some(mut random) = cascades(seed) {
+        for host in 0..members {
+            let named = world.hosts[random.index(members)].name.to_string();
+            if random.chance(700) {
+                world.hosts[host].tags.0.insert("replicatefrom".to_owned(), named.into());
+            }
+        }
+    }
     for host in 0..members {
         world.after(random.between(0, 2 * SECOND), super::world::Happening::AgentStarts { host });
     }
@@ -81,7 +89,23 @@ pub(super) fn plan_of(seed: u64) -> Vec<Planned> {
             plan.push(Planned { at, lasts, trouble: Trouble::WatchdogFails(random.index(members)) });
         }
     }
+    if let Some(mut random) = sites(seed) {
+        let (at, lasts) = (random.between(10 * SECOND, 80 * SECOND), 100 * SECOND);
+        plan.push(Planned { at, lasts, trouble: Trouble::FollowsAnother });
+    }
     plan
+}
+
+/// In some lives members replicate from others than the leader, or are told to do so in circles.
+fn cascades(seed: u64) -> Option<Random> {
+    let mut random = Random::new(seed ^ 0xCA5C_ADE5);
+    (random.below(4) == 0 && !seeds_to_remember().contains(&seed)).then_some(random)
+}
+
+/// In some lives the cluster is another one's standby for a while.
+fn sites(seed: u64) -> Option<Random> {
+    let mut random = Random::new(seed ^ 0x517E_517E);
+    (random.below(5) == 0 && !seeds_to_remember().contains(&seed)).then_some(random)
 }
 
 /// In some lives watchdogs are required, and fail. By chance of their own: what the other lives are does not change.
@@ -216,6 +240,17 @@ const UNSEEN: &[(Rule, &str)] = &[
     (Rule::RestartStarts, "story paused_restart"),
     (Rule::RestartTookTooLong, "story restart_too_slow"),
     (Rule::ReinitializeCancels, "story reinitialize"),
+    (Rule::FollowsArchive, "story nostream"),
+    (Rule::TurnsToArchive, "story nostream"),
+    (Rule::StandbyStarved, "settings of PostgreSQL are not simulated"),
+    (Rule::CopiesSlots, "slots are not simulated"),
+    (
+        Rule::SiteDiverged,
+        "the other cluster is nowhere to be seen here; unit tests of decide::standby_cluster",
+    ),
+    (Rule::SiteSetsAside, "the same"),
+    (Rule::SiteOtherHistory, "the same"),
+    (Rule::SiteClones, "the same"),
     (Rule::LeaderOnOldTimeline, "a promotion is whole or not at all here; small views"),
 ];
 

@@ -229,6 +229,8 @@ impl Instance {
             replayed: Some(data.end()),
             streaming: self.streaming,
             upstream: self.upstream_address.clone(),
+            forks: Some(Fork::without_gaps(data.forks.iter().copied(), data.timeline)),
+            starved: false,
         }
     }
 }

@@ -106,7 +106,15 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
         ["tag", name, tag] => {
             let host = host(&world, name);
             world.hosts[host].tags.0.insert((*tag).to_owned(), true.into());
+            world.learn(host, Event::Tags(world.hosts[host].tags.clone()));
         }
+        ["tag", name, tag, value] => {
+            let host = host(&world, name);
+            world.hosts[host].tags.0.insert((*tag).to_owned(), (*value).into());
+            world.learn(host, Event::Tags(world.hosts[host].tags.clone()));
+        }
+        ["follow", "another", "cluster"] => world.begin(Trouble::FollowsAnother),
+        ["lead", "again"] => world.pass(Trouble::FollowsAnother),
         ["found", "running", name] => {
             let host = host(&world, name);
             world.put_running_primary(host);

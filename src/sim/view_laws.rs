@@ -15,6 +15,9 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
     let unwatched = view.policy.watchdog_required && !view.watchdog.is_armed();
     let stopping = |job: &Job| job.is_stop();
     match &plan.step {
+        Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if view.policy.follows.is_some() => {
+            return Some("a standby cluster makes no primary");
+        }
         Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if in_force.is_none() => {
             return Some("a primary is made only with a lease in force");
         }
@@ -169,6 +172,10 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
         return Some("a primary without the watchdog that is required is not renewed");
     }
     let stops = matches!(&plan.step, Step::Run(job) if stopping(job)) || stops_now(view);
+    let led_here = writable && in_force.is_some() && view.work.job.is_none() && !view.ending;
+    if view.policy.follows.is_some() && led_here && !stops {
+        return Some("the primary of a cluster that follows another one is being stopped");
+    }
     // A restarted agent that finds its primary under a lease that still runs, or a primary that is nobody's yet.
     let excused = matches!(
         plan.reason.rule,

@@ -45,6 +45,8 @@ fn every_postgres() -> Vec<Postgres> {
         replayed: lsn.map(Lsn),
         streaming: true,
         upstream: None,
+        forks: None,
+        starved: false,
     };
     let long_ago = Some(NOW - Span::from_secs(8));
     vec![
@@ -263,8 +265,10 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
         session: Some(Session { id: SESSION, asked_at: NOW - Span::from_ms(500), ttl: Span::from_secs(10) }),
         lease: None,
         postgres: Postgres::Unobserved,
+        looked_at: NOW,
         disk: Disk::default(),
         peers: PeerRound::default(),
+        remote: None,
         work: Work::default(),
         guardian: Guardian::Absent,
         watchdog: Watchdog::Unknown,
@@ -273,6 +277,8 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
     };
     let [writes, stalled, full] = every_disk();
     let circumstances = [(writes, false), (writes, true), (stalled, false), (full, false)];
+    let elsewhere = Address { host: "elsewhere".to_owned(), port: 5432 };
+    let site = Remote { address: Some(elsewhere), ..Remote::default() };
     for cluster in &clusters {
         view.store.cluster.clone_from(cluster);
         for contact in contacts {
@@ -313,6 +319,10 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
                                         look(&view, &decide(&view));
                                         seen += 1;
                                     }
+                                    (view.disk, view.ending) = (writes, false);
+                                    view.policy.follows = Some(site.clone());
+                                    look(&view, &decide(&view));
+                                    view.policy.follows = None;
                                 }
                             }
                         }

@@ -15,10 +15,10 @@ use super::random::Random;
 use super::replication::Batch;
 use super::store::{Answer, Request, Store};
 use super::{MS, NAMES, SECOND, Time};
-use crate::decide::mind::{Command, JobOutcome};
+use crate::decide::mind::{Command, Event, JobOutcome, Seen};
 use crate::model::{
-    Cluster, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Postgres as Observed,
-    SessionId, Tags, Timeline,
+    Cluster, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Position, SessionId,
+    Tags, Timeline,
 };
 
 /// etcd looks for sessions that have ended twice a second.
@@ -37,12 +37,14 @@ pub(super) enum Happening {
     AgentWakes { host: usize, life: u64, wake: u64 },
     AgentBeats { host: usize, life: u64 },
     AgentLooks { host: usize, life: u64 },
-    AgentSees { host: usize, life: u64, look: u64, seen: Box<Observed> },
+    AgentSees { host: usize, life: u64, look: u64, seen: Box<Seen> },
     AgentActs { host: usize, life: u64, commands: Vec<Command> },
     AgentHearsGuardian { host: usize, life: u64, known: Known },
     AgentHearsPeer { host: usize, life: u64, round: u64, member: MemberName, answer: Box<PeerAnswer> },
     AgentIsAsked { host: usize, asker: usize, asker_life: u64, round: u64 },
+    AgentAnswers { host: usize, life: u64, question: Question },
     AgentHearsJob { host: usize, life: u64, id: u64, outcome: JobOutcome },
+    AgentHearsPolicy { host: usize, life: u64 },
     AgentStarts { host: usize },
     JobAdvances { host: usize, life: u64, serial: u64 },
     KeeperTicks { host: usize, life: u64 },
@@ -61,6 +63,16 @@ pub(super) enum Happening {
     Passes(Trouble),
 }
 
+/// What one agent asks another, and where that one truly stood when the question came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    pub asker: usize,
+    pub asker_life: u64,
+    pub round: u64,
+    pub asked_at: Moment,
+    pub stood_at: Option<Position>,
+}
+
 impl Happening {
     /// The agent that must be awake for this to happen.
     fn agent(&self) -> Option<(usize, Option<u64>)> {
@@ -72,10 +84,12 @@ impl Happening {
             | Happening::AgentBeats { host, life }
             | Happening::AgentLooks { host, life }
             | Happening::AgentSees { host, life, .. }
+            | Happening::AgentAnswers { host, life, .. }
             | Happening::AgentActs { host, life, .. }
             | Happening::AgentHearsGuardian { host, life, .. }
             | Happening::AgentHearsPeer { host, life, .. }
             | Happening::AgentHearsJob { host, life, .. }
+            | Happening::AgentHearsPolicy { host, life }
             | Happening::JobAdvances { host, life, .. }
             | Happening::KeeperTicks { host, life } => Some((*host, Some(*life))),
             Happening::AgentIsAsked { host, .. } => Some((*host, None)),
@@ -267,7 +281,9 @@ impl World {
             }
             Happening::AgentWakes { host, wake, .. } => self.agent_wakes(host, wake),
             Happening::AgentBeats { host, life } => self.agent_beats(host, life),
-            Happening::AgentLooks { host, life } => self.agent_looks(host, life),
+            Happening::AgentLooks { host, life } => {
+                self.agent_looks(host, life);
+            }
             Happening::AgentSees { host, look, seen, .. } => self.agent_sees(host, look, *seen),
             Happening::AgentActs { host, life, commands } => self.agent_acts(host, life, commands),
             Happening::AgentHearsGuardian { host, known, .. } => self.agent_hears_guardian(host, known),
@@ -277,7 +293,11 @@ impl World {
             Happening::AgentIsAsked { host, asker, asker_life, round } => {
                 self.agent_is_asked(host, asker, asker_life, round);
             }
+            Happening::AgentAnswers { host, question, .. } => self.agent_answers(host, question),
             Happening::AgentHearsJob { host, id, outcome, .. } => self.agent_hears_job(host, id, outcome),
+            Happening::AgentHearsPolicy { host, .. } => {
+                self.learn(host, Event::Policy(Box::new(self.policy.clone())));
+            }
             Happening::AgentStarts { host } => self.start_agent(host),
             Happening::JobAdvances { host, serial, .. } => self.job_advances(host, serial),
             Happening::KeeperTicks { host, life } => self.keeper_ticks(host, life),

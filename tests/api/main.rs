@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test owns its tasks, and gives up after a while")]
 
 mod actions;
+mod fuzz;
 mod security;
 
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::json;
-use tenure::api::{Api, Command, Doors, Limits, Written, serve};
+use tenure::api::{Api, Command, Doors, Limits, Looks, Written, serve};
 use tenure::model::*;
 use tenure::peers::http::call;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -316,7 +317,9 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let (doors, doors_kept) = watch::channel(Arc::new(doors));
         let (_, peers) = watch::channel(Arc::default());
-        let api = Api { standings: receiver, commands: sender, clock, limits, doors: doors_kept, peers };
+        let (looks, _) = Looks::new();
+        let api =
+            Api { standings: receiver, commands: sender, clock, limits, doors: doors_kept, peers, looks };
         let stopped = async move {
             let _ = stopped.await;
         };
@@ -421,9 +424,13 @@ fn standby() -> Standing {
             replayed: Some(Lsn(67_394_096)),
             streaming: true,
             upstream: None,
+            forks: None,
+            starved: false,
         }),
+        looked_at: NOW,
         disk: Disk::default(),
         peers: PeerRound::default(),
+        remote: None,
         work: Work::default(),
         guardian: Guardian::Ready { confirmed: FenceOrder::Disarm },
         watchdog: Watchdog::Unknown,

@@ -6,6 +6,7 @@ mod rest;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;
+mod topology;
 mod zookeeper;
 
 use nix::sys::signal::Signal;

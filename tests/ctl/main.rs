@@ -3,9 +3,11 @@
 
 mod acting;
 mod migrating;
+mod moving;
 mod patroni;
 mod reading;
 mod reverse;
 #[path = "../support/mod.rs"]
 mod support;
 mod watchers;
+mod zookeeper;

@@ -31,13 +31,17 @@ pub fn tool(name: &str) -> Option<PathBuf> {
 
 /// Runs a test in a lab whose agents nobody has started. Says so if something is missing.
 pub fn with_patronictl(nodes: usize, test: impl AsyncFnOnce(&mut Lab)) {
+    with_patronictl_in(&Setup { nodes, ..Setup::default() }, test);
+}
+
+pub fn with_patronictl_in(setup: &Setup, test: impl AsyncFnOnce(&mut Lab)) {
     if tool("patronictl").is_none() || !netns::available() {
         println!(
             "not run: Patroni (scripts/fetch-patroni) and network namespaces (root, ip, nft) are needed"
         );
         return;
     }
-    in_lab(&Setup { nodes, ..Setup::default() }, test);
+    in_lab(setup, test);
 }
 
 /// Runs a test on a cluster of two Patroni agents that is up.

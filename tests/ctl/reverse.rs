@@ -37,7 +37,7 @@ fn patronis_command_governs_a_cluster_of_ours() {
     });
 }
 
-async fn the_same_is_told(lab: &Lab) {
+pub async fn the_same_is_told(lab: &Lab) {
     for arguments in
         [&["list"][..], &["list", "-f", "json"], &["topology"], &["history"], &["show-config"], &["dsn"]]
     {

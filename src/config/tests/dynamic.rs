@@ -43,8 +43,8 @@ fn a_running_cluster_survives_what_stands_in_its_config() {
     assert_eq!((wrong.timing.ttl, wrong.lag_bytes_max, wrong.pause), (Span::from_secs(30), 1 << 20, false));
     assert_eq!(check(json!({"ttl": 4, "unsafe_timing": "on"}), &[]).timing.ttl, Span::from_secs(4));
     check(json!([1]), &["/config: : is not a mapping; the defaults are used"]);
-    assert!(policy_from(&json!({"standby_cluster": {"host": "a"}}), &local).0.pause, "it must not lead");
-    assert!(!policy_from(&json!({"standby_cluster": {}}), &local).0.pause);
+    assert!(check(json!({"standby_cluster": {"host": "a", "port": 5433}}), &[]).follows.is_some());
+    assert!(check(json!({"standby_cluster": {}}), &[]).follows.is_none());
     let own = good(&format!("{GOOD}  use_pg_rewind: false\n")).config;
     assert!(
         !policy_from(&json!({"postgresql": {"use_pg_rewind": true}}), &own).0.use_rewind,

@@ -36,11 +36,18 @@ impl Mind {
         if let JobOutcome::Made(system) = outcome {
             self.view.memory.bootstrapped = Some(system);
         }
+        if let Job::CopySlots { .. } = job {
+            // What is still missing is told again.
+            self.view.memory.slots_to_copy.clear();
+        }
         let failures = &mut self.view.memory.failures;
         let counter = match job {
             Job::Bootstrap | Job::StartPrimary { .. } | Job::StartStandby { .. } => &mut failures.starts,
-            Job::Rewind { .. } => &mut failures.rewinds,
+            Job::Rewind { .. } | Job::RewindRemote => &mut failures.rewinds,
             Job::Clone { .. } => &mut failures.clones,
+            // It makes the cluster's data, as a bootstrap does.
+            Job::CloneRemote => &mut failures.starts,
+            Job::CopySlots { .. } => &mut failures.slot_copies,
             Job::Promote { .. } => &mut failures.promotions,
             Job::SetAside if outcome == JobOutcome::Done => {
                 failures.rewinds = 0;
@@ -62,7 +69,7 @@ impl Mind {
                 *counter = counter.saturating_add(1);
                 failures.last_at = Some(self.view.now);
             }
-            JobOutcome::Done if !matches!(job, Job::Rewind { .. }) => *counter = 0,
+            JobOutcome::Done if !matches!(job, Job::Rewind { .. } | Job::RewindRemote) => *counter = 0,
             JobOutcome::Done | JobOutcome::Made(_) | JobOutcome::Cancelled => {}
         }
     }
