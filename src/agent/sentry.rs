@@ -84,8 +84,8 @@ impl Sentry {
             }
         }
         loop {
-            // The same order once more is meant: somebody else has told the guardian another thing meanwhile, and the loop
-            // waits for the answer.
+            // The same order once more is meant: the keeper has told the guardian another thing meanwhile, and the loop waits
+            // for the answer.
             if self.orders.has_changed().unwrap_or(true) {
                 done = None;
             }
@@ -134,7 +134,10 @@ impl Sentry {
             }
             tokio::select! {
                 () = guardian.gone() => return Ok(()),
-                changed = self.orders.changed() => changed.map_err(|_| AgentGone)?,
+                changed = self.orders.changed() => {
+                    changed.map_err(|_| AgentGone)?;
+                    done = None;
+                }
                 changed = self.watchdog.changed() => changed.map_err(|_| AgentGone)?,
                 changed = self.sight.changed() => changed.map_err(|_| AgentGone)?,
                 () = clock::pause(wait) => {}
