@@ -134,7 +134,10 @@ impl Sentry {
             }
             tokio::select! {
                 () = guardian.gone() => return Ok(()),
-                changed = self.orders.changed() => changed.map_err(|_| AgentGone)?,
+                changed = self.orders.changed() => {
+                    changed.map_err(|_| AgentGone)?;
+                    done = None;
+                }
                 changed = self.watchdog.changed() => changed.map_err(|_| AgentGone)?,
                 changed = self.sight.changed() => changed.map_err(|_| AgentGone)?,
                 () = clock::pause(wait) => {}
