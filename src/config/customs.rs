@@ -86,9 +86,9 @@ impl Customs {
 
     /// How a replica is made, the first way first. `None` is pg_basebackup.
     pub fn replica_methods(&self) -> Vec<Option<Method>> {
-        let named = self.create_replica_methods.as_ref().or(self.create_replica_method.as_ref());
-        let named = named.filter(|names| !names.is_empty());
-        let Some(names) = named else { return vec![None] };
+        let listed = self.create_replica_methods.as_ref().or(self.create_replica_method.as_ref());
+        let listed = listed.filter(|names| !names.is_empty());
+        let Some(names) = listed else { return vec![None] };
         let method = |name: &String| match name.as_str() {
             BUILT_IN_METHOD => None,
             name => Some(Method::of(name, self.sections.get(name))),

@@ -1,9 +1,10 @@
 //! What the journal's catalog says about each message that has a number: what has happened, and what to do about it.
 //! `journalctl -x` shows it below the line, and packaging/journal/tenure.catalog is written from here.
 
+mod notices;
 mod replication;
+mod synchronous;
 
-use super::catalog_sync::SYNCHRONOUS;
 use super::{MessageId, Notice, Rule};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,17 +38,13 @@ impl Message {
     }
 }
 
-pub(super) const fn rule(rule: Rule, meaning: &'static str, advice: &'static str) -> Explanation {
+const fn rule(rule: Rule, meaning: &'static str, advice: &'static str) -> Explanation {
     Explanation { message: Message::Rule(rule), meaning, advice }
-}
-
-const fn notice(notice: Notice, meaning: &'static str, advice: &'static str) -> Explanation {
-    Explanation { message: Message::Notice(notice), meaning, advice }
 }
 
 /// Every message that has a number.
 pub fn catalog() -> impl Iterator<Item = &'static Explanation> {
-    CATALOG.iter().chain(replication::REPLICATION).chain(SYNCHRONOUS)
+    CATALOG.iter().chain(replication::REPLICATION).chain(synchronous::SYNCHRONOUS).chain(notices::NOTICES)
 }
 
 const CATALOG: &[Explanation] = &[
@@ -467,26 +464,6 @@ const CATALOG: &[Explanation] = &[
          here.",
         "`tenurectl list -e` and the agent's status say why. See docs/fencing.md; `watchdog.mode: automatic` \
          leads without one.",
-    ),
-    notice(
-        Notice::GuardianKilled,
-        "The guardian killed every process of this PostgreSQL, because its term ran out and no newer deadline had come, \
-         because the agent asked for it, or because it was started again after that. It could not acknowledge any more \
-         writes.",
-        "`tenurectl list` on another machine shows whether somebody leads now. The agent should have stopped PostgreSQL \
-         by itself before: find out why it did not (a hang, memory, processors, a crash). The member comes back by \
-         itself, after a crash recovery.",
-    ),
-    notice(
-        Notice::KillReported,
-        "The agent has read the guardian's report: PostgreSQL was killed because the term ran out, or was asked to be.",
-        "See the guardian's own line, in the journal of tenure-fence@, for when, why and how long it took.",
-    ),
-    notice(
-        Notice::GuardianGone,
-        "The connection to the guardian has ended. A new guardian is looked for or started at once; until it answers, a \
-         leader does not renew its lease.",
-        "Nothing, if it is back at once. Otherwise look at the unit tenure-fence@ of this instance and its journal.",
     ),
 ];
 

@@ -1,7 +1,6 @@
 //! The words: types that the rules, the adapters and the shells share. No IO, no clock, no randomness.
 
 mod catalog;
-mod catalog_sync;
 mod cluster;
 mod command_line;
 mod fitness;

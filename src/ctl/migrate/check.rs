@@ -25,7 +25,7 @@ pub async fn check(ground: &Ground<'_>, format: Format) -> Result<()> {
             findings
                 .extend(problems.0.iter().map(|problem| of_problem(problem, Verdict::No, "configuration")));
         }
-        Ok(Loaded { config, warnings }) => {
+        Ok(Loaded { config, warnings, .. }) => {
             let file = ground.file.display();
             findings.push(good("configuration", format!("Tenure understands {file}")));
             let notes = warnings.iter().map(|problem| of_problem(problem, Verdict::Note, "configuration"));

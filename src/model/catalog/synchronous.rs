@@ -1,9 +1,9 @@
-//! The part of the journal's catalog that explains the synchronous modes.
+//! The explanations of the synchronous modes.
 
-use super::Rule;
-use super::catalog::{Explanation, rule};
+use super::super::Rule;
+use super::{Explanation, rule};
 
-pub(super) const SYNCHRONOUS: &[Explanation] = &[
+pub const SYNCHRONOUS: &[Explanation] = &[
     rule(
         Rule::SyncBegins,
         "Synchronous replication has been switched on. The key /sync says from now on who may lead without loss; first that \
