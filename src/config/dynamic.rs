@@ -61,6 +61,9 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
     let (shared, complaints) = shared_customs(dynamic, &of_config());
     reader.warnings.extend(complaints);
     let customs = own.customs.over(shared);
+    let follows = reader.follows();
+    // A cluster that follows another one has no commits of its own.
+    let sync = if follows.is_some() { SyncPolicy::default() } else { reader.synchronous() };
     let policy = Policy {
         timing,
         loop_wait,
@@ -69,7 +72,7 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
         primary_start_timeout: reader.start_timeout(),
         check_timeline: reader.flag("check_timeline", None, false),
         pause: reader.flag("pause", None, false),
-        sync: reader.synchronous(),
+        sync,
         use_rewind: reader.flag("postgresql.use_pg_rewind", own.use_pg_rewind, false),
         reclone_when_rewind_fails: reader.flag(
             "postgresql.remove_data_directory_on_rewind_failure",

@@ -127,7 +127,7 @@ fn synchronous(seed: u64) -> SyncPolicy {
     let (strict, node_count) = (random.below(3) == 0, [1, 1, 2][random.index(3)]);
     match mode {
         SyncMode::Off => SyncPolicy::default(),
-        _ if seeds_to_remember().contains(&seed) => SyncPolicy::default(),
+        _ if sites(seed).is_some() || seeds_to_remember().contains(&seed) => SyncPolicy::default(),
         mode => SyncPolicy { mode, strict, node_count, lag_bytes_max: None },
     }
 }

@@ -448,7 +448,13 @@ fn standby() -> Standing {
 }
 
 fn running(serving: Serving) -> Postgres {
-    Postgres::Running(Running { system: SystemId(7), serving, silent_since: None, version: 150_018, synchrony: Synchrony::default() })
+    Postgres::Running(Running {
+        system: SystemId(7),
+        serving,
+        silent_since: None,
+        version: 150_018,
+        synchrony: Synchrony::default(),
+    })
 }
 
 fn cluster() -> Cluster {
