@@ -14,6 +14,7 @@ mod document;
 mod facts;
 mod manual;
 mod members;
+mod migrate;
 mod move_store;
 mod pause;
 mod play;
@@ -94,6 +95,8 @@ enum Command {
     DemoteCluster(site::DemoteArguments),
     /// Make a standby cluster independent
     PromoteCluster(site::PromoteArguments),
+    /// Put members of a running cluster under Tenure in Patroni's place, and back
+    Migrate(migrate::MigrateArguments),
     /// Run a whole cluster on this machine to play with: etcd, three members, HAProxy
     Play(play::PlayArguments),
     /// Print the completions for a shell
@@ -193,6 +196,7 @@ async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
         Command::MoveStore(arguments) => move_store::move_store(access, from, &arguments).await,
         Command::DemoteCluster(arguments) => site::demote(access, &arguments).await,
         Command::PromoteCluster(arguments) => site::promote(access, &arguments).await,
+        Command::Migrate(arguments) => migrate::migrate(from, access, &arguments).await,
         Command::Play(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }

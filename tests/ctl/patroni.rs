@@ -171,7 +171,7 @@ pub fn succeeds(lab: &Lab, arguments: &[&str], saying: &str) -> String {
     said.stdout
 }
 
-fn configuration(lab: &Lab, node: &Node) -> String {
+pub fn configuration(lab: &Lab, node: &Node) -> String {
     let (name, address, dir) = (&node.name, &node.address, node.dir.display());
     let bin_dir = Setup::default().bin_dir;
     let bin_dir = bin_dir.display();
@@ -186,6 +186,8 @@ restapi:
   authentication: {{username: operator, password: {PASSWORD}}}
 etcd3:
   hosts: 10.99.0.21:2379
+tenure:
+  state_dir: {dir}/state
 bootstrap:
   dcs:
     ttl: 20

@@ -251,6 +251,12 @@ impl Node {
         self.agent.take().expect("the agent was started").wait().expect("our own child");
     }
 
+    /// The agent has been ended by somebody else.
+    pub fn reap_agent(&mut self) {
+        let status = self.agent.take().expect("the agent was started").wait().expect("our own child");
+        assert!(status.success(), "the agent ended with {status}");
+    }
+
     /// Asks the agent to end and waits until it has.
     pub fn end_agent(&mut self) {
         self.ends_after(Signal::SIGTERM);
