@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::faults::Trouble;
 use super::network::Place;
 use super::postgres::{Data, Record, Server, lsn_after};
+use super::store::Request;
 use super::world::{Happening, World};
 use super::{MS, SECOND, Time};
 use crate::decide::mind::JobOutcome;
-use crate::model::{Commits, MemberName, Receiver, SyncMode, SyncNames, Synchrony};
+use crate::model::{Commits, Errand, MemberName, Receiver, SyncMode, SyncNames, Synchrony};
 
 /// Clients that hear nothing do not write more and more.
 const WAITING_MAX: usize = 6;
@@ -168,6 +170,25 @@ impl World {
         let done =
             !fails && pg.server == Server::Primary && pg.hung_since.is_none() && pg.waiting.former.is_none();
         self.finish_job(host, if done { JobOutcome::Done } else { JobOutcome::Failed });
+    }
+
+    // What goes wrong just when it does most harm.
+
+    /// A write of `/sync` that arrives long after its sender has stopped waiting.
+    pub fn takes_its_time(&mut self, request: &Request) -> bool {
+        let rough = 0 < self.network.habits.late_permille;
+        let writes = matches!(request, Request::Errand { errand: Errand::WriteSync { .. }, .. });
+        rough && writes && self.random.chance(50)
+    }
+
+    /// The leader is lost a moment after it has said who may lead: now it shows whether they may.
+    pub fn test_new_electorate(&mut self, leader: usize) {
+        let rough = 0 < self.network.habits.late_permille;
+        if rough && self.random.chance(80) {
+            let (soon, lasts) = (self.random.between(0, 400 * MS), self.random.between(SECOND, 20 * SECOND));
+            self.after(soon, Happening::Strikes(Trouble::HostCrashes(leader)));
+            self.after(soon + lasts, Happening::Passes(Trouble::HostCrashes(leader)));
+        }
     }
 
     // The law.

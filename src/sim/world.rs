@@ -15,10 +15,10 @@ use super::random::Random;
 use super::replication::Batch;
 use super::store::{Answer, Request, Store};
 use super::{MS, NAMES, SECOND, Time};
-use crate::decide::mind::{Command, Event, JobOutcome, Seen};
+use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Seen};
 use crate::model::{
-    Cluster, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Position, SessionId,
-    Tags, Timeline,
+    Cluster, Errand, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Position,
+    SessionId, Tags, Timeline,
 };
 
 /// etcd looks for sessions that have ended twice a second.
@@ -342,6 +342,11 @@ impl World {
         agent.pending.insert(ticket, call.purpose);
         self.after(patience, Happening::AgentGivesUpOnStore { host, life, ticket });
         let request = Box::new(call.request);
+        if self.takes_its_time(&request) {
+            let later = self.random.between(SECOND, 9 * SECOND);
+            self.after(later, Happening::StoreHears { host, life, ticket, request });
+            return;
+        }
         self.send(Place::Host(host), Place::Store, Happening::StoreHears { host, life, ticket, request });
     }
 
@@ -355,12 +360,16 @@ impl World {
         let before = self.store.revision;
         let taking =
             matches!(&*request, Request::Errand { errand: crate::model::Errand::TakeLease { .. }, .. });
+        let writes_sync = matches!(&*request, Request::Errand { errand: Errand::WriteSync { .. }, .. });
         let answer = self.store.answer(self.now, *request);
         if let Answer::Opened(_) | Answer::Renewed { .. } = answer {
             self.plan_expiry();
         }
         if before != self.store.revision {
             self.tell_watchers();
+        }
+        if writes_sync && matches!(answer, Answer::Errand(ErrandOutcome::Done)) {
+            self.test_new_electorate(host);
         }
         if taking && 0 < self.hosts[host].answers_to_lose {
             self.hosts[host].answers_to_lose -= 1;
