@@ -315,8 +315,8 @@ mod tests {
                 "/config: postgresql.lisetn: there is no such setting",
                 "/config: postgresql.callbacks.on_roll_change: there is no such callback",
                 "/config: postgresql.callbacks.on_stop: cannot be read as a command: a quote is not closed",
-                "/config: postgresql.basebackup: the option pgdata cannot be given to pg_basebackup here",
                 "/config: postgresql.basebackup: the option compress cannot be given to pg_basebackup here",
+                "/config: postgresql.basebackup: the option pgdata cannot be given to pg_basebackup here",
                 "/config: postgresql.bin_name.pg_ctl: wanted the name of a file, without a directory",
             ]
         );

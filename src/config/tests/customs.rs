@@ -6,7 +6,7 @@ use super::{GOOD, good, load_all, refused};
 fn commands_and_methods_of_the_operators_are_checked_with_what_belongs_to_them() {
     refused(
         "  callbacks: {on_start: /bin/x, on_roll_change: /bin/x}\n  pre_promote: \"a 'b\"\n  create_replica_methods: [\"'wal_e\"]\n",
-        "error: node1.yml:10:3: postgresql.callbacks.on_roll_change: there is no such callback\n\
+        "error: node1.yml:10:33: postgresql.callbacks.on_roll_change: there is no such callback\n\
          hint: did you mean on_role_change?\n\
          error: node1.yml:11:3: postgresql.pre_promote: cannot be read as a command: a quote is not closed\n\
          error: node1.yml:6:1: postgresql.'wal_e.command: cannot be read as a command: a quote is not closed",
