@@ -142,15 +142,16 @@ pub fn shared_customs(dynamic: &Value, place: &Place) -> (Customs, Vec<Problem>)
     complain(&customs, &mut |key, message, hint| {
         findings.errors.push(Problem { hint, ..Problem::about(Some(place.clone()), key, message) });
     });
-    // These are read one by one, and complained of there.
-    const ELSEWHERE: [&str; 5] =
-        ["use_pg_rewind", "use_slots", "pg_ctl_timeout", "remove_data_directory_on", "parameters"];
     let ours = |problem: &Problem| {
         let key = problem.key.as_deref().and_then(|key| key.strip_prefix("postgresql."));
         key.is_some_and(|key| !ELSEWHERE.iter().any(|other| key.starts_with(other)))
     };
     (customs, findings.errors.0.into_iter().filter(ours).collect())
 }
+
+/// These are read one by one, and complained of there.
+const ELSEWHERE: [&str; 5] =
+    ["use_pg_rewind", "use_slots", "pg_ctl_timeout", "remove_data_directory_on", "parameters"];
 
 // These would take the copy somewhere else, or into a form that cannot be started.
 const BASEBACKUP_BARRED: [&str; 16] = [

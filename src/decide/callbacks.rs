@@ -161,9 +161,9 @@ mod tests {
         }
 
         #[track_caller]
-        fn sees(&mut self, postgres: Postgres, ended: Option<Job>, expected: &str) {
+        fn sees(&mut self, postgres: Postgres, ended: Option<&Job>, expected: &str) {
             self.view.postgres = postgres;
-            let call = self.told.after_a_look(&self.view, ended.as_ref());
+            let call = self.told.after_a_look(&self.view, ended);
             assert_eq!(shown(call), expected);
         }
     }
@@ -172,16 +172,14 @@ mod tests {
         call.map(|call| format!("{} {}", call.occasion.name(), call.role_word())).unwrap_or_default()
     }
 
-    fn stop() -> Option<Job> {
-        Some(Job::StopFast { by: Moment::default() })
-    }
+    const STOP: Job = Job::StopFast { by: Moment::from_ms(0) };
 
     #[test]
     fn a_switchover_is_told_as_patroni_tells_it() {
         let mut old = Teller::new();
         old.sees(running(true), None, "on_start primary");
         old.sees(running(true), None, "");
-        old.sees(stopped(), stop(), "on_stop demoted");
+        old.sees(stopped(), Some(&STOP), "on_stop demoted");
         assert_eq!(shown(old.told.after_giving_up(&old.view)), "");
         old.sees(running(false), None, "on_role_change replica");
         assert_eq!(shown(old.told.after_a_reload()), "on_reload replica");
@@ -196,7 +194,7 @@ mod tests {
         teller.sees(running(true), None, "on_start primary");
         let ask = Ask::Restart { timeout: Some(Span::from_secs(9)) };
         teller.view.memory.wish = Some(Wish { id: 1, ask, stage: Stage::Stopping, since: Moment::default() });
-        teller.sees(stopped(), stop(), "");
+        teller.sees(stopped(), Some(&STOP), "");
         assert_eq!(shown(teller.told.after_a_reload()), "");
         teller.sees(running(true), None, "on_restart primary");
         teller.view.memory.wish = None;
@@ -216,7 +214,7 @@ mod tests {
         let mut teller = Teller::new();
         teller.sees(running(true), None, "on_start primary");
         teller.view.ending = true;
-        teller.sees(stopped(), stop(), "on_stop primary");
+        teller.sees(stopped(), Some(&STOP), "on_stop primary");
         assert_eq!(shown(teller.told.after_giving_up(&teller.view)), "");
     }
 }

@@ -88,7 +88,7 @@ impl World {
             Trouble::Switchover(to) => self.ask_for_switchover(to),
             Trouble::Restart(host) => self.ask(host, Ask::Restart { timeout: None }),
             Trouble::Reinitialize(host) => {
-                self.ask(host, Ask::Reinitialize { force: false, from_leader: false })
+                self.ask(host, Ask::Reinitialize { force: false, from_leader: false });
             }
             Trouble::AgentEnds(host) => {
                 if self.hosts[host].agent.as_ref().is_some_and(|agent| !agent.frozen) {

@@ -150,10 +150,10 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             world.ask(host(&world, name), Ask::Restart { timeout });
         }
         ["reinitialize", name] => {
-            world.ask(host(&world, name), Ask::Reinitialize { force: false, from_leader: false })
+            world.ask(host(&world, name), Ask::Reinitialize { force: false, from_leader: false });
         }
         ["reinitialize", name, "now"] => {
-            world.ask(host(&world, name), Ask::Reinitialize { force: true, from_leader: false })
+            world.ask(host(&world, name), Ask::Reinitialize { force: true, from_leader: false });
         }
         ["pause"] => set_pause(&mut world, true),
         ["resume"] => set_pause(&mut world, false),

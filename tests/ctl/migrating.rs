@@ -72,22 +72,22 @@ async fn rolling(lab: &mut Lab, patronis: &mut Patronis, first: usize) -> usize 
     assert!(told.code == 1 && told.stderr.contains(&by_hand), "{told:#?}");
 
     for node in [second, third] {
-        patronis.to_tenure(lab, node).await;
+        patronis.bring_to_tenure(lab, node).await;
         assert_eq!(well(lab).await, first);
     }
     let again = migrate(lab, second, &["to-tenure"]);
     assert!(again.code == 0 && again.stdout.contains("Tenure is in charge already"), "{again:#?}");
     switch(lab, first, second, "from Patroni to Tenure").await;
-    patronis.to_tenure(lab, first).await;
+    patronis.bring_to_tenure(lab, first).await;
     assert_eq!(well(lab).await, second);
     lab.more_rows(50).await;
 
     for node in [first, third] {
-        patronis.to_patroni(lab, node).await;
+        patronis.bring_to_patroni(lab, node).await;
         assert_eq!(well(lab).await, second);
     }
     switch(lab, second, first, "from Tenure to Patroni").await;
-    patronis.to_patroni(lab, second).await;
+    patronis.bring_to_patroni(lab, second).await;
     assert_eq!(well(lab).await, first);
     lab.more_rows(50).await;
     first
@@ -96,7 +96,7 @@ async fn rolling(lab: &mut Lab, patronis: &mut Patronis, first: usize) -> usize 
 /// The leader itself changes hands, and nobody else has to lead meanwhile.
 async fn in_maintenance_mode(lab: &mut Lab, patronis: &mut Patronis, leader: usize) -> usize {
     operate(lab, leader, &["pause", "--wait"]);
-    patronis.to_tenure(lab, leader).await;
+    patronis.bring_to_tenure(lab, leader).await;
     operate(lab, leader, &["resume", "--wait"]);
     assert_eq!(well(lab).await, leader);
     assert!(lab.nodes[leader].status().is_some_and(|status| status["tenure"]["guardian"] == "armed"));
@@ -108,7 +108,7 @@ async fn in_maintenance_mode(lab: &mut Lab, patronis: &mut Patronis, leader: usi
     wait_for("some more renewals", async || (renewed()? > before + 2).then_some(())).await;
     let guardian = lab.nodes[leader].status().map(|status| status["tenure"]["guardian"].clone());
     assert_eq!(guardian, Some("ready".into()), "it is disarmed as long as the maintenance mode lasts");
-    patronis.to_patroni(lab, leader).await;
+    patronis.bring_to_patroni(lab, leader).await;
     operate(lab, leader, &["resume", "--wait"]);
     assert_eq!(well(lab).await, leader);
     lab.more_rows(50).await;
@@ -190,7 +190,7 @@ impl Patronis {
         Pid::from_raw(i32::try_from(child.id()).expect("a pid"))
     }
 
-    async fn to_tenure(&mut self, lab: &mut Lab, node: usize) {
+    async fn bring_to_tenure(&mut self, lab: &mut Lab, node: usize) {
         let postmaster = lab.nodes[node].postmaster_pid();
         let stop = format!("kill -s KILL {}", self.pid(node));
         let said = while_called(lab, node, "to-tenure", &stop, async |lab| {
@@ -201,7 +201,7 @@ impl Patronis {
         assert_eq!(lab.nodes[node].postmaster_pid(), postmaster, "PostgreSQL runs on");
     }
 
-    async fn to_patroni(&mut self, lab: &mut Lab, node: usize) {
+    async fn bring_to_patroni(&mut self, lab: &mut Lab, node: usize) {
         let postmaster = lab.nodes[node].postmaster_pid();
         let stop = format!("kill -s USR1 {}", lab.nodes[node].agent_pid());
         let said = while_called(lab, node, "to-patroni", &stop, async |lab| {

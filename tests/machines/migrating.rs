@@ -18,12 +18,12 @@ fn units_of_patroni_give_way_to_ours_and_come_back_and_postgresql_runs_on() {
 
         println!("{}", site.machines[second].ask(&format!("{TENURECTL} migrate check")));
         println!("{}", site.machines[second].ask(&format!("{TENURECTL} migrate to-tenure --dry-run")));
-        to_tenure(site, second).await;
-        to_tenure(site, third).await;
+        to_tenure(site, second);
+        to_tenure(site, third);
         let candidate = &site.machines[second].name;
         site.machines[second].ask(&format!("{TENURECTL} switchover --candidate {candidate} --force"));
         assert_eq!(healthy(site).await, second);
-        to_tenure(site, first).await;
+        to_tenure(site, first);
         site.more_rows(50).await;
 
         // A restarted agent finds a PostgreSQL that was never its unit's.
@@ -32,10 +32,10 @@ fn units_of_patroni_give_way_to_ours_and_come_back_and_postgresql_runs_on() {
         site.lease_outlived().await;
         assert_eq!((healthy(site).await, site.postmaster(second)), (second, postmaster));
 
-        to_patroni(site, first).await;
+        to_patroni(site, first);
         site.machines[first].ask(&format!("{TENURECTL} pause --wait"));
-        to_patroni(site, second).await;
-        to_tenure(site, second).await;
+        to_patroni(site, second);
+        to_tenure(site, second);
         site.machines[first].ask(&format!("{TENURECTL} resume --wait"));
         assert_eq!(healthy(site).await, second);
         site.more_rows(50).await;
@@ -76,7 +76,7 @@ async fn healthy(site: &Site) -> usize {
     .await
 }
 
-async fn to_tenure(site: &Site, index: usize) {
+fn to_tenure(site: &Site, index: usize) {
     let (machine, postmaster) = (&site.machines[index], site.postmaster(index));
     println!("{}", machine.ask(&format!("{TENURECTL} migrate to-tenure")));
     assert_eq!(site.postmaster(index), postmaster, "PostgreSQL runs on");
@@ -88,7 +88,7 @@ async fn to_tenure(site: &Site, index: usize) {
     }
 }
 
-async fn to_patroni(site: &Site, index: usize) {
+fn to_patroni(site: &Site, index: usize) {
     let (machine, postmaster) = (&site.machines[index], site.postmaster(index));
     println!("{}", machine.ask(&format!("{TENURECTL} migrate to-patroni")));
     assert_eq!(site.postmaster(index), postmaster, "PostgreSQL runs on");
