@@ -168,13 +168,12 @@ fn walk_everywhere() -> Result<usize, String> {
 #[test]
 fn no_step_on_any_way_loses_a_commit() {
     let longest = walk_everywhere().expect("no law is broken");
-    println!("the longest way takes {longest} steps");
+    assert!(2 <= longest, "there are ways of more than one step");
 }
 
 #[test]
 fn every_shortcut_is_noticed() {
     for shortcut in [Fault::SyncElectsFirst, Fault::SyncSkipsRetreat, Fault::SyncTrustsUnconfirmed] {
-        let law = fault::with(shortcut, walk_everywhere).expect_err("a shortcut loses commits");
-        println!("{shortcut:?}: {law}");
+        assert!(fault::with(shortcut, walk_everywhere).is_err(), "{shortcut:?} loses commits");
     }
 }
