@@ -130,9 +130,21 @@ fn rejoin(view: &View, control: &Control) -> Option<Rejoin> {
     Some(control.rejoin(&told.lineage))
 }
 
-/// What the other cluster has said of itself lately.
+/// What the other cluster has said of itself lately. A timeline that it has begun since then may have reached this member
+/// already: a number that it did not know counts only if it was asked after this member was looked at.
 fn heard(view: &View) -> Option<&RemoteStanding> {
-    view.remote.as_ref().filter(|remote| view.now.since(remote.asked_at) < REMOTE_KEEP)
+    let told = view.remote.as_ref().filter(|remote| view.now.since(remote.asked_at) < REMOTE_KEEP)?;
+    let here = match &view.postgres {
+        Postgres::Running(running) => running.position(),
+        Postgres::Stopped { control } => Some(control.position()),
+        Postgres::Unobserved
+        | Postgres::Empty
+        | Postgres::Unfinished { .. }
+        | Postgres::Unusable { .. }
+        | Postgres::Starting { .. } => None,
+    };
+    let ahead = here.is_some_and(|here| told.lineage.timeline < here.timeline);
+    (!ahead || view.looked_at <= told.asked_at).then_some(told)
 }
 
 #[cfg(test)]
@@ -254,6 +266,15 @@ mod tests {
         check(&down, Rule::SiteSetsAside, &Step::Run(Job::SetAside));
         down.policy.reclone_when_rewind_fails = false;
         check(&down, Rule::RejoinBlocked, &Step::Wait);
+    }
+
+    #[test]
+    fn a_timeline_that_the_other_cluster_has_begun_meanwhile_is_no_divergence() {
+        let mut view = view(standby(3, 150, Some("far"), 100));
+        told(&mut view, 100);
+        check(&view, Rule::SiteDiverged, &Step::Run(Job::StopFast { by: NOW + STOP_BUDGET }));
+        view.looked_at = NOW + Span::from_ms(1);
+        check(&view, Rule::SiteFollows, &Step::Wait);
     }
 
     #[test]
