@@ -1,10 +1,10 @@
 //! What goes into a mind and what comes out of it: the closed lists of events and commands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Ask, Cluster, Disk, Errand, FenceOrder, Guardian, Job, MemberName, Moment, Outcome, PeerAnswer, Plan,
-    Policy, Postgres, Session, SessionId, Span, SystemId, Tags, Term, Watchdog,
+    Policy, Postgres, RemoteStanding, Session, SessionId, Span, SystemId, Tags, Term, Watchdog,
 };
 
 /// Everything that a member can learn.
@@ -41,6 +41,10 @@ pub enum Event {
         id: u64,
         ask: Ask,
     },
+    /// The cluster that this one follows was asked, and answered or did not.
+    Remote(Option<RemoteStanding>),
+    /// The logical slots that the leader has and this standby lacks.
+    SlotsToCopy(BTreeSet<String>),
     /// When the scheduled switchover falls due, by the wall clock as it stands now.
     SwitchoverDue(Option<Moment>),
     /// An orderly end is asked for.
@@ -112,6 +116,8 @@ pub enum Command {
         id: u64,
     },
     Fence(FenceOrder),
+    /// Tell an operator's callback.
+    Call(super::callbacks::Call),
     /// Tell whoever asked.
     Answer {
         id: u64,
@@ -134,6 +140,8 @@ pub struct LeaseOrders {
     pub until: Moment,
     /// See that the leader key of this term is ours, too.
     pub hold: Option<Term>,
+    /// Tell the guardian of each new deadline of that term. Not in maintenance mode, in which it is disarmed.
+    pub guard: bool,
     pub ttl: Span,
     pub renew_every: Span,
 }

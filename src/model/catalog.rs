@@ -1,6 +1,10 @@
 //! What the journal's catalog says about each message that has a number: what has happened, and what to do about it.
 //! `journalctl -x` shows it below the line, and packaging/journal/tenure.catalog is written from here.
 
+mod notices;
+mod replication;
+mod synchronous;
+
 use super::{MessageId, Notice, Rule};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,12 +42,12 @@ const fn rule(rule: Rule, meaning: &'static str, advice: &'static str) -> Explan
     Explanation { message: Message::Rule(rule), meaning, advice }
 }
 
-const fn notice(notice: Notice, meaning: &'static str, advice: &'static str) -> Explanation {
-    Explanation { message: Message::Notice(notice), meaning, advice }
+/// Every message that has a number.
+pub fn catalog() -> impl Iterator<Item = &'static Explanation> {
+    CATALOG.iter().chain(replication::REPLICATION).chain(synchronous::SYNCHRONOUS).chain(notices::NOTICES)
 }
 
-/// Every message that has a number.
-pub const CATALOG: &[Explanation] = &[
+const CATALOG: &[Explanation] = &[
     rule(
         Rule::ForeignData,
         "The system identifier of this data directory is not the one that the store holds for the cluster. The member \
@@ -93,6 +97,20 @@ pub const CATALOG: &[Explanation] = &[
         "PostgreSQL crashed in the middle of its promotion and came back on the timeline before. It is stopped, to be \
          promoted again from there.",
         "Nothing, if a promotion follows. Look into PostgreSQL's own log for the crash.",
+    ),
+    rule(
+        Rule::LeaderRefusedByHook,
+        "This member had taken the lease, and the command in postgresql.pre_promote failed or did not end within \
+         primary_start_timeout. PostgreSQL was not promoted, the lease is given back, and for the time of a lease this \
+         member does not try to lead.",
+        "Look at what the command has said, in the lines above. If nobody else takes over, correct what keeps it from \
+         agreeing, or take the setting away.",
+    ),
+    rule(
+        Rule::CandidateRefusedByHook,
+        "Nobody leads. A moment ago postgresql.pre_promote failed here, so this member leaves the lease to others for the \
+         time of a lease.",
+        "If no other member takes over, correct what keeps the command from agreeing.",
     ),
     rule(
         Rule::LeaderGivesUp,
@@ -447,26 +465,6 @@ pub const CATALOG: &[Explanation] = &[
         "`tenurectl list -e` and the agent's status say why. See docs/fencing.md; `watchdog.mode: automatic` \
          leads without one.",
     ),
-    notice(
-        Notice::GuardianKilled,
-        "The guardian killed every process of this PostgreSQL, because its term ran out and no newer deadline had come, \
-         because the agent asked for it, or because it was started again after that. It could not acknowledge any more \
-         writes.",
-        "`tenurectl list` on another machine shows whether somebody leads now. The agent should have stopped PostgreSQL \
-         by itself before: find out why it did not (a hang, memory, processors, a crash). The member comes back by \
-         itself, after a crash recovery.",
-    ),
-    notice(
-        Notice::KillReported,
-        "The agent has read the guardian's report: PostgreSQL was killed because the term ran out, or was asked to be.",
-        "See the guardian's own line, in the journal of tenure-fence@, for when, why and how long it took.",
-    ),
-    notice(
-        Notice::GuardianGone,
-        "The connection to the guardian has ended. A new guardian is looked for or started at once; until it answers, a \
-         leader does not renew its lease.",
-        "Nothing, if it is back at once. Otherwise look at the unit tenure-fence@ of this instance and its journal.",
-    ),
 ];
 
 #[cfg(test)]
@@ -479,7 +477,7 @@ mod tests {
         let numbered: Vec<Message> = (rules.map(|rule| Message::Rule(*rule)))
             .chain(Notice::ALL.iter().map(|notice| Message::Notice(*notice)))
             .collect();
-        let mut explained: Vec<Message> = CATALOG.iter().map(|explanation| explanation.message).collect();
+        let mut explained: Vec<Message> = catalog().map(|explanation| explanation.message).collect();
         explained.sort_unstable();
         assert_eq!(explained, numbered);
     }

@@ -14,7 +14,7 @@ use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Mind, PeerQ
 use crate::decide::publish::{self, Identity};
 use crate::model::{
     Cluster, Disk, Errand, FenceOrder, Guardian as Known, MemberName, MemberState, Moment, PeerAnswer,
-    PeerStatus, Running, Span,
+    PeerStatus, Postgres as Observed, Running, Span,
 };
 
 const LOOK_EVERY: Time = 500 * MS;
@@ -95,7 +95,9 @@ impl World {
         let at = request.and_then(|request| request.value.scheduled_at.as_ref());
         let due = at.and_then(|at| at.parse().ok()).map(|at| clock.read(at));
         agent.mind.apply(now, Event::SwitchoverDue(due));
-        let turn = agent.mind.turn(now);
+        let mut turn = agent.mind.turn(now);
+        // Callbacks change nothing in this world, not even its chances.
+        turn.commands.retain(|command| !matches!(command, Command::Call(_)));
         agent.keeper.orders = turn.lease;
         agent.wake += 1;
         let (life, wake) = (agent.life, agent.wake);
@@ -163,13 +165,22 @@ impl World {
     pub fn agent_looks(&mut self, host: usize, life: u64) -> Time {
         let slow = if self.hosts[host].slow_disk { self.random.between(0, 2 * SECOND) } else { 0 };
         let takes = slow + self.random.between(MS, 20 * MS);
-        let seen = Box::new(Seen { postgres: self.hosts[host].pg.observe(), looked_at: self.local(host) });
+        let seen = Box::new(Seen { postgres: self.observe(host), looked_at: self.local(host) });
         self.probe_disk(host);
         let Some(agent) = self.hosts[host].agent.as_mut() else { return takes };
         agent.looks += 1;
         let look = agent.looks;
         self.after(takes, Happening::AgentSees { host, life, look, seen });
         takes
+    }
+
+    fn observe(&self, host: usize) -> Observed {
+        match self.hosts[host].pg.observe() {
+            Observed::Running(running) => {
+                Observed::Running(Running { synchrony: self.synchrony(host), ..running })
+            }
+            other => other,
+        }
     }
 
     /// The probe is a thread of its own, whose last word is there to be read whenever the agent looks.
@@ -197,7 +208,7 @@ impl World {
     }
 
     pub fn agent_hears_job(&mut self, host: usize, id: u64, outcome: JobOutcome) {
-        let seen = Seen { postgres: self.hosts[host].pg.observe(), looked_at: self.local(host) };
+        let seen = Seen { postgres: self.observe(host), looked_at: self.local(host) };
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         // A look that began before the job ended tells old news.
         agent.looked = agent.looks;
@@ -339,7 +350,7 @@ impl World {
                 Command::StartJob { id, job } => self.begin_job(host, life, id, job),
                 Command::CancelJob { id } => self.cancel_job(host, life, id),
                 Command::Fence(order) => self.order_fence(host, order),
-                Command::Answer { .. } => {}
+                Command::Answer { .. } | Command::Call(_) => {}
                 Command::Exit => self.agent_exits(host),
             }
         }
@@ -422,6 +433,7 @@ impl World {
             state: record.state,
             position: record.position(),
             tags: record.tags.clone(),
+            unreplayed: view.postgres.running().map_or(0, Running::unreplayed),
             watchdog_failed: view.guardian == Known::Absent || view.lacks_watchdog(),
             fitness: fitness_told(view, now),
             stale: view.looked_at < asked_at && !fault::active(Fault::AnswersFromMemory),
@@ -460,7 +472,7 @@ impl World {
 
 /// A few words on a step, for stories.
 fn describe(step: &crate::model::Step) -> String {
-    use crate::model::{Job, Step};
+    use crate::model::{Job, Step, SyncNames};
     match step {
         Step::Wait => String::new(),
         Step::Store(Errand::TakeInitialize) => ": take the initialize key".to_owned(),
@@ -472,6 +484,12 @@ fn describe(step: &crate::model::Step) -> String {
         Step::Store(Errand::ReleaseLease { .. }) => ": release the lease".to_owned(),
         Step::Store(Errand::ClearFailover { .. }) => ": clear the request".to_owned(),
         Step::Store(Errand::MakeDue { .. }) => ": ask for it now".to_owned(),
+        Step::Store(Errand::WriteSync { state, .. }) => {
+            let names: Vec<&str> = state.standbys.iter().map(MemberName::as_str).collect();
+            format!(": write /sync, {} of [{}]", state.quorum + 1, names.join(","))
+        }
+        Step::Store(Errand::ClearSync { .. }) => ": delete /sync".to_owned(),
+        Step::Run(Job::Synchronize { names: SyncNames::Ours(commits) }) => format!(": wait for [{commits}]"),
         Step::AskPeers(_) => ": ask".to_owned(),
         Step::Run(Job::Promote { timeline, .. }) => format!(": promote to timeline {timeline}"),
         Step::Run(job) => format!(": {}", job.name()),

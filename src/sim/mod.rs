@@ -6,6 +6,7 @@
 
 mod agent;
 mod bite;
+mod commits;
 mod explore;
 mod faults;
 mod guardian;

@@ -23,7 +23,7 @@ pub struct Said {
     pub stderr: String,
 }
 
-fn tool(name: &str) -> Option<PathBuf> {
+pub fn tool(name: &str) -> Option<PathBuf> {
     // The real place: the user that Patroni runs as may not be allowed to walk through the link.
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/patroni").canonicalize().ok()?;
     Some(home.join("bin").join(name)).filter(|path| path.exists())
@@ -31,13 +31,17 @@ fn tool(name: &str) -> Option<PathBuf> {
 
 /// Runs a test in a lab whose agents nobody has started. Says so if something is missing.
 pub fn with_patronictl(nodes: usize, test: impl AsyncFnOnce(&mut Lab)) {
+    with_patronictl_in(&Setup { nodes, ..Setup::default() }, test);
+}
+
+pub fn with_patronictl_in(setup: &Setup, test: impl AsyncFnOnce(&mut Lab)) {
     if tool("patronictl").is_none() || !netns::available() {
         println!(
             "not run: Patroni (scripts/fetch-patroni) and network namespaces (root, ip, nft) are needed"
         );
         return;
     }
-    in_lab(&Setup { nodes, ..Setup::default() }, test);
+    in_lab(setup, test);
 }
 
 /// Runs a test on a cluster of two Patroni agents that is up.
@@ -119,7 +123,7 @@ pub fn config_file(node: &Node) -> PathBuf {
     node.dir.join("patroni.yml")
 }
 
-fn run(program: &Path, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Said {
+pub fn run(program: &Path, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Said {
     let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("PGUSER", "postgres");
     command.env("PGPASSWORD", PASSWORD).env("LANG", "C.UTF-8").env("TZ", "Europe/Helsinki");
@@ -167,7 +171,7 @@ pub fn succeeds(lab: &Lab, arguments: &[&str], saying: &str) -> String {
     said.stdout
 }
 
-fn configuration(lab: &Lab, node: &Node) -> String {
+pub fn configuration(lab: &Lab, node: &Node) -> String {
     let (name, address, dir) = (&node.name, &node.address, node.dir.display());
     let bin_dir = Setup::default().bin_dir;
     let bin_dir = bin_dir.display();
@@ -182,6 +186,8 @@ restapi:
   authentication: {{username: operator, password: {PASSWORD}}}
 etcd3:
   hosts: 10.99.0.21:2379
+tenure:
+  state_dir: {dir}/state
 bootstrap:
   dcs:
     ttl: 20
