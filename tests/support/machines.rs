@@ -139,7 +139,15 @@ impl Site {
         });
         let machines: Vec<Machine> = machines.collect();
         let ttl = Span::from_secs(u64::from(setup.ttl));
-        Site { machines, watchdogs, hub, ledger: Ledger::default(), data_dir: DATA_DIR.to_owned(), ttl, _ground: ground }
+        Site {
+            machines,
+            watchdogs,
+            hub,
+            ledger: Ledger::default(),
+            data_dir: DATA_DIR.to_owned(),
+            ttl,
+            _ground: ground,
+        }
     }
 
     /// Three empty machines become a cluster by their units, with the writers' table on the leader.

@@ -31,7 +31,8 @@ fn contents() -> Vec<Entry> {
 
 fn files(directory: &str) -> Vec<PathBuf> {
     let found = fs::read_dir(directory).unwrap_or_else(|error| panic!("read {directory}: {error}"));
-    let mut found: Vec<PathBuf> = found.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    let mut found: Vec<PathBuf> =
+        found.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
     found.sort();
     found
 }
@@ -102,10 +103,13 @@ fn scripts_of_the_packages_please_shellcheck() {
     scripts.extend(["scripts/fetch-zig", "scripts/test-packages"].map(PathBuf::from));
     assert!(10 < scripts.len(), "{scripts:?}");
     for script in &scripts {
-        let (well, said) = judged_by("bash", &["-n"], std::slice::from_ref(script)).expect("bash is everywhere");
+        let (well, said) =
+            judged_by("bash", &["-n"], std::slice::from_ref(script)).expect("bash is everywhere");
         assert!(well, "{said}");
     }
-    if let Some((well, said)) = judged_by("shellcheck", &["--external-sources", "--severity=warning"], &scripts) {
+    if let Some((well, said)) =
+        judged_by("shellcheck", &["--external-sources", "--severity=warning"], &scripts)
+    {
         assert!(well, "{said}");
     }
 }
@@ -154,7 +158,8 @@ fn examples_are_good_configurations() {
     };
     validate(Path::new("packaging/files/tenure.yml"));
 
-    let read = |name: &str| fs::read_to_string(Path::new("packaging/deb").join(name)).expect("a template of ours");
+    let read =
+        |name: &str| fs::read_to_string(Path::new("packaging/deb").join(name)).expect("a template of ours");
     let filled = [
         ("VERSION", "15"),
         ("CLUSTER", "main"),

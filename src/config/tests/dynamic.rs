@@ -86,7 +86,9 @@ fn new_dynamic_settings_are_held_to_the_table() {
     check(json!(7), &["/config: the file must be a mapping of settings"]);
     check(
         json!({"standby_cluster": {"host": "a", "create_replica_methods": ["x"]}}),
-        &["/config: standby_cluster.create_replica_methods: this version cannot do this yet (how the first member is made)"],
+        &[
+            "/config: standby_cluster.create_replica_methods: this version cannot do this yet (how the first member is made)",
+        ],
     );
 }
 
