@@ -66,6 +66,7 @@ fn the_debian_package_makes_a_cluster_is_upgraded_under_writers_and_leaves_the_d
             assert_eq!(machine.ask("dpkg --verify tenure"), "", "every file is as it was packed");
             nothing_of_ours_runs(machine);
         }
+        needrestart_leaves_alone(&site.machines[0], [&cluster.agent, &cluster.guardian]);
         the_generator_guards_what_is_there(&site.machines[0], &cluster);
         for machine in &site.machines {
             generate(machine, &cluster, site);
@@ -90,6 +91,14 @@ fn the_debian_package_makes_a_cluster_is_upgraded_under_writers_and_leaves_the_d
         removed_and_installed_again(site, leader, &cluster).await;
         purged(site, others(leader)[0], &cluster);
     });
+}
+
+/// As needrestart reads what the package tells it: a zero is "not by itself".
+fn needrestart_leaves_alone(machine: &Machine, units: [&str; 2]) {
+    let read = "our %nrconf; do q(/etc/needrestart/conf.d/tenure.conf) or die; my $rules = $nrconf{override_rc}; \
+                for my $unit (@ARGV) { print grep({ $unit =~ /$_/ } keys %$rules) ? \"left alone\\n\" : \"restarted\\n\" }";
+    let said = machine.ask(&format!("perl -e '{read}' {} ssh.service", units.join(" ")));
+    assert_eq!(said, "left alone\nleft alone\nrestarted\n");
 }
 
 /// Names, options and files that would harm something are refused before anything is written.
