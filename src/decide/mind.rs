@@ -4,6 +4,7 @@
 mod asked;
 mod counts;
 mod synchrony;
+mod timeline;
 
 use std::collections::BTreeMap;
 
@@ -247,6 +248,7 @@ impl Mind {
             }
             Some(Serving::Standby { .. }) | None => {}
         }
+        self.learn_timeline(&postgres);
         self.learn_synchrony(&postgres);
         self.view.postgres = postgres;
         self.calls.extend(self.told.after_a_look(&self.view, ended));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Cluster, Crashes, Disk, FenceOrder, Fitness, Job, MemberName, MemberRole, MemberState, Moment, Policy,
     Position, Postgres, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory, SystemId, Tags, Term,
-    Timing, Watchdog, Wish,
+    Timeline, Timing, Watchdog, Wish,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -152,6 +152,9 @@ pub struct Memory {
     /// Everybody who took part when a leader was last seen, with the REST address: the dead leader's record goes away
     /// together with its key, and must still be asked.
     pub electorate: BTreeMap<MemberName, String>,
+    /// The timeline that PostgreSQL was last seen on, and since when it has been.
+    #[serde(default)]
+    pub timeline_since: Option<(Timeline, Moment)>,
     /// We have made this cluster's data in this life, and nobody has led it yet.
     pub bootstrapped: Option<SystemId>,
     /// This member has been run by Tenure in this cluster before: a primary found here may have lost its lease.
