@@ -1,6 +1,8 @@
 //! Does it bite? Every deliberate fault in the rules must be noticed: by the small views, by a life from one of the first
 //! seeds, or by both. A fault that nothing notices shows a law that is missing.
 
+use std::ops::ControlFlow;
+
 use super::explore::healthy;
 use super::view_laws::broken_law;
 use super::views::every_view;
@@ -14,7 +16,10 @@ const LIVES: usize = 600;
 fn views_notice(fault: Fault) -> Option<&'static str> {
     fault::with(fault, || {
         let mut noticed = None;
-        every_view(|view, plan| noticed = noticed.or_else(|| broken_law(view, plan)));
+        every_view(|view, plan| {
+            noticed = broken_law(view, plan);
+            if noticed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
         noticed
     })
 }
