@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::patroni::{Said, config_file, configuration, healthy, run, tool, with_patronictl};
 use crate::support::lab::Lab;
@@ -115,6 +116,24 @@ async fn in_maintenance_mode(lab: &mut Lab, patronis: &mut Patronis, leader: usi
     leader
 }
 
+/// As `healthy`, but for the lag: somebody writes all the time, and agents tell their positions now and then.
+async fn streaming(lab: &Lab) -> usize {
+    wait_for("a leader and streaming standbys", async || {
+        let (_, text) = lab.nodes[0].request("GET", "/cluster", "")?;
+        let cluster: Value = serde_json::from_str(&text).ok()?;
+        let members = cluster["members"].as_array()?;
+        let leads = |member: &&Value| member["role"] == "leader" && member["state"] == "running";
+        let leader = members.iter().find(leads)?;
+        let follows = |member: &Value| {
+            member["name"] == leader["name"]
+                || (member["state"] == "streaming" && member["timeline"] == leader["timeline"])
+        };
+        (members.len() == lab.nodes.len() && members.iter().all(follows)).then_some(())?;
+        lab.nodes.iter().position(|node| leader["name"] == node.name.as_str())
+    })
+    .await
+}
+
 /// What was PostgreSQL's own configuration before any agent came.
 fn base_file(lab: &Lab, node: usize) -> String {
     let file = lab.nodes[node].dir.join("data/postgresql.base.conf");
@@ -123,7 +142,7 @@ fn base_file(lab: &Lab, node: usize) -> String {
 
 /// One leader, everybody streams from it, and each has a slot of its own there.
 async fn well(lab: &Lab) -> usize {
-    let leader = healthy(lab).await;
+    let leader = streaming(lab).await;
     let client = lab.client(leader).await;
     wait_for("an active slot for each standby", async || {
         let slots = "select slot_name::text from pg_replication_slots where active order by 1";
