@@ -22,8 +22,8 @@ async fn comes_back_by_reset(site: &Site, leader: usize, boots: u32) {
         "the watchdog fired {} after the machine or its guardian had stopped",
         expired.since(stopped_at)
     );
-    site.leader_besides(leader).await;
     site.until_boots(leader, boots + 1).await;
+    // Of another member's; or of its own again, if it has booted before its lease was over.
     site.more_rows(100).await;
     site.lease_outlived().await;
     site.healthy().await;
