@@ -6,9 +6,8 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use nix::unistd::Pid;
-use serde_json::Value;
 
-use crate::patroni::{Said, config_file, configuration, healthy, run, tool, with_patronictl};
+use crate::patroni::{Said, config_file, configuration, healthy, run, streaming, tool, with_patronictl};
 use crate::support::lab::Lab;
 use crate::support::wait_for;
 
@@ -114,24 +113,6 @@ async fn in_maintenance_mode(lab: &mut Lab, patronis: &mut Patronis, leader: usi
     assert_eq!(well(lab).await, leader);
     lab.more_rows(50).await;
     leader
-}
-
-/// As `healthy`, but for the lag: somebody writes all the time, and agents tell their positions now and then.
-async fn streaming(lab: &Lab) -> usize {
-    wait_for("a leader and streaming standbys", async || {
-        let (_, text) = lab.nodes[0].request("GET", "/cluster", "")?;
-        let cluster: Value = serde_json::from_str(&text).ok()?;
-        let members = cluster["members"].as_array()?;
-        let leads = |member: &&Value| member["role"] == "leader" && member["state"] == "running";
-        let leader = members.iter().find(leads)?;
-        let follows = |member: &Value| {
-            member["name"] == leader["name"]
-                || (member["state"] == "streaming" && member["timeline"] == leader["timeline"])
-        };
-        (members.len() == lab.nodes.len() && members.iter().all(follows)).then_some(())?;
-        lab.nodes.iter().position(|node| leader["name"] == node.name.as_str())
-    })
-    .await
 }
 
 /// What was PostgreSQL's own configuration before any agent came.

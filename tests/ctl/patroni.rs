@@ -99,8 +99,17 @@ impl Drop for Patroni {
     }
 }
 
-/// One leader, and everybody else streams from it. Returns the leader's index.
+/// One leader, and everybody else has streamed all of it. Returns the leader's index.
 pub async fn healthy(lab: &Lab) -> usize {
+    followed(lab, |member| member["replay_lag"] == 0).await
+}
+
+/// As `healthy`, but for the lag: somebody writes all the time, and agents tell their positions now and then.
+pub async fn streaming(lab: &Lab) -> usize {
+    followed(lab, |_| true).await
+}
+
+async fn followed(lab: &Lab, near_enough: fn(&Value) -> bool) -> usize {
     wait_for("a healthy cluster of Patroni's", async || {
         let (_, text) = lab.nodes[0].request("GET", "/cluster", "")?;
         let cluster: Value = serde_json::from_str(&text).ok()?;
@@ -111,7 +120,7 @@ pub async fn healthy(lab: &Lab) -> usize {
             member["name"] == leader["name"]
                 || (member["state"] == "streaming"
                     && member["timeline"] == leader["timeline"]
-                    && member["replay_lag"] == 0)
+                    && near_enough(member))
         };
         (members.len() == lab.nodes.len() && members.iter().all(follows)).then_some(())?;
         lab.nodes.iter().position(|node| leader["name"] == node.name.as_str())
