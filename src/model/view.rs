@@ -153,7 +153,6 @@ pub struct Memory {
     /// together with its key, and must still be asked.
     pub electorate: BTreeMap<MemberName, String>,
     /// The timeline that PostgreSQL was last seen on, and since when it has been.
-    #[serde(default)]
     pub timeline_since: Option<(Timeline, Moment)>,
     /// We have made this cluster's data in this life, and nobody has led it yet.
     pub bootstrapped: Option<SystemId>,

@@ -12,7 +12,8 @@ pub const SYNCHRONOUS: &[Explanation] = &[
     ),
     rule(
         Rule::SyncTakesOver,
-        "A new leader writes into the key /sync who may lead after it, before it accepts its first commit.",
+        "A new leader writes into the key /sync who may lead after it, before it accepts its first commit. An agent that was \
+         started again writes it once more, so that nothing that the one before it has sent can still arrive.",
         "Nothing.",
     ),
     rule(
