@@ -4,8 +4,8 @@ use super::decide;
 use super::mind::Mind;
 use crate::model::{
     Ask, Claim, Cluster, Contact, Control, ControlState, FenceOrder, Guardian, Initialize, Job, Leader,
-    MemberName, MemberRecord, MemberRole, MemberState, Moment, Policy, Position, Postgres, Rule, Stage, Step,
-    StoreView, SystemId, Tags, Term, Timeline, Versioned, View, Wish,
+    Lease, MemberName, MemberRecord, MemberRole, MemberState, Moment, Policy, Position, Postgres, Rule,
+    Stage, Step, StoreView, SyncMode, SyncState, SystemId, Tags, Term, Timeline, Versioned, View, Wish,
 };
 
 const SYSTEM: SystemId = SystemId(7);
@@ -116,4 +116,23 @@ fn members_that_are_tagged_for_it_are_copied_from_before_the_leader_is() {
     empty.memory.failures.clones = 0;
     cluster(&mut empty).members.get_mut(&name("vaasa")).expect("it is there").timeline = Some(Timeline(1));
     from(&empty, "oulu");
+}
+
+/// In synchronous mode `/sync` comes first where the store can be asked. Where it cannot, nobody is elected either.
+#[test]
+fn a_restart_in_maintenance_mode_does_not_wait_for_a_silent_store() {
+    let Postgres::Stopped { control } = restored() else { unreachable!("it is stopped") };
+    let mut view = view(Postgres::Stopped { control: Control { never_led: false, ..control } });
+    view.policy.pause = true;
+    view.policy.sync.mode = SyncMode::On;
+    let lease = Lease { term: Term(3), asked_at: view.now, timing: view.policy.timing };
+    view.lease = Some(lease);
+    cluster(&mut view).leader = Some(Leader { name: name("turku"), term: Term(3), session: None });
+    let value = SyncState { leader: Some(name("turku")), ..SyncState::default() };
+    cluster(&mut view).sync = Some(Versioned { value, version: 7 });
+    let ask = Ask::Restart { timeout: None };
+    view.memory.wish = Some(Wish { id: 1, ask, stage: Stage::Down, since: view.now });
+    assert!(matches!(check(&view, Rule::SyncTakesOver), Step::Store(_)));
+    view.store.contact = Contact::Silent { since: view.now };
+    assert!(matches!(check(&view, Rule::RestartStarts), Step::Run(Job::StartPrimary { .. })));
 }
