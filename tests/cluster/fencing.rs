@@ -14,6 +14,8 @@ use super::{founded, others, passes};
 
 /// Three lease times: clients are still connected to the old primary, if it lives.
 const THREE_TERMS: Span = Span::from_secs(15);
+/// A guardian that is killed may be about to answer.
+const ASKED_WHILE_IT_DIED: &str = "ask the guardian: no answer";
 
 /// A cluster with a client that writes anywhere and one that writes to the leader whatever happens.
 async fn written_to(lab: &mut Lab) -> (usize, [Writer; 2]) {
@@ -96,6 +98,7 @@ fn a_killed_guardian_is_replaced_and_armed_before_it_could_matter() {
     in_lab(&Setup::default(), async |lab| {
         let (leader, writers) = written_to(lab).await;
         let first = lab.nodes[leader].guardian_pid().expect("a leader has one");
+        lab.expected.push(ASKED_WHILE_IT_DIED);
         kill(first, Signal::SIGKILL).expect("it runs");
         wait_for("another guardian, armed", async || {
             let second = lab.nodes[leader].guardian_pid().filter(|pid| *pid != first)?;
@@ -118,7 +121,7 @@ fn a_killed_guardian_is_replaced_and_armed_before_it_could_matter() {
 fn a_primary_whose_guardian_cannot_come_back_steps_down() {
     in_lab(&Setup::default(), async |lab| {
         let (leader, writers) = written_to(lab).await;
-        lab.expected.push("start the guardian");
+        lab.expected.extend(["start the guardian", ASKED_WHILE_IT_DIED]);
         let program = lab.nodes[leader].dir.with_file_name("bin").join("tenure-fence");
         let elsewhere = program.with_extension("away");
         std::fs::rename(&program, &elsewhere).expect("our own copy");
