@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build release play test test-machines sim fuzz soak check docs clean
+.PHONY: help setup build release play test test-machines packages test-packages sim fuzz soak check docs clean
 
 # Servers like HAProxy live in sbin, which is not on an ordinary user's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -34,6 +34,14 @@ test: setup ## everything that needs no machines of its own
 
 test-machines: setup ## three machines with real systemd, as root; the first time makes their image. ARGS="…" select tests
 	@scripts/test-machines $(ARGS)
+
+packages: ## .deb, .rpm and their repositories in dist; TENURE_SIGNING_KEY=… signs, TENURE_ARCHITECTURES=amd64 makes one only
+	@scripts/setup packages
+	@packaging/make
+
+test-packages: ## as root: the packages judged, installed, upgraded and removed on machines with systemd, and in a root of rpm's
+	@scripts/setup packages
+	@scripts/test-packages $(ARGS)
 
 soak: setup ## as root, on real processes: random kills with synchronous replication, for MINUTES=60 in each mode or FAILOVERS=…
 	TENURE_SOAK_MINUTES=$(MINUTES) $(if $(FAILOVERS),TENURE_SOAK_FAILOVERS=$(FAILOVERS)) scripts/test --no-capture --test cluster random_kills

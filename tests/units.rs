@@ -1,5 +1,8 @@
 //! The units of systemd/ as systemd-analyze judges them, without a running systemd.
 
+#[path = "units/packages.rs"]
+mod packages;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -70,11 +70,15 @@ fn tenured() -> clap::Command {
 /// Its own reading of these allocates nothing; here they stand for people only.
 fn tenure_fence() -> clap::Command {
     let path = |name: &'static str, about: &'static str| {
-        clap::Arg::new(name).long(name).value_name("PATH").required(true).help(about)
+        clap::Arg::new(name).long(name).value_name("PATH").help(about)
     };
     clap::Command::new("tenure-fence")
         .about("Kills PostgreSQL when the term of its agent runs out")
-        .long_about("The guardian of one PostgreSQL instance. The agent starts it; nobody else needs to.")
+        .long_about(
+            "The guardian of one PostgreSQL instance, started by its unit or by the agent. It takes either --config, or both \
+             --socket and --data-dir.",
+        )
+        .arg(path("config", "The configuration of the agent, which says both of the others"))
         .arg(path("socket", "Where the agent reaches it; PATH.lock beside it makes sure that there is only one"))
         .arg(path("data-dir", "The data directory of the PostgreSQL that is watched"))
         .after_help("Exit status: 0 stopped while disarmed, 1 could not start, 2 wrong usage, 3 another guardian is there already")
@@ -93,6 +97,10 @@ mod tests {
         {
             let text = fs::read_to_string(directory.path().join(page)).expect("a page");
             assert!(text.contains(".SH NAME") && text.contains(".SH SYNOPSIS"), "{page}: {text}");
+        }
+        let guardian = fs::read_to_string(directory.path().join("tenure-fence.8")).expect("a page");
+        for option in ["config", "socket", "data\\-dir"] {
+            assert!(guardian.contains(&format!("\\-\\-{option}")), "{option}: {guardian}");
         }
         assert!(!directory.path().join("tenurectl-man.1").exists(), "what packages call is not for people");
     }

@@ -4,6 +4,7 @@
 mod agent;
 mod frozen;
 mod migrating;
+mod packages;
 mod power;
 #[path = "../support/mod.rs"]
 mod support;

@@ -10,7 +10,7 @@ const TENURECTL: &str = "tenurectl -c /etc/patroni/config.yml";
 #[test]
 fn units_of_patroni_give_way_to_ours_and_come_back_and_postgresql_runs_on() {
     // Patroni takes no less than 20.
-    on_machines(&Setup { ttl: 20, watchdog: false }, async |site| {
+    on_machines(&Setup { ttl: 20, ..Setup::default() }, async |site| {
         let first = founded_by_patroni(site).await;
         let writer = site.write_anywhere();
         site.more_rows(50).await;

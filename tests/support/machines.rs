@@ -24,11 +24,22 @@ use super::{rest, wait_for};
 const IMAGE: &str = "TENURE_MACHINE_IMAGE";
 /// The run that this test belongs to, in the names of what can be left behind.
 const RUN: &str = "TENURE_MACHINE_RUN";
+/// Where `scripts/test-packages` has put the packages.
+const PACKAGES: &str = "TENURE_PACKAGES";
 const HUB: &str = "10.99.0.1";
-const PASSWORD: &str = "secret-of-the-tests";
+pub const PASSWORD: &str = "secret-of-the-tests";
 pub const AGENT: &str = "tenured@main.service";
 pub const GUARDIAN: &str = "tenure-fence@main.service";
 pub const DATA_DIR: &str = "var/lib/postgresql/main";
+
+/// How Tenure comes onto the machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brought {
+    /// The programs of this build and the units of the repository are there, and /etc/tenure/main.yml.
+    AsFiles,
+    /// Not at all: the packages that `scripts/test-packages` has made lie in /root/n and /root/next.
+    AsPackages,
+}
 
 /// How machines differ from three with a lease of ten seconds and no watchdog.
 #[derive(Clone, Debug)]
@@ -36,11 +47,12 @@ pub struct Setup {
     pub ttl: u32,
     /// A device that resets the machine, and members that do not lead without it.
     pub watchdog: bool,
+    pub brought: Brought,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { ttl: 10, watchdog: false }
+        Setup { ttl: 10, watchdog: false, brought: Brought::AsFiles }
     }
 }
 
@@ -51,6 +63,8 @@ pub struct Site {
     pub watchdogs: Vec<WatchdogDevice>,
     pub hub: Namespace,
     pub ledger: Ledger,
+    /// Where the members keep their data, as a path inside of a machine without its first slash.
+    pub data_dir: String,
     ttl: Span,
     _ground: Ground,
 }
@@ -62,6 +76,10 @@ pub fn on_machines(setup: &Setup, test: impl AsyncFnOnce(&mut Site)) {
         return;
     };
     assert!(netns::available() && Group::available(), "machines need root, ip, nft and control groups");
+    if setup.brought == Brought::AsPackages && std::env::var_os(PACKAGES).is_none() {
+        println!("not run: it needs packages, which `make test-packages` makes");
+        return;
+    }
     if setup.watchdog && !WatchdogDevice::available() {
         println!("not run: a watchdog device without hardware needs /dev/fuse");
         return;
@@ -92,7 +110,10 @@ impl Site {
         let id = format!("tenure-{run}-{}", std::process::id());
         let hub = Namespace::hub("hub".to_owned(), HUB);
         let packages = dir.join("packages");
-        install_packages(&packages);
+        match setup.brought {
+            Brought::AsFiles => install_files(&packages),
+            Brought::AsPackages => put_packages(&packages),
+        }
         let mut watchdogs = Vec::new();
         let machines = (0..3).map(|index| {
             let (name, address) = (name(index), address(index));
@@ -102,8 +123,13 @@ impl Site {
             let mut machine = Machine::new(&group, &dir.join(&name), &layers, network, &name, &address);
             let etc = machine.root.join("etc");
             fs::write(etc.join("default/etcd"), etcd_environment(index)).expect("our own disk");
-            fs::create_dir_all(etc.join("tenure")).expect("our own disk");
-            fs::write(etc.join("tenure/main.yml"), configuration(setup, index)).expect("our own disk");
+            let written = match setup.brought {
+                Brought::AsFiles => etc.join("tenure/main.yml"),
+                // For whom it suits; nothing makes a directory before the package does.
+                Brought::AsPackages => machine.root.join("root/main.yml"),
+            };
+            fs::create_dir_all(written.parent().expect("it is in a directory")).expect("our own disk");
+            fs::write(written, configuration(setup, index)).expect("our own disk");
             if setup.watchdog {
                 let (device, power) = (dir.join(format!("{name}-watchdog")), machine.power());
                 machine.bind(&device, "/dev/watchdog");
@@ -113,7 +139,15 @@ impl Site {
         });
         let machines: Vec<Machine> = machines.collect();
         let ttl = Span::from_secs(u64::from(setup.ttl));
-        Site { machines, watchdogs, hub, ledger: Ledger::default(), ttl, _ground: ground }
+        Site {
+            machines,
+            watchdogs,
+            hub,
+            ledger: Ledger::default(),
+            data_dir: DATA_DIR.to_owned(),
+            ttl,
+            _ground: ground,
+        }
     }
 
     /// Three empty machines become a cluster by their units, with the writers' table on the leader.
@@ -124,6 +158,11 @@ impl Site {
             // Started as well, not waited for: the store needs a second member, and a member needs the store.
             machine.ask(&format!("systemctl enable --quiet --now --no-block etcd.service {AGENT}"));
         }
+        self.begun().await
+    }
+
+    /// What was started becomes a cluster, with the writers' table on the leader.
+    pub async fn begun(&self) -> usize {
         let leader = self.healthy().await;
         let create = "create table ledger (writer text, row bigint, primary key (writer, row))";
         self.client(leader).await.batch_execute(create).await.expect("a primary makes tables");
@@ -160,7 +199,7 @@ impl Site {
 
     /// By its number inside its machine.
     pub fn postmaster(&self, index: usize) -> Option<u32> {
-        let file = self.machines[index].root.join(DATA_DIR).join("postmaster.pid");
+        let file = self.machines[index].root.join(&self.data_dir).join("postmaster.pid");
         fs::read_to_string(file).ok()?.lines().next()?.trim().parse().ok()
     }
 
@@ -230,18 +269,17 @@ impl Site {
     }
 
     fn print_logs(&self) {
-        let units = [format!("--unit={AGENT}"), format!("--unit={GUARDIAN}")];
-        let arguments =
-            [&["--lines=120", "--output=short-precise"], &units.each_ref().map(String::as_str)[..]];
+        let units = ["--unit=tenured@*", "--unit=tenure-fence@*"];
+        let arguments = [&["--lines=120", "--output=short-precise"], &units[..]].concat();
         for machine in &self.machines {
-            println!("---- {}\n{}", machine.name, machine.journal(&arguments.concat()));
+            println!("---- {}\n{}", machine.name, machine.journal(&arguments));
         }
     }
 
     /// An agent that logs an ERROR has found something that must not be.
     fn check_logs(&self) {
         for machine in &self.machines {
-            let journal = machine.journal(&["--output=short-precise", &format!("_SYSTEMD_UNIT={AGENT}")]);
+            let journal = machine.journal(&["--output=short-precise", "_SYSTEMD_SLICE=system-tenured.slice"]);
             assert!(!journal.is_empty(), "{} has no journal of its agent", machine.name);
             let errors: Vec<&str> = journal.lines().filter(|line| line.contains(" ERROR ")).collect();
             assert!(errors.is_empty(), "{} logged errors:\n{}", machine.name, errors.join("\n"));
@@ -284,8 +322,22 @@ impl Drop for Ground {
     }
 }
 
-/// What the packages will bring: the programs and the units.
-fn install_packages(layer: &Path) {
+/// Onto every machine's disk: a directory of packages for each version.
+fn put_packages(layer: &Path) {
+    let source = std::env::var_os(PACKAGES).map(PathBuf::from).expect("asked for before");
+    for version in ["n", "next"] {
+        let target = layer.join("root").join(version);
+        fs::create_dir_all(&target).expect("our own directory");
+        for entry in fs::read_dir(source.join(version)).expect("a directory of packages").flatten() {
+            if entry.path().is_file() {
+                fs::copy(entry.path(), target.join(entry.file_name())).expect("a package");
+            }
+        }
+    }
+}
+
+/// What the packages bring: the programs and the units.
+fn install_files(layer: &Path) {
     let [programs, units] = ["usr/bin", "usr/lib/systemd/system"].map(|part| layer.join(part));
     for dir in [&programs, &units] {
         fs::create_dir_all(dir).expect("our own directory");
