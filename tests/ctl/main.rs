@@ -2,6 +2,7 @@
 //! cluster of ours. Patroni comes from PyPI by `scripts/fetch-patroni`; without it these tests say that they did not run.
 
 mod acting;
+mod mixed;
 mod patroni;
 mod reading;
 mod reverse;
