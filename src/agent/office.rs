@@ -19,8 +19,8 @@ use crate::config::Config;
 use crate::decide::mind::{Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Errand, Facts, FenceOrder, MemberName, MemberRecord, MessageId, Moment, Plan, Reason, Running,
-    SessionId, Severity, Span, Standing, View,
+    Cluster, Errand, Facts, FenceOrder, Lease, MemberName, MemberRecord, MessageId, Moment, Plan, Reason,
+    Running, SessionId, Severity, Span, Standing, View,
 };
 use crate::peers;
 use crate::store::Store;
@@ -214,6 +214,8 @@ impl Office {
                 }
                 Command::CancelJob { id } => self.assign(Assignment::Cancel { id }),
                 Command::Fence(order) => self.order_guardian(order),
+                Command::AskConsent { round, lease, questions } => self.ask_consent(round, lease, questions),
+                Command::AnswerConsent { id, consent } => self.asks.consent(id, consent),
                 Command::Answer { id, outcome } => self.asks.answer(id, outcome),
                 Command::Exit => ended = true,
             }
@@ -263,13 +265,26 @@ impl Office {
         let answers = self.desk.answers.clone();
         let client = Arc::clone(&self.desk.peers.borrow());
         self.running.spawn(async move {
-            let target = |PeerQuestion { member, api_url, patience }| peers::Target {
-                member,
-                api_url,
-                patience: patience.as_duration(),
-            };
             let heard = peers::ask(&client, questions.into_iter().map(target).collect()).await;
             let _ = answers.send(Event::PeersAnswered { round, answers: heard }).await;
+        });
+    }
+
+    fn ask_consent(&mut self, round: u64, lease: Lease, questions: Vec<PeerQuestion>) {
+        let identity = &self.desk.identity;
+        let view = self.mind.view();
+        let request = peers::ConsentRequest {
+            name: view.me.clone(),
+            conn_url: identity.conn_url.clone(),
+            api_url: identity.api_url.clone(),
+            slots: view.cluster().map(|cluster| cluster.status.slots.clone()).unwrap_or_default(),
+            promise_ms: lease.timing.ttl.as_ms(),
+        };
+        let answers = self.desk.answers.clone();
+        let client = Arc::clone(&self.desk.peers.borrow());
+        self.running.spawn(async move {
+            let agreed = peers::ask_consent(&client, &request, questions.into_iter().map(target)).await;
+            let _ = answers.send(Event::ConsentAnswered { round, agreed }).await;
         });
     }
 
@@ -300,6 +315,7 @@ impl Office {
             record_stands: cluster.members.contains_key(&view.me),
             status: publish::status(view, cluster),
             history: publish::history(view, cluster, &clock::wall().to_string()),
+            failsafe: publish::failsafe(view, cluster),
             positions_every: view.policy.loop_wait,
         });
         self.desk.publication.send_if_modified(|known| {
@@ -320,6 +336,11 @@ impl Office {
         facts.scheduled_restart = self.asks.document();
         facts
     }
+}
+
+fn target(question: PeerQuestion) -> peers::Target {
+    let PeerQuestion { member, api_url, patience } = question;
+    peers::Target { member, api_url, patience: patience.as_duration() }
 }
 
 /// A rule is told once, when it begins to hold.

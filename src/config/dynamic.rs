@@ -60,6 +60,9 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
         primary_start_timeout: reader.start_timeout(),
         check_timeline: reader.flag("check_timeline", None, false),
         pause: reader.pause(),
+        failsafe: reader.flag("failsafe_mode", None, false),
+        history_lines_max: reader.count("max_timelines_history"),
+        stop_timeout: reader.stop_timeout(),
         use_rewind: reader.flag("postgresql.use_pg_rewind", own.use_pg_rewind, false),
         reclone_when_rewind_fails: reader.flag(
             "postgresql.remove_data_directory_on_rewind_failure",
@@ -199,6 +202,22 @@ impl Reader<'_> {
             Some(_) => self.seconds("primary_start_timeout", 300_000),
             None => self.seconds("master_start_timeout", 300_000),
         }
+    }
+
+    /// Patroni bounds the stop of a synchronous primary only: elsewhere the usual bound holds, which is never missing here.
+    fn stop_timeout(&mut self) -> Option<Span> {
+        let older = self.dynamic.get("primary_stop_timeout").is_none();
+        let name = if older { "master_stop_timeout" } else { "primary_stop_timeout" };
+        let bound = self.seconds(name, 0);
+        let mode = self.dynamic.get("synchronous_mode").and_then(text_of);
+        let synchronous = mode
+            .is_some_and(|mode| mode.eq_ignore_ascii_case("quorum") || values::flag(&mode).unwrap_or(false));
+        Some(bound).filter(|bound| synchronous && Span::ZERO < *bound)
+    }
+
+    fn count(&mut self, path: &str) -> usize {
+        let kind = Kind::Number { from: 0, to: i64::MAX };
+        self.read(path, kind, |text| text.parse().ok()).unwrap_or(0)
     }
 
     /// A member that follows another cluster must not lead this one. Until that is understood here, such a cluster is

@@ -1,10 +1,10 @@
 //! What goes into a mind and what comes out of it: the closed lists of events and commands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Ask, Cluster, Disk, Errand, FenceOrder, Guardian, Job, MemberName, Moment, Outcome, PeerAnswer, Plan,
-    Policy, Postgres, Session, SessionId, Span, SystemId, Tags, Term, Watchdog,
+    Ask, Cluster, Consent, Disk, Errand, FenceOrder, Guardian, Job, Lease, MemberName, Moment, Outcome,
+    PeerAnswer, Plan, Policy, Postgres, Session, SessionId, Span, SystemId, Tags, Term, Watchdog,
 };
 
 /// Everything that a member can learn.
@@ -43,6 +43,17 @@ pub enum Event {
     },
     /// When the scheduled switchover falls due, by the wall clock as it stands now.
     SwitchoverDue(Option<Moment>),
+    /// Failsafe mode: who has agreed that this member leads on.
+    ConsentAnswered {
+        round: u64,
+        agreed: BTreeSet<MemberName>,
+    },
+    /// Failsafe mode: a leader asks this member to leave the lease to it for so long.
+    ConsentAsked {
+        id: u64,
+        from: MemberName,
+        wanted: Span,
+    },
     /// An orderly end is asked for.
     End,
 }
@@ -103,6 +114,16 @@ pub enum Command {
         id: u64,
     },
     Fence(FenceOrder),
+    /// Ask these members to leave the lease alone for its length. Whoever has not agreed in time has not agreed.
+    AskConsent {
+        round: u64,
+        lease: Lease,
+        questions: Vec<PeerQuestion>,
+    },
+    AnswerConsent {
+        id: u64,
+        consent: Consent,
+    },
     /// Tell whoever asked.
     Answer {
         id: u64,

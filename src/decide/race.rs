@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::fault::{self, Fault};
-use super::{Choice, fitness, fitness_told, may_try_again, take_lease};
+use super::{Choice, consent, fitness, fitness_told, may_try_again, take_lease};
 use crate::model::{
     Cluster, FailoverRequest, Fitness, Guardian, Job, Lsn, MemberName, MemberRole, MemberState, Moment,
     PeerAnswer, PeerStatus, Position, Postgres, Question, Reason, Rule, Running, Span, Step, Timeline, View,
@@ -14,6 +14,8 @@ const ANSWERS_KEEP: Span = Span::from_ms(1500);
 /// How long a member whose key is alive may take to answer, and one whose key has gone.
 const PATIENCE_ALIVE: Span = Span::from_secs(1);
 const PATIENCE_GONE: Span = Span::from_ms(300);
+/// No WAL for so long, which is two looks and a little more, and its writer is believed to be gone.
+const UNFENCED_QUIET: Span = Span::from_ms(2_500);
 /// A member that yields looks again after this.
 const YIELD: Span = Span::from_ms(500);
 
@@ -62,6 +64,9 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if view.tags.nofailover() {
         return Choice::wait(Rule::CandidateBarred);
     }
+    if let Some(forbidden) = consent::forbids(view) {
+        return forbidden;
+    }
     // Neither could be promoted.
     if running.silent_since.is_some() && !fault::active(Fault::TakesUnfit) {
         return Choice::wait(Rule::CandidateSilent);
@@ -79,9 +84,8 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if !may_try_again(view, view.memory.failures.promotions) {
         return Choice::wait(Rule::CandidateBacksOff);
     }
-    let request = (cluster.failover.as_ref().map(|request| &request.value))
-        .filter(|request| !request.is_empty() && request.scheduled_at.is_none());
-    let named = request.and_then(|request| request.candidate.as_ref());
+    let request = request(cluster);
+    let named = named(cluster);
     // What nobody else can change is decided before anybody is asked.
     let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
     if request.is_none() && view.policy.lag_bytes_max < lag.0 {
@@ -100,6 +104,10 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if let Some(peer) = standing(view).find(|(_, peer)| runs_as_primary(peer)).map(|(name, _)| name) {
         return Choice::wait(Reason::about(Rule::CandidateSeesPrimary, peer)).again_in(YIELD);
     }
+    if let Some((leader, quiet_at)) = unfenced_primary(view, cluster) {
+        return Choice::wait(Reason::about(Rule::CandidateSeesPrimary, leader))
+            .again_in(view.now.until(quiet_at));
+    }
     if named == Some(&view.me) {
         return Choice::store(Rule::CandidateNamed, claim_next(view, cluster, position.timeline));
     }
@@ -114,6 +122,29 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
         Some((peer, _)) => Choice::wait(Reason::about(Rule::CandidateYields, peer)).again_in(YIELD),
         None => Choice::store(Rule::CandidateTakes, claim_next(view, cluster, position.timeline)),
     }
+}
+
+/// A request that is meant now.
+fn request(cluster: &Cluster) -> Option<&FailoverRequest> {
+    (cluster.failover.as_ref().map(|request| &request.value))
+        .filter(|request| !request.is_empty() && request.scheduled_at.is_none())
+}
+
+/// Who shall lead, if somebody has said so.
+pub(super) fn named(cluster: &Cluster) -> Option<&MemberName> {
+    request(cluster)?.candidate.as_ref()
+}
+
+/// A leader of Patroni's whose key has run out may have lost its agent and not its PostgreSQL: no guardian has stopped that.
+/// Where its WAL goes on arriving it lives, and is not deposed. A key that was given back leaves its owner's record there.
+fn unfenced_primary<'a>(view: &'a View, cluster: &Cluster) -> Option<(&'a MemberName, Moment)> {
+    let leader = view.memory.unfenced_leader.as_ref()?;
+    let expired = !cluster.members.contains_key(leader) && view.memory.last_leader.as_ref() == Some(leader);
+    let since = view.memory.no_leader_since?;
+    let moved_at = view.memory.received.map_or(since, |(_, at)| since.max(at));
+    let quiet_at = moved_at + UNFENCED_QUIET;
+    let waits = expired && view.now < quiet_at && !fault::active(Fault::DeposesTheUnfenced);
+    waits.then_some((leader, quiet_at))
 }
 
 /// The next timeline is above every one that anybody has led, claimed or reached.
@@ -142,7 +173,7 @@ fn answers_are_fresh(view: &View) -> bool {
 
 fn questions(view: &View, cluster: &Cluster) -> Vec<Question> {
     let everybody: BTreeSet<&MemberName> =
-        cluster.members.keys().chain(view.memory.electorate.keys()).collect();
+        cluster.members.keys().chain(view.memory.electorate.keys()).chain(cluster.failsafe.keys()).collect();
     let ask = |member: &MemberName| Question {
         member: member.clone(),
         patience: if cluster.members.contains_key(member) { PATIENCE_ALIVE } else { PATIENCE_GONE },

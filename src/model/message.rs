@@ -72,6 +72,9 @@ const ERRORS: &[Rule] = &[Rule::ForeignData, Rule::UnusableData, Rule::RejoinBlo
 
 const WARNINGS: &[Rule] = &[
     Rule::LeaderOutlivesSilence,
+    Rule::LeaderByConsent,
+    Rule::LeaderHasPromised,
+    Rule::CandidateNotAsked,
     Rule::LeaderWithoutGuardian,
     Rule::LeaderUnfit,
     Rule::LeaderRestarts,

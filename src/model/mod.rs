@@ -2,6 +2,7 @@
 
 mod catalog;
 mod cluster;
+mod consent;
 mod fitness;
 mod message;
 mod moment;
@@ -19,6 +20,7 @@ mod wish;
 
 pub use catalog::*;
 pub use cluster::*;
+pub use consent::*;
 pub use fitness::*;
 pub use message::*;
 pub use moment::*;

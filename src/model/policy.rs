@@ -16,6 +16,15 @@ pub struct Policy {
     pub primary_start_timeout: Span,
     pub check_timeline: bool,
     pub pause: bool,
+    /// May a leader that the store does not answer lead on if everybody agrees?
+    #[serde(default)]
+    pub failsafe: bool,
+    /// Lines of the history that are kept; zero: all of them.
+    #[serde(default)]
+    pub history_lines_max: usize,
+    /// How long an orderly stop may take, where operators bound it.
+    #[serde(default)]
+    pub stop_timeout: Option<Span>,
     pub use_rewind: bool,
     /// May a data directory that cannot be rewound be set aside and cloned anew?
     pub reclone_when_rewind_fails: bool,
@@ -104,6 +113,9 @@ impl Default for Policy {
             primary_start_timeout: Span::from_secs(300),
             check_timeline: false,
             pause: false,
+            failsafe: false,
+            history_lines_max: 0,
+            stop_timeout: None,
             use_rewind: true,
             reclone_when_rewind_fails: true,
             reclone_when_diverged: true,

@@ -57,6 +57,9 @@ impl World {
             heard_at: now,
             reading: false,
             asking: None,
+            seeking: None,
+            askers: BTreeMap::new(),
+            asked: 0,
             written: Written::default(),
             reason: None,
             confirmed: BTreeMap::new(),
@@ -255,6 +258,7 @@ impl World {
                 }
             }
             Purpose::History => agent.written.history_under_way = false,
+            Purpose::Failsafe => agent.written.failsafe_under_way = false,
             Purpose::Read => {
                 agent.reading = false;
                 if let Some(Answer::Cluster(cluster, revision)) = answer {
@@ -317,6 +321,14 @@ impl World {
                     .push(Call { purpose: Purpose::History, request: Request::PutHistory { term, history } });
             }
         }
+        if let (Some(cluster), Some(lease)) = (view.cluster(), view.lease)
+            && !agent.written.failsafe_under_way
+            && let Some(members) = publish::failsafe(view, cluster)
+        {
+            agent.written.failsafe_under_way = true;
+            let request = Request::PutFailsafe { term: lease.term, members };
+            calls.push(Call { purpose: Purpose::Failsafe, request });
+        }
         for call in calls {
             self.ask_store(host, call);
         }
@@ -332,6 +344,10 @@ impl World {
                 Command::StartJob { id, job } => self.begin_job(host, life, id, job),
                 Command::CancelJob { id } => self.cancel_job(host, life, id),
                 Command::Fence(order) => self.order_fence(host, order),
+                Command::AskConsent { round, lease, questions } => {
+                    self.ask_consent(host, life, round, lease, &questions);
+                }
+                Command::AnswerConsent { id, consent } => self.answer_consent(host, id, &consent),
                 Command::Answer { .. } => {}
                 Command::Exit => self.agent_exits(host),
             }

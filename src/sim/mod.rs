@@ -6,6 +6,7 @@
 
 mod agent;
 mod bite;
+mod consent;
 mod explore;
 mod faults;
 mod guardian;

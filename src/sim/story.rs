@@ -52,6 +52,7 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             world.policy.timing = Timing::for_ttl(Span::from_secs(secs.parse().expect("seconds")));
         }
         ["lag", "at", "most", bytes] => world.policy.lag_bytes_max = bytes.parse().expect("bytes"),
+        ["failsafe", "mode"] => world.policy.failsafe = true,
         ["watchdog", "required"] => world.policy.watchdog_required = true,
         ["break", "watchdog", name] => {
             let host = host(&world, name);

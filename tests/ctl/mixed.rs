@@ -7,6 +7,8 @@ use std::process::Child;
 use futures_util::FutureExt;
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
+use tenure::clock;
+use tenure::model::Span;
 
 use crate::patroni::{available, log_of, ours, start_member, theirs};
 use crate::support::lab::{Lab, Setup, in_lab};
@@ -69,6 +71,14 @@ impl Mixed<'_> {
         .await;
     }
 
+    /// From the other one that may lead.
+    async fn hand_to(&self, to: usize) {
+        let wish = json!({"leader": self.name(OURS + THEIRS - to), "candidate": self.name(to)}).to_string();
+        let asked = self.lab.nodes[to].request("POST", "/switchover", &wish).expect("an answer");
+        assert_eq!(asked.0, 200, "{}", asked.1);
+        self.leads(to).await;
+    }
+
     async fn leads_without(&self, node: usize, lost: usize) {
         let name = &self.lab.nodes[node].name;
         let rest: Vec<usize> = (0..3).filter(|&other| other != lost).collect();
@@ -95,6 +105,10 @@ impl Mixed<'_> {
         .await;
     }
 
+    fn failsafe_active(&self, node: usize) -> Option<bool> {
+        Some(self.lab.nodes[node].status()?["failsafe_mode_is_active"] == true)
+    }
+
     async fn one_history(&self, leader: usize) {
         let leading = self.lab.nodes[leader].status().expect("a status")["timeline"].as_u64();
         for node in [OURS, THEIRS] {
@@ -102,8 +116,7 @@ impl Mixed<'_> {
                 let (_, text) = self.lab.nodes[node].request("GET", "/history", "")?;
                 let lines: Value = serde_json::from_str(&text).ok()?;
                 let last = lines.as_array()?.last()?.clone();
-                let agrees =
-                    last[0].as_u64()? + 1 == leading? && last[4].as_str() == Some(self.name(leader));
+                let agrees = last[0].as_u64()? + 1 == leading? && last[4].as_str() == Some(self.name(leader));
                 agrees.then_some(())
             })
             .await;
@@ -214,11 +227,8 @@ fn a_mixed_cluster_fails_over_both_ways() {
         kill_postmaster(mixed, leader);
         mixed.lab.more_rows(20).await;
         if mixed.lab.healthy().await != OURS {
-            let wish = json!({"leader": mixed.name(THEIRS), "candidate": mixed.name(OURS)}).to_string();
-            let asked = mixed.lab.nodes[OURS].request("POST", "/switchover", &wish).expect("an answer");
-            assert_eq!(asked.0, 200, "{}", asked.1);
+            mixed.hand_to(OURS).await;
         }
-        mixed.leads(OURS).await;
 
         // Whole machines, there and back.
         for (lost, next) in [(OURS, THEIRS), (THEIRS, OURS)] {
@@ -228,6 +238,24 @@ fn a_mixed_cluster_fails_over_both_ways() {
             mixed.start(lost);
             mixed.leads(next).await;
         }
+
+        // Patroni's agent dies alone, and its PostgreSQL, which nobody stops, goes on writing: it is not deposed.
+        mixed.hand_to(THEIRS).await;
+        let agent = mixed.patroni.as_mut().expect("it was started");
+        agent.kill().expect("it runs");
+        agent.wait().expect("our own child");
+        wait_for("the lease to be seen without an owner", async || {
+            let status = mixed.lab.nodes[OURS].status()?;
+            (status["tenure"]["rule"] == "candidate_sees_primary").then_some(())
+        })
+        .await;
+        mixed.lab.more_rows(200).await;
+        assert_eq!(mixed.lab.nodes[OURS].http_status("/primary"), Some(503));
+        mixed.power_off(THEIRS);
+        mixed.leads_without(OURS, THEIRS).await;
+        mixed.lab.more_rows(20).await;
+        mixed.start(THEIRS);
+        mixed.leads(OURS).await;
 
         // Cut off with clients of its own, there and back.
         for (silent, next) in [(OURS, THEIRS), (THEIRS, OURS)] {
@@ -250,4 +278,58 @@ fn a_mixed_cluster_fails_over_both_ways() {
 fn kill_postmaster(mixed: &Mixed, node: usize) {
     let postmaster = mixed.lab.nodes[node].postmaster_pid().expect("PostgreSQL runs");
     kill(postmaster, Signal::SIGKILL).expect("it runs");
+}
+
+#[test]
+fn in_a_mixed_cluster_either_kind_leads_on_without_the_store_by_the_others_consent() {
+    in_mixed_lab(async |mixed| {
+        mixed.start(THEIRS);
+        wait_for("Patroni to make the cluster", async || {
+            (mixed.lab.nodes[THEIRS].http_status("/primary") == Some(200)).then_some(())
+        })
+        .await;
+        mixed.start(OURS);
+        mixed.start(FOLLOWER);
+        mixed.leads(THEIRS).await;
+        mixed.lab.create_ledger(THEIRS).await;
+        let said = ours(mixed.lab, &["edit-config", "-s", "failsafe_mode=true", "--force"], "");
+        assert_eq!(said.code, 0, "{said:#?}");
+        let writer = mixed.lab.write_anywhere();
+        for leader in [THEIRS, OURS] {
+            if leader == OURS {
+                // Whoever has promised to leave the lease to somebody cannot be handed it meanwhile.
+                wait_for("the promises to end", async || {
+                    let bound = |node: usize| mixed.failsafe_active(node);
+                    (!bound(OURS)? && !bound(FOLLOWER)?).then_some(())
+                })
+                .await;
+                mixed.hand_to(OURS).await;
+            }
+            wait_for("everybody to be counted upon", async || {
+                let told = |node: &crate::support::lab::Node| {
+                    let (code, text) = node.request("GET", "/failsafe", "")?;
+                    (code == 200 && text.matches("/patroni").count() == 3).then_some(())
+                };
+                mixed.lab.nodes.iter().map(told).collect::<Option<Vec<()>>>()
+            })
+            .await;
+            mixed.lab.more_rows(20).await;
+            let timeline = mixed.lab.nodes[leader].status().expect("a status")["timeline"].clone();
+            mixed.lab.store_servers[0].kill();
+            wait_for("failsafe mode everywhere", async || {
+                (0..3).all(|node| mixed.failsafe_active(node) == Some(true)).then_some(())
+            })
+            .await;
+            // Longer than any lease that the store has granted.
+            let end = clock::now() + Span::from_secs(u64::from(TTL) + 5);
+            wait_for("a lease's length", async || (end <= clock::now()).then_some(())).await;
+            mixed.lab.more_rows(20).await;
+            mixed.lab.store_servers[0].start();
+            mixed.leads(leader).await;
+            assert_eq!(mixed.lab.nodes[leader].status().expect("a status")["timeline"], timeline);
+        }
+        assert_eq!(mixed.lab.missing_rows(OURS).await, 0);
+        drop(writer);
+        mixed.lab.ledger.check_one_history_at_a_time();
+    });
 }

@@ -72,8 +72,7 @@ pub fn in_patroni_lab(test: impl AsyncFnOnce(&mut Lab, &Patroni)) {
 
 impl Patroni {
     fn start(lab: &Lab) -> Patroni {
-        let authentication =
-            format!("  authentication: {{username: operator, password: {PASSWORD}}}\n");
+        let authentication = format!("  authentication: {{username: operator, password: {PASSWORD}}}\n");
         let children = lab.nodes.iter().map(|node| {
             let zone = if lab.nodes[0].name == node.name {
                 "zone: a, clonefrom: true"
