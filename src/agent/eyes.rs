@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::workshop::Finished;
 use crate::clock;
-use crate::decide::mind::Event;
-use crate::model::{Facts, Postgres, Span};
+use crate::decide::mind::{Event, Seen};
+use crate::model::{Facts, Moment, Postgres, Span};
 use crate::postgres::{
     ExitWatch, InstanceSettings, Observation, Observer, Postmaster, SlotRow, kill_completely, watch_exit,
 };
@@ -17,6 +17,8 @@ use crate::postgres::{
 const LOOK_EVERY: Span = Span::from_secs(1);
 /// Between two looks at a PostgreSQL that is on its way up or down.
 const LOOK_SOON: Span = Span::from_ms(100);
+/// However often somebody asks, there is this much between the beginnings of two looks.
+const LOOKS_APART: Span = Span::from_ms(20);
 const ORPHANS: Span = Span::from_secs(5);
 /// How long PostgreSQL may take to answer one question.
 const PATIENCE: Span = Span::from_secs(2);
@@ -33,6 +35,8 @@ pub struct Eyes {
     pub settings: watch::Receiver<Arc<InstanceSettings>>,
     pub events: mpsc::Sender<Event>,
     pub finished: mpsc::Receiver<Finished>,
+    /// Somebody needs a look that begins no earlier.
+    pub wanted: watch::Receiver<Moment>,
     pub sight: watch::Sender<Sight>,
 }
 
@@ -45,7 +49,8 @@ impl Eyes {
         let mut complaint = None;
         loop {
             let settings = self.settings.borrow().clone();
-            let seen = observer.look(&settings, clock::now(), PATIENCE).await;
+            let looked_at = clock::now();
+            let seen = observer.look(&settings, looked_at, PATIENCE).await;
             if complaint != seen.complaint {
                 if let Some(why) = &seen.complaint {
                     tracing::warn!("{why}");
@@ -63,7 +68,7 @@ impl Eyes {
             }
             watch_over(&mut exit, seen.postmaster);
             let wait = if in_motion(&seen.postgres) { LOOK_SOON } else { LOOK_EVERY };
-            if self.report(seen, finished.take()).await.is_err() {
+            if self.report(seen, looked_at, finished.take()).await.is_err() {
                 return;
             }
             let ended = async {
@@ -78,6 +83,7 @@ impl Eyes {
                     None => return,
                 },
                 () = ended => exit = None,
+                () = asked_again(&mut self.wanted, looked_at) => {}
                 () = clock::pause(wait) => {}
             }
         }
@@ -86,16 +92,26 @@ impl Eyes {
     async fn report(
         &self,
         seen: Observation,
+        looked_at: Moment,
         finished: Option<Finished>,
     ) -> Result<(), mpsc::error::SendError<Event>> {
         let Observation { postgres, facts, slots, postmaster, .. } = seen;
         self.sight.send_replace(Sight { facts, slots, postmaster });
+        let seen = Seen { postgres, looked_at };
         let event = match finished {
-            Some(Finished { id, outcome }) => Event::JobEnded { id, outcome, postgres },
-            None => Event::Postgres(postgres),
+            Some(Finished { id, outcome }) => Event::JobEnded { id, outcome, seen },
+            None => Event::Postgres(seen),
         };
         self.events.send(event).await
     }
+}
+
+/// Ends when somebody wants a look that begins later than the last one did.
+async fn asked_again(wanted: &mut watch::Receiver<Moment>, looked_at: Moment) {
+    if wanted.wait_for(|since| looked_at < *since).await.is_err() {
+        pending::<()>().await;
+    }
+    clock::pause(clock::now().until(looked_at + LOOKS_APART)).await;
 }
 
 fn in_motion(postgres: &Postgres) -> bool {

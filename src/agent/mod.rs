@@ -157,8 +157,14 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     .context("start the lease keeper")?;
 
     let mut tasks = JoinSet::new();
-    let eyes =
-        Eyes { settings: instance.clone(), events: events.clone(), finished: finished_receiver, sight };
+    let (looks, wanted) = api::Looks::new();
+    let eyes = Eyes {
+        settings: instance.clone(),
+        events: events.clone(),
+        finished: finished_receiver,
+        wanted,
+        sight,
+    };
     tasks.spawn_on(eyes.look(), hands);
     let workshop = Workshop { settings: instance.clone(), assignments: assigned, finished };
     tasks.spawn_on(workshop.work(), hands);
@@ -199,6 +205,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         limits: api::Limits::default(),
         doors: opened.doors,
         peers: opened.peers.clone(),
+        looks: looks.clone(),
     };
     let mut until_stop = stopped;
     tasks.spawn(async move {
@@ -222,6 +229,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         identity: wishes::identity(&config),
         wishes,
         sight: seen,
+        looks,
         assignments,
         guardian: fence_orders,
         watchdog,

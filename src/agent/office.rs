@@ -44,6 +44,7 @@ pub struct Desk {
     pub identity: Identity,
     pub wishes: Wishes,
     pub sight: watch::Receiver<Sight>,
+    pub looks: api::Looks,
     pub assignments: mpsc::Sender<Assignment>,
     pub guardian: watch::Sender<FenceOrder>,
     pub watchdog: watch::Sender<Option<fence::Watch>>,
@@ -206,6 +207,7 @@ impl Office {
         for command in turn.commands {
             match command {
                 Command::Errand(errand) => self.send_errand(errand),
+                Command::Look => self.desk.looks.want(clock::now()),
                 Command::AskPeers { round, questions } => self.ask_peers(round, questions),
                 Command::StartJob { id, job } => {
                     let start_patience =

@@ -226,7 +226,7 @@ fn lag(view: &View, facts: &Facts) -> Option<String> {
 mod tests {
     use super::*;
     use crate::decide::decide;
-    use crate::decide::mind::{Event, Mind};
+    use crate::decide::mind::{Event, Mind, Seen};
     use crate::model::{Lsn, Policy, SystemId, Tags, Timeline};
 
     const WATCHDOG: Option<Span> = Some(Span::from_secs(3));
@@ -239,6 +239,10 @@ mod tests {
             mind.apply(Moment::from_ms(1000), event);
         }
         mind.view().clone()
+    }
+
+    fn seen(postgres: Postgres) -> Event {
+        Event::Postgres(Seen { postgres, looked_at: Moment::default() })
     }
 
     fn standby(lsn: u64) -> Postgres {
@@ -265,12 +269,12 @@ mod tests {
             unseen,
             "STATUS=looking at PostgreSQL for the first time (PostgreSQL not seen yet, no guardian)"
         );
-        let seen = view(vec![Event::Postgres(Postgres::Empty)]);
+        let looked = view(vec![seen(Postgres::Empty)]);
         assert_eq!(
-            next(&mut said, 1001, &seen, &facts),
+            next(&mut said, 1001, &looked, &facts),
             "READY=1\nSTATUS=waiting for a first answer from the store (no data, no guardian)"
         );
-        assert_eq!(next(&mut said, 1002, &seen, &facts), "");
+        assert_eq!(next(&mut said, 1002, &looked, &facts), "");
     }
 
     #[test]
@@ -298,7 +302,7 @@ mod tests {
     #[test]
     fn an_end_is_announced_once_and_extended_for_a_while() {
         let mut said = Said::default();
-        let ending = view(vec![Event::Postgres(Postgres::Empty), Event::End]);
+        let ending = view(vec![seen(Postgres::Empty), Event::End]);
         let first = next(&mut said, 1000, &ending, &Facts::default());
         assert!(first.ends_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000"), "{first}");
         let mut later = |ms: u64| next(&mut said, 1000 + ms, &ending, &Facts::default());
@@ -311,8 +315,7 @@ mod tests {
     fn a_lag_is_told_when_it_is_large_and_not_at_every_turn() {
         let mut said = Said::default();
         let facts = Facts { upstream_end: Some(Lsn(64 << 20)), ..Facts::default() };
-        let mut at =
-            |ms: u64, lsn: u64| next(&mut said, ms, &view(vec![Event::Postgres(standby(lsn))]), &facts);
+        let mut at = |ms: u64, lsn: u64| next(&mut said, ms, &view(vec![seen(standby(lsn))]), &facts);
         assert!(at(1000, 4 << 20).ends_with("(standby, timeline 3, no guardian); 60 MB behind"));
         assert_eq!(at(2000, 14 << 20), "");
         assert!(at(11_000, 24 << 20).ends_with("; 40 MB behind"));
@@ -352,12 +355,12 @@ mod tests {
         let mut herald = Herald::new(line.clone(), None);
         while line.say("WATCHDOG=1") {}
         let mut turn = |view: &View| herald.turned(view.now, view, &decide(view), &Facts::default());
-        let seen = view(vec![Event::Postgres(Postgres::Empty)]);
-        turn(&seen);
+        let looked = view(vec![seen(Postgres::Empty)]);
+        turn(&looked);
         systemd.set_nonblocking(true).expect("a socket");
         let mut buffer = [0; 4096];
         while systemd.recv(&mut buffer).is_ok() {}
-        turn(&seen);
+        turn(&looked);
         let length = systemd.recv(&mut buffer).expect("said again");
         assert!(buffer[..length].starts_with(b"READY=1\n"));
     }

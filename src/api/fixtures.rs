@@ -73,6 +73,7 @@ pub fn empty() -> Standing {
             session: None,
             lease: None,
             postgres: Postgres::Unobserved,
+            looked_at: NOW,
             disk: Disk::default(),
             peers: PeerRound::default(),
             work: Work::default(),

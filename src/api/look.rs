@@ -12,6 +12,8 @@ use crate::model::{
 pub struct Look<'a> {
     pub standing: &'a Standing,
     pub now: Moment,
+    /// Whoever asks wants to know whether PostgreSQL has been looked at since.
+    pub asked_at: Option<Moment>,
 }
 
 /// What a standby owes to the synchronous modes.
@@ -23,7 +25,12 @@ pub enum SyncDuty {
 
 impl<'a> Look<'a> {
     pub fn new(standing: &'a Standing, now: Moment) -> Look<'a> {
-        Look { standing, now }
+        Look { standing, now, asked_at: None }
+    }
+
+    /// What is known of PostgreSQL is older than the question.
+    pub fn is_stale(&self) -> bool {
+        self.asked_at.is_some_and(|asked| self.view().looked_at < asked)
     }
 
     pub fn view(&self) -> &'a View {

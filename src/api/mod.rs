@@ -1,5 +1,6 @@
 //! The REST API, with Patroni's paths, codes and documents. Questions are answered from the last standing that the
-//! agent's loop has published and wait for nothing; requests to act are checked here and sent to the loop as commands.
+//! agent's loop has published and wait for nothing but, where positions are compared, a fresh look; requests to act are
+//! checked here and sent to the loop as commands.
 
 mod access;
 mod act;
@@ -8,6 +9,7 @@ mod cluster;
 mod doors;
 #[cfg(test)]
 mod fixtures;
+mod fresh;
 mod health;
 mod look;
 mod metrics;
@@ -23,6 +25,7 @@ mod wish;
 pub use act::{Command, Written};
 pub use answer::Answer;
 pub use doors::Doors;
+pub use fresh::Looks;
 pub use query::Target;
 pub use read::{get, head};
 pub use restart::{Conditions, Restart, conditions_hold};

@@ -1,5 +1,5 @@
 //! Whatever only asks: GET, HEAD and OPTIONS. A pure function of the standing, the request and the time, so that no
-//! question waits for anything.
+//! question waits for anything here.
 
 use crate::model::{Moment, Standing};
 
@@ -9,10 +9,10 @@ use super::query::Target;
 use super::{cluster, health, metrics, status};
 
 /// `/patroni` and its like answer to GET alone. HEAD and OPTIONS are health checks on any path: what HAProxy sends.
-pub fn get(standing: &Standing, target: &Target, now: Moment) -> Answer {
+pub fn get(standing: &Standing, target: &Target, asked_at: Moment, now: Moment) -> Answer {
     let look = Look::new(standing, now);
     match target.endpoint() {
-        "patroni" => Answer::json(200, &status::document(look)),
+        "patroni" => Answer::json(200, &status::document(Look { asked_at: Some(asked_at), ..look })),
         "cluster" => cluster::cluster(look),
         "history" => cluster::history(look),
         "config" => cluster::config(look),
@@ -51,12 +51,12 @@ mod tests {
             ("", 503, "application/json"),
         ];
         for (target, status, content_type) in table {
-            let answer = get(&standby(), &Target::parse(target), NOW);
+            let answer = get(&standby(), &Target::parse(target), NOW, NOW);
             assert_eq!(answer.status, status, "{target}");
             assert_eq!(answer.headers, [("content-type", content_type.to_owned())], "{target}");
         }
         for bare in ["/liveness", "/readiness"] {
-            assert_eq!(get(&standby(), &Target::parse(bare), NOW), Answer::status_only(200));
+            assert_eq!(get(&standby(), &Target::parse(bare), NOW, NOW), Answer::status_only(200));
         }
     }
 
@@ -65,7 +65,7 @@ mod tests {
         fn every_path_is_answered_at_every_time(target in "/[a-z_/-]{0,20}(\\?[a-z_=&0-9%]{0,20})?", now_ms: u64) {
             let (target, now) = (Target::parse(&target), Moment::from_ms(now_ms));
             for standing in [empty(), standby(), primary(), with(primary(), be_stopped)] {
-                prop_assert!([200, 502, 503].contains(&get(&standing, &target, now).status));
+                prop_assert!([200, 502, 503].contains(&get(&standing, &target, now, now).status));
                 prop_assert!([200, 503].contains(&head(&standing, &target, now).status));
             }
         }

@@ -32,6 +32,7 @@ use super::access::{self, Resolved};
 use super::act::{Command, act};
 use super::answer::Answer;
 use super::doors::Doors;
+use super::fresh::{self, Looks};
 use super::query::Target;
 use super::read;
 
@@ -49,6 +50,8 @@ pub struct Api {
     pub doors: watch::Receiver<Arc<Doors>>,
     /// How other members are asked.
     pub peers: watch::Receiver<Arc<peers::Client>>,
+    /// Where a fresh look at PostgreSQL is asked for.
+    pub looks: Looks,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,7 +244,12 @@ impl Connection {
         let target = Target::parse(request.uri().path_and_query().map_or("/", |target| target.as_str()));
         let now = (self.api.clock)();
         match *request.method() {
-            Method::GET => read::get(&self.api.standing(), &target, now),
+            // What elections compare is asked for here, by our members and by Patroni's.
+            Method::GET if target.endpoint() == "patroni" => {
+                let standing = fresh::standing_since(&self.api.looks, &self.api.standings, now).await;
+                read::get(&standing, &target, now, (self.api.clock)())
+            }
+            Method::GET => read::get(&self.api.standing(), &target, now, now),
             Method::HEAD | Method::OPTIONS => read::head(&self.api.standing(), &target, now),
             _ => self.act(request, &target, certificate_shown).await,
         }

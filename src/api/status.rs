@@ -103,6 +103,8 @@ struct Tenure {
     guardian: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     watchdog: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    stale: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     fitness: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,6 +153,7 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             lease_left_ms: look.lease_left().map(Span::as_ms),
             guardian: guardian_word(view.guardian, look.now),
             watchdog: look.watchdog(),
+            stale: look.is_stale(),
             fitness: Some(fitness_told(view, look.now))
                 .filter(|fitness| *fitness != Fitness::Fit)
                 .map(Fitness::word),

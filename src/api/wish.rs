@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::model::{Cluster, FailoverRequest, MemberName, MemberRole, MemberState, PeerAnswer};
+use crate::model::{Cluster, FailoverRequest, Fitness, MemberName, MemberRole, MemberState, PeerAnswer};
 
 use super::answer::Answer;
 use super::look::{Look, SyncDuty, names};
@@ -165,7 +165,10 @@ pub fn can_take_over(answer: &PeerAnswer) -> bool {
     match answer {
         PeerAnswer::Silent => false,
         PeerAnswer::Stands(status) => {
-            !status.tags.nofailover() && !status.watchdog_failed && status.role != MemberRole::Uninitialized
+            !status.tags.nofailover()
+                && !status.watchdog_failed
+                && status.fitness != Fitness::Unfit
+                && status.role != MemberRole::Uninitialized
         }
     }
 }
@@ -374,6 +377,7 @@ mod tests {
         assert!(stands(PeerStatus::default()));
         assert!(!can_take_over(&PeerAnswer::Silent));
         assert!(!stands(PeerStatus { watchdog_failed: true, ..PeerStatus::default() }));
+        assert!(!stands(PeerStatus { fitness: Fitness::Unfit, ..PeerStatus::default() }));
         assert!(!stands(PeerStatus { tags: barred, ..PeerStatus::default() }));
     }
 

@@ -18,13 +18,13 @@ pub enum Event {
     Lease(LeaseEvent),
     ErrandEnded(ErrandOutcome),
     /// PostgreSQL was looked at.
-    Postgres(Postgres),
+    Postgres(Seen),
     /// What the probe of the disk has come to.
     Disk(Disk),
     JobEnded {
         id: u64,
         outcome: JobOutcome,
-        postgres: Postgres,
+        seen: Seen,
     },
     PeersAnswered {
         round: u64,
@@ -56,6 +56,13 @@ pub enum Event {
     },
     /// An orderly end is asked for.
     End,
+}
+
+/// What a look at PostgreSQL has shown. It is as old as the look's beginning, however long the answer took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    pub postgres: Postgres,
+    pub looked_at: Moment,
 }
 
 /// What the keeper of the lease reports.
@@ -102,6 +109,8 @@ pub enum JobOutcome {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     Errand(Errand),
+    /// Look at PostgreSQL now: what is known of it is older than the question to the others.
+    Look,
     AskPeers {
         round: u64,
         questions: Vec<PeerQuestion>,

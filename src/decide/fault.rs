@@ -33,6 +33,10 @@ pub(crate) enum Fault {
     UsesOldAnswers,
     /// Clones into a directory that holds data.
     ClonesOverData,
+    /// Tells its last position without looking, as if it had looked.
+    AnswersFromMemory,
+    /// Compares the others' positions with what it knew of its own before it asked.
+    ComparesOldPosition,
     /// Yields to nobody in a race.
     YieldsToNobody,
     /// Disarms the guardian while PostgreSQL accepts writes.

@@ -31,7 +31,7 @@ pub struct Mind {
     armed_by_keeper: bool,
     /// What was seen of PostgreSQL before anything was heard of the guardian: without its word a new agent would take a
     /// primary under a lease that still runs for one that has lost it.
-    seen_too_early: Option<Postgres>,
+    seen_too_early: Option<Seen>,
     guardian_heard: bool,
     /// How wishes have ended that nobody has been told of yet.
     answers: Vec<(u64, Outcome)>,
@@ -51,6 +51,7 @@ impl Mind {
             session: None,
             lease: None,
             postgres: Postgres::Unobserved,
+            looked_at: Moment::default(),
             disk: Disk::default(),
             peers: PeerRound::default(),
             work: Work::default(),
@@ -87,9 +88,9 @@ impl Mind {
             Event::StoreSilent => self.learn_silence(),
             Event::Lease(event) => self.learn_lease(event),
             Event::ErrandEnded(outcome) => self.end_errand(outcome),
-            Event::Postgres(postgres) => self.learn_postgres(postgres, None),
+            Event::Postgres(seen) => self.learn_postgres(seen, None),
             Event::Disk(disk) => self.view.disk = disk,
-            Event::JobEnded { id, outcome, postgres } => self.end_job(id, outcome, postgres),
+            Event::JobEnded { id, outcome, seen } => self.end_job(id, outcome, seen),
             Event::PeersAnswered { round, answers } => self.learn_peers(round, answers),
             Event::Guardian(guardian) => self.learn_guardian(guardian),
             Event::Watchdog(watchdog) => self.view.watchdog = watchdog,
@@ -225,11 +226,12 @@ impl Mind {
     }
 
     /// `ended`: the job that has ended together with this look.
-    fn learn_postgres(&mut self, postgres: Postgres, ended: Option<&Job>) {
+    fn learn_postgres(&mut self, seen: Seen, ended: Option<&Job>) {
         if !self.guardian_heard {
-            self.seen_too_early = Some(postgres);
+            self.seen_too_early = Some(seen);
             return;
         }
+        let Seen { postgres, looked_at } = seen;
         self.count_crashes(&postgres, ended);
         let failures = &mut self.view.memory.failures;
         match postgres.running().map(|running| &running.serving) {
@@ -247,6 +249,7 @@ impl Mind {
             self.view.memory.received = reached.map(|lsn| (lsn, self.view.now));
         }
         self.view.postgres = postgres;
+        self.view.looked_at = looked_at;
     }
 
     fn learn_peers(&mut self, round: u64, answers: BTreeMap<MemberName, PeerAnswer>) {
@@ -264,8 +267,8 @@ impl Mind {
         }
         self.view.work.ordering_fence = false;
         self.guardian_heard = true;
-        if let Some(postgres) = self.seen_too_early.take() {
-            self.learn_postgres(postgres, None);
+        if let Some(seen) = self.seen_too_early.take() {
+            self.learn_postgres(seen, None);
         }
     }
 
@@ -312,7 +315,7 @@ impl Mind {
         }
     }
 
-    fn end_job(&mut self, id: u64, outcome: JobOutcome, postgres: Postgres) {
+    fn end_job(&mut self, id: u64, outcome: JobOutcome, seen: Seen) {
         let ended = self.view.work.job.take_if(|_| id == self.job_id);
         if let Some(RunningJob { job, .. }) = &ended {
             self.count_outcome(job, outcome);
@@ -323,7 +326,7 @@ impl Mind {
             }
             self.end_restart_that_failed(job, outcome);
         }
-        self.learn_postgres(postgres, ended.as_ref().map(|running| &running.job));
+        self.learn_postgres(seen, ended.as_ref().map(|running| &running.job));
     }
 
     // What begins.
@@ -367,6 +370,8 @@ impl Mind {
         self.view.peers =
             PeerRound { asked_at: Some(self.view.now), complete: alone, answers: BTreeMap::new() };
         self.view.work.asking_peers = !alone;
+        // Positions are compared: ours must not be older than theirs.
+        commands.push(Command::Look);
         if !alone {
             commands.push(Command::AskPeers { round: self.round, questions });
         }

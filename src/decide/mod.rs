@@ -169,6 +169,9 @@ fn under_way(view: &View, running: &RunningJob) -> Choice {
 /// The leader key bears our name, but the store has not confirmed the lease to us.
 fn own_key(view: &View, leader: &Leader) -> Choice {
     if view.memory.released == Some(leader.term) {
+        if view.work.errand_since.is_some() {
+            return Choice::wait(Rule::AwaitsRelease);
+        }
         return Choice::store(Rule::ReleasesAgain, Errand::ReleaseLease { term: leader.term });
     }
     if leader.session.is_some() && leader.session == view.session.map(|session| session.id) {

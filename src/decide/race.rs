@@ -98,7 +98,9 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if !answers_are_fresh(view) {
         return Choice::step(Rule::RaceAsks, Step::AskPeers(questions(view, cluster)));
     }
-    if !view.peers.complete {
+    // Our own position is one of those that are compared.
+    let looked = view.peers.asked_at <= Some(view.looked_at) || fault::active(Fault::ComparesOldPosition);
+    if !view.peers.complete || !looked {
         return Choice::wait(Rule::RaceAsks);
     }
     if let Some(peer) = standing(view).find(|(_, peer)| runs_as_primary(peer)).map(|(name, _)| name) {

@@ -134,6 +134,7 @@ rules! {
     CloneWaitsForLeader = "clone_waits_for_leader": "the data directory is empty; waiting until {member} can be cloned from",
     ClearsUnfinished = "clears_unfinished": "setting aside what an interrupted attempt left behind" ["ca2b544f9c1c48d3b38a6c13788e49fe"],
     OwnOldLease = "own_old_lease": "the leader key bears this member's name but is not its own; waiting for its end",
+    AwaitsRelease = "awaits_release": "has given the lease back; waiting for the store to say so",
     ReleasesAgain = "releases_again": "gave the lease back without hearing an answer; giving it back again",
     AwaitsRenewal = "awaits_renewal": "holds the leader key; waiting for the store to confirm it",
 

@@ -21,6 +21,9 @@ pub struct View {
     pub session: Option<Session>,
     pub lease: Option<Lease>,
     pub postgres: Postgres,
+    /// When the look began that has shown it.
+    #[serde(default)]
+    pub looked_at: Moment,
     pub disk: Disk,
     pub peers: PeerRound,
     pub work: Work,
@@ -94,6 +97,9 @@ pub struct PeerStatus {
     pub tags: Tags,
     pub watchdog_failed: bool,
     pub fitness: Fitness,
+    /// Its position is from before it was asked: it may be further by now.
+    #[serde(default)]
+    pub stale: bool,
     /// What is left on its fullest disk.
     pub free_bytes: Option<u64>,
 }

@@ -36,6 +36,7 @@ pub fn read_status(bytes: &[u8]) -> Result<PeerStatus, StatusError> {
         fitness: own(&document, "fitness")
             .and_then(|word| serde_json::from_value(word.clone()).ok())
             .unwrap_or_default(),
+        stale: own(&document, "stale") == Some(&Value::Bool(true)),
         free_bytes: own(&document, "disk_free_bytes").and_then(Value::as_u64),
     })
 }
@@ -116,14 +117,15 @@ mod tests {
         let told = |tenure: Value| {
             let document = json!({"state": "running", "role": "replica", "tenure": tenure}).to_string();
             let status = read_status(document.as_bytes()).expect("a status");
-            (status.fitness, status.free_bytes)
+            (status.fitness, status.free_bytes, status.stale)
         };
-        assert_eq!(told(json!({})), (Fitness::Fit, None));
-        assert_eq!(told(json!({"fitness": "unfit"})), (Fitness::Unfit, None));
+        assert_eq!(told(json!({})), (Fitness::Fit, None, false));
+        assert_eq!(told(json!({"fitness": "unfit"})), (Fitness::Unfit, None, false));
         let full = json!({"fitness": "last_resort", "disk_free_bytes": 4096, "disk_full": true});
-        assert_eq!(told(full), (Fitness::LastResort, Some(4096)));
-        assert_eq!(told(json!({"fitness": 7, "disk_free_bytes": "x"})), (Fitness::Fit, None));
-        assert_eq!(told(json!([])), (Fitness::Fit, None));
+        assert_eq!(told(full), (Fitness::LastResort, Some(4096), false));
+        assert_eq!(told(json!({"stale": true})), (Fitness::Fit, None, true));
+        assert_eq!(told(json!({"fitness": 7, "disk_free_bytes": "x"})), (Fitness::Fit, None, false));
+        assert_eq!(told(json!([])), (Fitness::Fit, None, false));
     }
 
     #[test]

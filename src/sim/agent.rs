@@ -6,17 +6,20 @@ use super::guardian::Speaker;
 use super::host::{Agent, Asking, Call, Keeper, Purpose, Written};
 use super::network::Place;
 use super::store::{Answer, Request};
-use super::world::{Happening, World};
+use super::world::{Happening, Question, World};
 use super::{MS, SECOND, Time};
+use crate::decide::fault::{self, Fault};
 use crate::decide::fitness_told;
-use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Mind, PeerQuestion};
+use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Mind, PeerQuestion, Seen};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Disk, Errand, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, PeerStatus,
-    Postgres as Observed, Span,
+    Cluster, Disk, Errand, FenceOrder, Guardian as Known, MemberName, MemberState, Moment, PeerAnswer,
+    PeerStatus, Running, Span,
 };
 
 const LOOK_EVERY: Time = 500 * MS;
+/// Whoever is asked answers after this even if the look has not come to an end.
+const LOOK_PATIENCE: Time = 250 * MS;
 const SILENT_AFTER: Span = Span::from_ms(2_500);
 /// A record whose WAL positions alone have moved on is written this often.
 const RECORD_EVERY: Span = Span::from_secs(2);
@@ -160,15 +163,16 @@ impl World {
     }
 
     /// What is seen is as old as the look, however long the answer takes.
-    pub fn agent_looks(&mut self, host: usize, life: u64) {
+    pub fn agent_looks(&mut self, host: usize, life: u64) -> Time {
         let slow = if self.hosts[host].slow_disk { self.random.between(0, 2 * SECOND) } else { 0 };
         let takes = slow + self.random.between(MS, 20 * MS);
-        let seen = Box::new(self.hosts[host].pg.observe());
+        let seen = Box::new(Seen { postgres: self.hosts[host].pg.observe(), looked_at: self.local(host) });
         self.probe_disk(host);
-        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        let Some(agent) = self.hosts[host].agent.as_mut() else { return takes };
         agent.looks += 1;
         let look = agent.looks;
         self.after(takes, Happening::AgentSees { host, life, look, seen });
+        takes
     }
 
     /// The probe is a thread of its own, whose last word is there to be read whenever the agent looks.
@@ -181,7 +185,7 @@ impl World {
         }
     }
 
-    pub fn agent_sees(&mut self, host: usize, look: u64, seen: Observed) {
+    pub fn agent_sees(&mut self, host: usize, look: u64, seen: Seen) {
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         if agent.looked < look {
             agent.looked = look;
@@ -196,11 +200,11 @@ impl World {
     }
 
     pub fn agent_hears_job(&mut self, host: usize, id: u64, outcome: JobOutcome) {
-        let postgres = self.hosts[host].pg.observe();
+        let seen = Seen { postgres: self.hosts[host].pg.observe(), looked_at: self.local(host) };
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         // A look that began before the job ended tells old news.
         agent.looked = agent.looks;
-        self.learn(host, Event::JobEnded { id, outcome, postgres });
+        self.learn(host, Event::JobEnded { id, outcome, seen });
     }
 
     pub fn agent_hears_guardian(&mut self, host: usize, known: Known) {
@@ -340,6 +344,9 @@ impl World {
         for command in commands {
             match command {
                 Command::Errand(errand) => self.run_errand(host, errand),
+                Command::Look => {
+                    self.agent_looks(host, life);
+                }
                 Command::AskPeers { round, questions } => self.ask_peers(host, life, round, &questions),
                 Command::StartJob { id, job } => self.begin_job(host, life, id, job),
                 Command::CancelJob { id } => self.cancel_job(host, life, id),
@@ -410,8 +417,18 @@ impl World {
         }
     }
 
-    /// Answered from memory, as old as that is.
+    /// Answered after a look, or from memory where that takes too long.
     pub fn agent_is_asked(&mut self, host: usize, asker: usize, asker_life: u64, round: u64) {
+        let asked_at = self.local(host);
+        let Some(life) = self.hosts[host].agent.as_ref().map(|agent| agent.life) else { return };
+        let stood_at = self.hosts[host].pg.observe().running().and_then(Running::position);
+        let takes = if fault::active(Fault::AnswersFromMemory) { 0 } else { self.agent_looks(host, life) };
+        let question = Question { asker, asker_life, round, asked_at, stood_at };
+        self.after(takes.min(LOOK_PATIENCE), Happening::AgentAnswers { host, life, question });
+    }
+
+    pub fn agent_answers(&mut self, host: usize, question: Question) {
+        let Question { asker, asker_life, round, asked_at, stood_at } = question;
         let now = self.local(host);
         let Some(agent) = self.hosts[host].agent.as_ref() else { return };
         let view = agent.mind.view();
@@ -423,12 +440,24 @@ impl World {
             tags: record.tags.clone(),
             watchdog_failed: view.guardian == Known::Absent || view.lacks_watchdog(),
             fitness: fitness_told(view, now),
+            stale: view.looked_at < asked_at && !fault::active(Fault::AnswersFromMemory),
             free_bytes: view.disk.free_bytes,
         };
         let member = view.me.clone();
+        let older = !status.stale && status.state == MemberState::Running && status.position < stood_at;
         let answer = Box::new(PeerAnswer::Stands(status));
-        let back = Happening::AgentHearsPeer { host: asker, life: asker_life, round, member, answer };
+        let back = Happening::AgentHearsPeer {
+            host: asker,
+            life: asker_life,
+            round,
+            member: member.clone(),
+            answer,
+        };
         self.send(Place::Host(host), Place::Host(asker), back);
+        if older {
+            self.laws
+                .breaks(format!("positions: {member} answers with an older position than it was asked at"));
+        }
     }
 
     pub fn agent_hears_peer(&mut self, host: usize, round: u64, member: MemberName, answer: PeerAnswer) {

@@ -9,7 +9,7 @@ use crate::decide::fault::{self, Fault};
 use crate::decide::mind::{Event, LeaseEvent, Mind};
 use crate::model::{Moment, Policy, Session, SessionId, Span, Tags, Term};
 
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 600;
 
 fn views_notice(fault: Fault) -> Option<&'static str> {
     fault::with(fault, || {
@@ -65,6 +65,8 @@ bites! {
     nothing_is_cloned_over: ClonesOverData, Views;
     who_is_behind_yields: YieldsToNobody, Views;
     old_answers_decide_nothing: UsesOldAnswers, Views;
+    an_answer_is_not_older_than_the_question: AnswersFromMemory, Lives;
+    ones_own_position_is_compared_as_it_is: ComparesOldPosition, Lives;
     the_guardian_stays_armed: DisarmsWhileWritable, Both;
     the_unfit_are_not_renewed: RenewsUnfit, Views;
     the_unfit_do_not_take: TakesUnfit, Views;

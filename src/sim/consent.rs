@@ -41,6 +41,22 @@ impl World {
                 self.send(Place::Host(host), Place::Host(peer), asked);
             }
         }
+        if questions.is_empty() {
+            self.end_round_of_consent(host);
+        }
+    }
+
+    /// Everybody has answered, or been waited for.
+    fn end_round_of_consent(&mut self, host: usize) {
+        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        let Some(Seeking { round, lease, asked, agreed, .. }) = agent.seeking.take() else { return };
+        let leads = agent.mind.view().lease.is_some_and(|held| held.term == lease.term);
+        if leads && asked == agreed {
+            let known = agent.confirmed.entry(lease.term).or_insert(lease.asked_at);
+            *known = (*known).max(lease.asked_at);
+            self.note_office(host, lease.term, lease.asked_at);
+        }
+        self.learn(host, Event::ConsentAnswered { round, agreed });
     }
 
     pub fn agent_is_asked_to_agree(
@@ -72,16 +88,8 @@ impl World {
         if seeking.waiting.remove(&member) && agreed {
             seeking.agreed.insert(member);
         }
-        if !seeking.waiting.is_empty() {
-            return;
+        if seeking.waiting.is_empty() {
+            self.end_round_of_consent(host);
         }
-        let Some(Seeking { lease, asked, agreed, .. }) = agent.seeking.take() else { return };
-        let leads = agent.mind.view().lease.is_some_and(|held| held.term == lease.term);
-        if leads && asked == agreed {
-            let known = agent.confirmed.entry(lease.term).or_insert(lease.asked_at);
-            *known = (*known).max(lease.asked_at);
-            self.note_office(host, lease.term, lease.asked_at);
-        }
-        self.learn(host, Event::ConsentAnswered { round, agreed });
     }
 }

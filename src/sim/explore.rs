@@ -89,6 +89,7 @@ fn is_message(happening: &Happening) -> bool {
             | Happening::AgentHearsGuardian { .. }
             | Happening::AgentHearsPeer { .. }
             | Happening::AgentIsAsked { .. }
+            | Happening::AgentAnswers { .. }
             | Happening::AgentHearsJob { .. }
             | Happening::AgentWakes { .. }
             | Happening::AgentBeats { .. }
@@ -107,6 +108,7 @@ impl Happening {
             | Happening::AgentHearsGuardian { host, .. }
             | Happening::AgentHearsPeer { host, .. }
             | Happening::AgentIsAsked { host, .. }
+            | Happening::AgentAnswers { host, .. }
             | Happening::AgentHearsJob { host, .. }
             | Happening::AgentWakes { host, .. }
             | Happening::AgentBeats { host, .. }

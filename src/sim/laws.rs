@@ -162,6 +162,13 @@ impl World {
 
     /// Who takes the lease can do the work, as far as its own machine can know: a stall is seen within a second.
     pub fn look_at_candidate(&mut self, index: usize) {
+        let view = self.hosts[index].agent.as_ref().map(|agent| agent.mind.view());
+        if view.is_some_and(|view| {
+            view.postgres.running().is_some() && Some(view.looked_at) < view.peers.asked_at
+        }) {
+            let name = self.hosts[index].name.clone();
+            self.laws.breaks(format!("positions: {name} compares an older position than it asked for"));
+        }
         let patience = self.policy.timing.unfit_after() + Span::from_secs(3);
         let host = &self.hosts[index];
         let stalled = host.stalled_since.is_some_and(|since| patience < self.local(index).since(since));

@@ -275,6 +275,7 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
         session: Some(Session { id: SESSION, asked_at: NOW - Span::from_ms(500), ttl: Span::from_secs(10) }),
         lease: None,
         postgres: Postgres::Unobserved,
+        looked_at: NOW,
         disk: Disk::default(),
         peers: PeerRound::default(),
         work: Work::default(),

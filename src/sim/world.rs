@@ -15,10 +15,10 @@ use super::random::Random;
 use super::replication::Batch;
 use super::store::{Answer, Request, Store};
 use super::{MS, NAMES, SECOND, Time};
-use crate::decide::mind::{Command, JobOutcome};
+use crate::decide::mind::{Command, JobOutcome, Seen};
 use crate::model::{
-    Cluster, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Postgres as Observed,
-    SessionId, Span, Tags, Timeline,
+    Cluster, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Position, SessionId,
+    Span, Tags, Timeline,
 };
 
 /// etcd looks for sessions that have ended twice a second.
@@ -37,13 +37,14 @@ pub(super) enum Happening {
     AgentWakes { host: usize, life: u64, wake: u64 },
     AgentBeats { host: usize, life: u64 },
     AgentLooks { host: usize, life: u64 },
-    AgentSees { host: usize, life: u64, look: u64, seen: Box<Observed> },
+    AgentSees { host: usize, life: u64, look: u64, seen: Box<Seen> },
     AgentActs { host: usize, life: u64, commands: Vec<Command> },
     AgentHearsGuardian { host: usize, life: u64, known: Known },
     AgentHearsPeer { host: usize, life: u64, round: u64, member: MemberName, answer: Box<PeerAnswer> },
     AgentIsAsked { host: usize, asker: usize, asker_life: u64, round: u64 },
     AgentIsAskedToAgree { host: usize, from: MemberName, wanted: Span, asker: (usize, u64, u64) },
     AgentHearsConsent { host: usize, life: u64, round: u64, member: MemberName, agreed: bool },
+    AgentAnswers { host: usize, life: u64, question: Question },
     AgentHearsJob { host: usize, life: u64, id: u64, outcome: JobOutcome },
     AgentStarts { host: usize },
     JobAdvances { host: usize, life: u64, serial: u64 },
@@ -63,6 +64,16 @@ pub(super) enum Happening {
     Passes(Trouble),
 }
 
+/// What one agent asks another, and where that one truly stood when the question came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    pub asker: usize,
+    pub asker_life: u64,
+    pub round: u64,
+    pub asked_at: Moment,
+    pub stood_at: Option<Position>,
+}
+
 impl Happening {
     /// The agent that must be awake for this to happen.
     fn agent(&self) -> Option<(usize, Option<u64>)> {
@@ -74,6 +85,7 @@ impl Happening {
             | Happening::AgentBeats { host, life }
             | Happening::AgentLooks { host, life }
             | Happening::AgentSees { host, life, .. }
+            | Happening::AgentAnswers { host, life, .. }
             | Happening::AgentActs { host, life, .. }
             | Happening::AgentHearsGuardian { host, life, .. }
             | Happening::AgentHearsPeer { host, life, .. }
@@ -272,7 +284,9 @@ impl World {
             }
             Happening::AgentWakes { host, wake, .. } => self.agent_wakes(host, wake),
             Happening::AgentBeats { host, life } => self.agent_beats(host, life),
-            Happening::AgentLooks { host, life } => self.agent_looks(host, life),
+            Happening::AgentLooks { host, life } => {
+                self.agent_looks(host, life);
+            }
             Happening::AgentSees { host, look, seen, .. } => self.agent_sees(host, look, *seen),
             Happening::AgentActs { host, life, commands } => self.agent_acts(host, life, commands),
             Happening::AgentHearsGuardian { host, known, .. } => self.agent_hears_guardian(host, known),
@@ -288,6 +302,7 @@ impl World {
             Happening::AgentHearsConsent { host, round, member, agreed, .. } => {
                 self.agent_hears_consent(host, round, member, agreed);
             }
+            Happening::AgentAnswers { host, question, .. } => self.agent_answers(host, question),
             Happening::AgentHearsJob { host, id, outcome, .. } => self.agent_hears_job(host, id, outcome),
             Happening::AgentStarts { host } => self.start_agent(host),
             Happening::JobAdvances { host, serial, .. } => self.job_advances(host, serial),

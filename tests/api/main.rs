@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::json;
-use tenure::api::{Api, Command, Doors, Limits, Written, serve};
+use tenure::api::{Api, Command, Doors, Limits, Looks, Written, serve};
 use tenure::model::*;
 use tenure::peers::http::call;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -316,7 +316,9 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let (doors, doors_kept) = watch::channel(Arc::new(doors));
         let (_, peers) = watch::channel(Arc::default());
-        let api = Api { standings: receiver, commands: sender, clock, limits, doors: doors_kept, peers };
+        let (looks, _) = Looks::new();
+        let api =
+            Api { standings: receiver, commands: sender, clock, limits, doors: doors_kept, peers, looks };
         let stopped = async move {
             let _ = stopped.await;
         };
@@ -422,6 +424,7 @@ fn standby() -> Standing {
             streaming: true,
             upstream: None,
         }),
+        looked_at: NOW,
         disk: Disk::default(),
         peers: PeerRound::default(),
         work: Work::default(),

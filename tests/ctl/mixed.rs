@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use tenure::clock;
 use tenure::model::Span;
 
-use crate::patroni::{available, log_of, ours, start_member, theirs};
+use crate::patroni::{Command, available, log_of, operate, ours, start_member, theirs};
 use crate::support::lab::{Lab, Setup, in_lab};
 use crate::support::wait_for;
+use crate::support::writer::Writer;
 
 /// Node 1 runs our agent, node 2 Patroni's, and node 3 ours again, which may not lead: so it is known who comes next.
 const OURS: usize = 0;
@@ -69,6 +70,20 @@ impl Mixed<'_> {
             (self.lab.healthy_now()? == node).then_some(())
         })
         .await;
+    }
+
+    /// A cluster of everybody, made by our agent, with a writer.
+    async fn founded_by_us(&mut self) -> Writer {
+        self.start(OURS);
+        self.lab.leader_among(&[OURS]).await;
+        self.start(THEIRS);
+        self.start(FOLLOWER);
+        self.leads(OURS).await;
+        self.everybody_has_a_slot(OURS).await;
+        self.lab.create_ledger(OURS).await;
+        let writer = self.lab.write_anywhere();
+        self.lab.more_rows(20).await;
+        writer
     }
 
     /// From the other one that may lead.
@@ -166,7 +181,9 @@ fn a_mixed_cluster_switches_over_both_ways_whoever_is_asked() {
         drop(writer);
 
         maintenance(mixed).await;
-        operators(mixed).await;
+        for (command, replica) in [(theirs as Command, OURS), (ours, FOLLOWER)] {
+            operate(mixed.lab, command, THEIRS, replica).await;
+        }
         mixed.lab.ledger.check_one_history_at_a_time();
     });
 }
@@ -185,40 +202,10 @@ async fn maintenance(mixed: &Mixed<'_>) {
     mixed.leads(THEIRS).await;
 }
 
-/// Restart, reload and reinitialize, asked of either kind by either command.
-async fn operators(mixed: &Mixed<'_>) {
-    for (command, replica) in [(theirs as crate::patroni::Command, OURS), (ours, FOLLOWER)] {
-        let replica = mixed.name(replica).to_owned();
-        let said = command(mixed.lab, &["restart", "lab", "--force"], "");
-        for node in &mixed.lab.nodes {
-            let wanted = format!("Success: restart on member {}", node.name);
-            assert!(said.stdout.contains(&wanted), "{wanted}: {said:#?}");
-        }
-        mixed.leads(THEIRS).await;
-        let said = command(mixed.lab, &["reload", "lab", "--force"], "");
-        for node in &mixed.lab.nodes {
-            let wanted = format!("Reload request received for member {}", node.name);
-            assert!(said.stdout.contains(&wanted), "{wanted}: {said:#?}");
-        }
-        let said = command(mixed.lab, &["reinit", "lab", &replica, "--force", "--wait"], "");
-        let wanted = format!("Success: reinitialize for member {replica}\n");
-        assert!(said.stdout.contains(&wanted) && said.stdout.contains("is completed on"), "{said:#?}");
-        mixed.leads(THEIRS).await;
-    }
-}
-
 #[test]
 fn a_mixed_cluster_fails_over_both_ways() {
     in_mixed_lab(async |mixed| {
-        mixed.start(OURS);
-        mixed.lab.leader_among(&[OURS]).await;
-        mixed.start(THEIRS);
-        mixed.start(FOLLOWER);
-        mixed.leads(OURS).await;
-        mixed.everybody_has_a_slot(OURS).await;
-        mixed.lab.create_ledger(OURS).await;
-        let writer = mixed.lab.write_anywhere();
-        mixed.lab.more_rows(20).await;
+        let writer = mixed.founded_by_us().await;
 
         // PostgreSQL alone: in place, or handed over.
         kill_postmaster(mixed, OURS);
@@ -239,7 +226,19 @@ fn a_mixed_cluster_fails_over_both_ways() {
             mixed.leads(next).await;
         }
 
-        // Patroni's agent dies alone, and its PostgreSQL, which nobody stops, goes on writing: it is not deposed.
+        drop(writer);
+        mixed.one_history(OURS).await;
+        mixed.lab.missing_rows(OURS).await;
+        mixed.lab.ledger.check_one_history_at_a_time();
+    });
+}
+
+#[test]
+fn in_a_mixed_cluster_no_primary_is_deposed_that_may_still_write() {
+    in_mixed_lab(async |mixed| {
+        let writer = mixed.founded_by_us().await;
+
+        // Patroni's agent dies alone, and its PostgreSQL, which nobody stops, goes on writing.
         mixed.hand_to(THEIRS).await;
         let agent = mixed.patroni.as_mut().expect("it was started");
         agent.kill().expect("it runs");

@@ -184,6 +184,26 @@ pub fn ours_with(lab: &Lab, arguments: &[&str], input: &str, variables: &[(&str,
     run(Path::new(env!("CARGO_BIN_EXE_tenurectl")), &arguments, input, variables)
 }
 
+/// Restart and reload, asked of everybody, and reinitialize, asked of one who follows, by one of the commands.
+pub async fn operate(lab: &Lab, command: Command, leader: usize, replica: usize) {
+    let said = command(lab, &["restart", "lab", "--force"], "");
+    for node in &lab.nodes {
+        let wanted = format!("Success: restart on member {}", node.name);
+        assert!(said.stdout.contains(&wanted), "{wanted}: {said:#?}");
+    }
+    assert_eq!(lab.healthy().await, leader);
+    let said = command(lab, &["reload", "lab", "--force"], "");
+    for node in &lab.nodes {
+        let wanted = format!("Reload request received for member {}", node.name);
+        assert!(said.stdout.contains(&wanted), "{wanted}: {said:#?}");
+    }
+    let replica = &lab.nodes[replica].name;
+    let said = command(lab, &["reinit", "lab", replica, "--force", "--wait"], "");
+    let wanted = format!("Success: reinitialize for member {replica}\n");
+    assert!(said.stdout.contains(&wanted) && said.stdout.contains("is completed on"), "{said:#?}");
+    assert_eq!(lab.healthy().await, leader);
+}
+
 pub fn theirs(lab: &Lab, arguments: &[&str], input: &str) -> Said {
     theirs_with(lab, arguments, input, &[])
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::patroni::{ours, theirs, with_patronictl};
+use crate::patroni::{Command, operate, ours, theirs, with_patronictl};
 use crate::support::lab::Lab;
 use crate::support::wait_for;
 
@@ -28,6 +28,9 @@ fn patronis_command_governs_a_cluster_of_ours() {
         assert_eq!(query.stdout, "pg_is_in_recovery\nFalse\n", "{query:#?}");
         let told = ours(lab, &["version", "lab", "node1"], "");
         assert!(told.stdout.contains("\n\nnode1: Tenure "), "{told:#?}");
+        for command in [theirs as Command, ours] {
+            operate(lab, command, first, second).await;
+        }
     });
 }
 

@@ -36,11 +36,10 @@ impl Mind {
             asked: topology.keys().cloned().collect(),
             last: Some(now),
         };
-        if topology.is_empty() {
-            // Nobody else may take the lease.
-            return self.learn_consent(self.seeking.round, &BTreeSet::new());
+        // Where nobody else may take the lease, nobody is asked, and everybody has agreed.
+        if !topology.is_empty() {
+            self.view.memory.others_bound_until = Some(now + patience + timing.ttl);
         }
-        self.view.memory.others_bound_until = Some(now + patience + timing.ttl);
         let question = |(member, api_url): (MemberName, String)| PeerQuestion { member, api_url, patience };
         commands.push(Command::AskConsent {
             round: self.seeking.round,
