@@ -150,6 +150,14 @@ fn has_promised(view: &View, promise: &Promise) -> Choice {
         .again_in(view.now.until(promise.until))
 }
 
+/// Did the last leader count on this member, or has an operator named it? Nobody waits in a race for one that may not take part.
+pub(super) fn may_take(view: &View, cluster: &Cluster, member: &MemberName) -> bool {
+    !view.policy.failsafe
+        || cluster.failsafe.is_empty()
+        || cluster.failsafe.contains_key(member)
+        || race::named(cluster) == Some(member)
+}
+
 /// Reasons not to take the lease that come from the mode itself.
 fn barred(view: &View) -> Option<Choice> {
     let cluster = view.cluster()?;
@@ -158,7 +166,7 @@ fn barred(view: &View) -> Option<Choice> {
     if !view.policy.failsafe || told.is_empty() || view.postgres.may_accept_writes() {
         return None;
     }
-    if !told.contains_key(&view.me) && race::named(cluster) != Some(&view.me) {
+    if !may_take(view, cluster, &view.me) {
         return Some(Choice::wait(Rule::CandidateNotAsked));
     }
     // What a former life of this agent has promised is not known any more; for longer than this it cannot bind.

@@ -113,11 +113,13 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if named == Some(&view.me) {
         return Choice::store(Rule::CandidateNamed, claim_next(view, cluster, position.timeline));
     }
-    if let Some(peer) = request.and_then(|request| preferred_by(request, view)) {
+    if let Some(peer) = request.and_then(|request| preferred_by(request, view, cluster)) {
         return Choice::wait(Reason::about(Rule::CandidateYieldsToNamed, peer)).again_in(YIELD);
     }
     let mine = rank(view, cluster, fitness_told(view, view.now), position, view.tags.failover_priority());
-    let ahead = standing(view).filter(|(_, peer)| eligible(peer)).find(|(_, peer)| {
+    let may_take =
+        |name: &MemberName, peer: &PeerStatus| eligible(peer) && consent::may_take(view, cluster, name);
+    let ahead = standing(view).filter(|(name, peer)| may_take(name, peer)).find(|(_, peer)| {
         rank_of(view, cluster, peer).is_some_and(|rank| mine < rank) && !fault::active(Fault::YieldsToNobody)
     });
     match ahead {
@@ -215,13 +217,19 @@ fn rank(view: &View, cluster: &Cluster, fitness: Fitness, position: Position, pr
 }
 
 /// The member that a request prefers to this one, if it can take over.
-fn preferred_by<'a>(request: &'a FailoverRequest, view: &'a View) -> Option<&'a MemberName> {
+fn preferred_by<'a>(
+    request: &'a FailoverRequest,
+    view: &'a View,
+    cluster: &Cluster,
+) -> Option<&'a MemberName> {
+    let may_take =
+        |name: &MemberName, peer: &PeerStatus| eligible(peer) && consent::may_take(view, cluster, name);
     match (&request.candidate, &request.leader) {
         (Some(named), _) => {
             standing(view).find(|(name, peer)| *name == named && eligible(peer)).map(|(name, _)| name)
         }
         (None, Some(leader)) if *leader == view.me => {
-            standing(view).find(|(_, peer)| eligible(peer)).map(|(name, _)| name)
+            standing(view).find(|(name, peer)| may_take(name, peer)).map(|(name, _)| name)
         }
         (None, Some(_) | None) => None,
     }
