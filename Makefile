@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build release play test test-machines sim check docs clean
+.PHONY: help setup build release play test test-machines sim fuzz soak check docs clean
 
 # Servers like HAProxy live in sbin, which is not on an ordinary user's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -35,6 +35,9 @@ test: setup ## everything that needs no machines of its own
 test-machines: setup ## three machines with real systemd, as root; the first time makes their image. ARGS="…" select tests
 	@scripts/test-machines $(ARGS)
 
+soak: setup ## as root, on real processes: random kills with synchronous replication, for MINUTES=60 in each mode or FAILOVERS=…
+	TENURE_SOAK_MINUTES=$(MINUTES) $(if $(FAILOVERS),TENURE_SOAK_FAILOVERS=$(FAILOVERS)) scripts/test --no-capture --test cluster random_kills
+
 check: ## format, lints and the quick tests, without installing anything
 	cargo fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -42,6 +45,9 @@ check: ## format, lints and the quick tests, without installing anything
 
 sim: setup ## the simulator for MINUTES=60
 	TENURE_SIM_MINUTES=$(MINUTES) scripts/test --no-capture --lib no_life_of_a_fresh_seed
+
+fuzz: setup ## spoiled bytes into every reader and the REST server for MINUTES=60 each
+	TENURE_FUZZ_MINUTES=$(MINUTES) scripts/test --no-capture --test api -E 'test(/^fuzz::/)'
 
 docs: ## write the generated pages and golden texts anew
 	TENURE_BLESS=1 $(CARGO) test --locked --lib --test tidy

@@ -70,9 +70,15 @@ fn what_is_printed_can_be_read_again_and_holds_no_password() {
     let printed = text(&output.stdout);
     assert!(output.status.success() && printed.contains("scope: demo"), "{printed}");
     assert!(!printed.contains("hunter2"), "{printed}");
+    assert!(printed.contains("scope: demo  # node1.yml:1:1\n"), "{printed}");
+    assert!(printed.contains("namespace: /service  # default\n"), "{printed}");
     std::fs::write(directory.path().join("again.yml"), &printed).expect("written");
     let again = tenured(directory.path(), &["--print-config", "again.yml"]);
-    assert_eq!(text(&again.stdout), printed, "{}", text(&again.stderr));
+    // Read again, the values are the same, and all of them were given.
+    let values = |printed: &str| -> Vec<String> {
+        printed.lines().map(|line| line.split("  # ").next().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(values(&text(&again.stdout)), values(&printed), "{}", text(&again.stderr));
 }
 
 #[test]

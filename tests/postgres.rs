@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test owns its tasks, and gives up after a while")]
 
+#[path = "postgres/slots.rs"]
+mod slots;
 #[path = "support/postgres.rs"]
 mod support;
 
@@ -12,9 +14,9 @@ use nix::unistd::Pid;
 use support::{Instance, LOOK, PATIENCE, bin_dirs, tries};
 use tenure::model::{ControlState, Lsn, Moment, Postgres, Serving, Span, Timeline, Unfinished};
 use tenure::postgres::{
-    Error, Observer, SlotChanges, apply_slot_changes, bootstrap, checkpoint, clone_from,
-    discard_unfinished_clone, follow, kill_completely, promote, rewind_from, running_postmaster, set_aside,
-    start_primary, start_standby, stop_at_once, stop_orderly, watch_exit,
+    Error, Observer, bootstrap, checkpoint, clone_from, discard_unfinished_clone, follow, kill_completely,
+    promote, rewind_from, running_postmaster, set_aside, start_primary, start_standby, stop_at_once,
+    stop_orderly, watch_exit,
 };
 
 async fn wait() {
@@ -35,9 +37,9 @@ async fn a_new_cluster_meets_nobody_before_its_leader_starts_it() {
         let mut node = Instance::new(&bin_dir, "turku");
         assert_eq!(node.look().await.postgres, Postgres::Empty);
         let told = node.data_dir().with_file_name("told");
-        let hook =
-            format!("f() {{ psql -AtX -c 'SHOW listen_addresses' -d \"$1\" > {}; }}; f", told.display());
-        node.settings.hooks.post_bootstrap = Some(hook);
+        let script = format!("psql -AtX -c \\\"SHOW listen_addresses\\\" -d \\\"$1\\\" > {}", told.display());
+        let hook = format!("sh -c \"{script}\" hook");
+        node.settings.hooks.post_bootstrap = Some(hook.parse().expect("a command"));
         node.settings.parameters.insert("log_statement".to_owned(), "all".to_owned());
         bootstrap(&node.settings, PATIENCE).await.expect("bootstrapped");
 
@@ -438,39 +440,6 @@ async fn a_server_that_cannot_start_says_why() {
         std::fs::remove_dir_all(node.data_dir().join("pg_wal")).expect("removed");
         let failure = start_primary(&node.settings, PATIENCE).await.expect_err("no WAL");
         assert!(failure.to_string().contains("pg_wal"), "{failure}");
-    }
-}
-
-#[tokio::test]
-async fn slots_are_made_advanced_and_dropped_on_a_standby_too() {
-    for bin_dir in bin_dirs() {
-        let turku = Instance::primary(&bin_dir, "turku").await;
-        let mut oulu = Instance::standby_of(&turku, "oulu").await;
-        let change = |create: &[&str], drop: &[&str]| SlotChanges {
-            create: create.iter().map(|name| (*name).to_owned()).collect(),
-            drop: drop.iter().map(|name| (*name).to_owned()).collect(),
-            advance: Vec::new(),
-        };
-        let complaints = apply_slot_changes(&oulu.settings, &change(&["vaasa", "it's"], &[]), PATIENCE)
-            .await
-            .expect("done");
-        assert_eq!(complaints.len(), 1, "{complaints:?}");
-        let slots = oulu.look().await.slots;
-        assert_eq!(slots.len(), 1);
-        let restart = slots[0].restart.expect("it keeps WAL");
-
-        turku.sql("CREATE TABLE filler AS SELECT * FROM generate_series(1, 10000)").await;
-        oulu.until_sql("SELECT count(*) FROM pg_class WHERE relname = 'filler'", "1").await;
-        let replayed = match oulu.running().await.serving {
-            Serving::Standby { replayed, .. } => replayed.expect("known"),
-            primary @ Serving::Primary { .. } => panic!("{primary:?}"),
-        };
-        let advance = SlotChanges { advance: vec![("vaasa".to_owned(), replayed)], ..SlotChanges::default() };
-        assert_eq!(apply_slot_changes(&oulu.settings, &advance, PATIENCE).await, Ok(Vec::new()));
-        assert!(restart < oulu.look().await.slots[0].restart.expect("it keeps WAL"));
-        let dropped = apply_slot_changes(&oulu.settings, &change(&[], &["vaasa"]), PATIENCE).await;
-        assert_eq!(dropped, Ok(Vec::new()));
-        assert!(oulu.look().await.slots.is_empty());
     }
 }
 

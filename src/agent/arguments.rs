@@ -19,7 +19,7 @@ pub struct Arguments {
     #[arg(long)]
     pub validate_config: bool,
 
-    /// Print the configuration that results from all layers, without passwords, and end.
+    /// Print the configuration that results from all layers, each value with its origin, without passwords, and end.
     #[arg(long, visible_alias = "print")]
     pub print_config: bool,
 

@@ -43,6 +43,12 @@ pub async fn carry_out(store: &Store, errand: Errand, context: ErrandContext) ->
         (Errand::MakeDue { request, version }, _) => {
             store.request_failover(request, Some(*version), deadline).await.map(|_| ErrandOutcome::Done)
         }
+        (Errand::WriteSync { term, state, version }, _) => {
+            store.put_sync(&me, *term, state, *version, deadline).await.map(|_| ErrandOutcome::Done)
+        }
+        (Errand::ClearSync { term, version }, _) => {
+            done(store.delete_sync(&me, *term, *version, deadline).await)
+        }
         (Errand::ClearFailover { version }, _) => done(store.clear_failover(*version, deadline).await),
     };
     result.unwrap_or_else(|error| {

@@ -9,9 +9,9 @@ use tokio::sync::{mpsc, watch};
 use super::workshop::Finished;
 use crate::clock;
 use crate::decide::mind::{Event, Seen};
-use crate::model::{Facts, Moment, Postgres, Span};
+use crate::model::{Facts, Moment, Postgres, SlotRow, Span};
 use crate::postgres::{
-    ExitWatch, InstanceSettings, Observation, Observer, Postmaster, SlotRow, kill_completely, watch_exit,
+    ExitWatch, InstanceSettings, Observation, Observer, Postmaster, kill_completely, watch_exit,
 };
 
 const LOOK_EVERY: Span = Span::from_secs(1);

@@ -59,6 +59,28 @@ impl Home {
         write().with_context(|| format!("write {}", self.session_file().display()))
     }
 
+    /// Was the cluster in maintenance mode when it was last heard of? A restarted agent goes by that until it hears more.
+    pub fn paused(&self) -> bool {
+        self.pause_file().exists()
+    }
+
+    pub fn remember_pause(&self, paused: bool) -> Result<()> {
+        let path = self.pause_file();
+        let write = || -> std::io::Result<()> {
+            if paused {
+                File::options().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+            } else if path.exists() {
+                fs::remove_file(&path)?;
+            }
+            File::open(&self.dir)?.sync_all()
+        };
+        write().with_context(|| format!("write {}", path.display()))
+    }
+
+    pub fn pause_file(&self) -> PathBuf {
+        self.dir.join("paused")
+    }
+
     fn session_file(&self) -> PathBuf {
         self.dir.join("session")
     }

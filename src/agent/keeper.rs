@@ -112,7 +112,9 @@ impl Keeper {
         match self.store.renew(id, &self.me, orders.hold, bound(orders)).await {
             Ok(ttl) => {
                 let session = Session { id, asked_at, ttl };
-                if let Some(term) = orders.hold {
+                // By the latest orders: maintenance mode may have begun while the store was asked.
+                let guard = self.orders.borrow().guard;
+                if let Some(term) = orders.hold.filter(|_| guard) {
                     let timing = Timing { ttl: ttl.min(orders.ttl), ..Timing::for_ttl(orders.ttl) };
                     self.tell_guardian(term, timing.fence_at(asked_at));
                 }

@@ -2,10 +2,12 @@
 //!
 //! `keeper` renews the lease on a thread of its own, `sentry` speaks with the guardian, `eyes` look at PostgreSQL, `workshop`
 //! works on it, `disk` probes where it writes, `errands` and `publisher` write to the store, `requests` are what REST asks
-//! for, `upkeep` does the chores. `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
+//! for, `callbacks` tell the operator's programs, `upkeep` does the chores, `scout` asks the cluster that this one follows.
+//! `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
 
 mod arguments;
 mod asks;
+mod callbacks;
 mod cgroup;
 mod disk;
 mod doorkeeper;
@@ -18,8 +20,10 @@ mod leave;
 mod office;
 mod publisher;
 mod requests;
+mod scout;
 mod sentry;
 mod service;
+pub mod store_settings;
 mod upkeep;
 mod wishes;
 mod workshop;
@@ -40,9 +44,10 @@ use crate::config::{Config, Loaded, Sources};
 use crate::decide::decide;
 use crate::decide::mind::{Event, LeaseOrders, Mind};
 use crate::fence::{self, Guardian, LeaseLink};
-use crate::model::{Contact, Facts, FenceOrder, Postgres, SessionId, Span, Standing};
+use crate::model::{Contact, Facts, FenceOrder, Policy, Postgres, SessionId, Span, Standing};
 use crate::store::{Store, StoreEvent, StoreSettings};
 use crate::{api, clock};
+use callbacks::Callbacks;
 use doorkeeper::Doorkeeper;
 use eyes::{Eyes, Sight};
 use home::Home;
@@ -50,6 +55,7 @@ pub use inheritance::Inheritance;
 use keeper::KeeperSettings;
 pub use leave::leave_on_restart;
 use office::{Desk, End, Office};
+use scout::Scout;
 use sentry::Sentry;
 use service::{Herald, Line};
 use upkeep::Upkeep;
@@ -60,6 +66,7 @@ use workshop::Workshop;
 const EVENTS: usize = 256;
 const ASSIGNMENTS: usize = 16;
 const REQUESTS: usize = 16;
+const CALLS: usize = 16;
 /// A write to the store may take this long; what waits longer is asked for anew.
 const STORE_WITHIN: Duration = Duration::from_secs(5);
 /// Looking at PostgreSQL, working on it, the chores, and one to spare.
@@ -114,14 +121,22 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         .ok();
     tracing::info!(scope = config.scope, member = %config.name, "tenured {} begins", env!("CARGO_PKG_VERSION"));
 
-    let store_settings = wishes::store(&config);
+    let store_settings = store_settings::of_agent(&config);
     let former = home.session();
     if let Some((id, Some(secret))) = &former {
         store_settings.adopt_session(*id, secret);
     }
     let former = former.map(|(id, _)| id);
     let (wishes, instance) = Wishes::new(config.clone(), postgres_group.clone());
-    let mut mind = Mind::new(config.name.clone(), config.tags.clone(), wishes.policy(), former.is_some());
+    let policy = Policy { pause: home.paused(), ..wishes.policy() };
+    if policy.pause {
+        tracing::info!(
+            "the cluster was in maintenance mode when it was last heard of, and is until its configuration in the store says \
+             otherwise; {} says so",
+            home.pause_file().display()
+        );
+    }
+    let mut mind = Mind::new(config.name.clone(), config.tags.clone(), policy, former.is_some());
     let confirmed = match &guardian {
         Some(guardian) => {
             guardian.status().await.map_or(crate::model::Guardian::Absent, |status| status.guardian())
@@ -134,6 +149,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     let (events, event_receiver) = mpsc::channel(EVENTS);
     let (assignments, assigned) = mpsc::channel(ASSIGNMENTS);
     let (finished, finished_receiver) = mpsc::channel(ASSIGNMENTS);
+    let (calls, called) = mpsc::channel(CALLS);
     let (requests, requested) = mpsc::channel(REQUESTS);
     let (lease, lease_orders) = watch::channel(LeaseOrders::default());
     let (fence_orders, fence_ordered) = watch::channel(FenceOrder::Keep);
@@ -176,6 +192,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     let inside = requests::Inside { asks, reload };
     tasks.spawn(requests::serve(store.clone(), requested, inside, STORE_WITHIN));
     tasks.spawn(watch_store(store.clone(), events.clone()));
+    tasks.spawn(remember_pause(home.clone(), standings.clone()));
     tasks.spawn(remember_session(home, store_settings, session_known));
     tasks.spawn(follow_signals(
         events.clone(),
@@ -195,7 +212,18 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         events: events.clone(),
     };
     tasks.spawn(sentry.stand(guardian));
-    let upkeep = Upkeep { settings: instance, standings: standings.clone(), sight: seen.clone() };
+    // It ends by itself, after the last call.
+    let mut last = JoinSet::new();
+    last.spawn_on(Callbacks { settings: instance.clone(), calls: called }.work(), hands);
+    let scout = Scout { settings: instance.clone(), standings: standings.clone(), events: events.clone() };
+    tasks.spawn_on(scout.look_around(), hands);
+    let upkeep = Upkeep {
+        settings: instance,
+        standings: standings.clone(),
+        sight: seen.clone(),
+        events: events.clone(),
+        calls: calls.clone(),
+    };
     tasks.spawn_on(upkeep.work(), hands);
     tasks.spawn(opened.keeper.stay());
     let api = api::Api {
@@ -231,6 +259,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         sight: seen,
         looks,
         assignments,
+        calls,
         guardian: fence_orders,
         watchdog,
         lease,
@@ -245,6 +274,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         End::InOrder => {
             // One that hangs in the kernel is left to the end of the process.
             let _ = tokio::time::timeout(GOODBYE, tasks.shutdown()).await;
+            let _ = tokio::time::timeout(callbacks::LAST_PATIENCE + GOODBYE, last.join_next()).await;
             // A unit's guardian is the unit's.
             if guardian_unit.is_none() {
                 dismiss(&fence).await;
@@ -313,6 +343,25 @@ async fn remember_session(home: Home, store: StoreSettings, mut session: watch::
     }
 }
 
+/// Keeps it where the next life of this agent finds it before it hears from the store.
+async fn remember_pause(home: Home, mut standings: watch::Receiver<Arc<Standing>>) {
+    let mut known = home.paused();
+    loop {
+        let paused = standings.borrow_and_update().view.policy.pause;
+        if paused != known {
+            let home = home.clone();
+            match tokio::task::spawn_blocking(move || home.remember_pause(paused)).await {
+                Ok(Ok(())) => known = paused,
+                Ok(Err(error)) => tracing::warn!("{error:#}"),
+                Err(_) => return,
+            }
+        }
+        if standings.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 async fn follow_signals(
     events: mpsc::Sender<Event>,
     reloads: watch::Sender<Option<Box<Config>>>,
@@ -361,7 +410,7 @@ async fn follow_signals(
 /// A configuration that has become wrong changes nothing.
 fn reread(sources: &Sources) -> Option<Config> {
     match crate::config::load(sources) {
-        Ok(Loaded { config, warnings }) => {
+        Ok(Loaded { config, warnings, origins: _ }) => {
             for warning in &warnings {
                 tracing::warn!("{}", warning.render("configuration").trim_end());
             }

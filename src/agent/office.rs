@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -16,11 +15,11 @@ use super::wishes::Wishes;
 use super::workshop::Assignment;
 use crate::api;
 use crate::config::Config;
-use crate::decide::mind::{Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
+use crate::decide::mind::{Call, Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Errand, Facts, FenceOrder, Lease, MemberName, MemberRecord, MessageId, Moment, Plan, Reason,
-    Running, SessionId, Severity, Span, Standing, View,
+    Cluster, Errand, Facts, FenceOrder, Job, Lease, MemberName, MemberRecord, MessageId, Moment, Plan,
+    Reason, Running, SessionId, Severity, Span, Standing, View,
 };
 use crate::peers;
 use crate::store::Store;
@@ -46,6 +45,7 @@ pub struct Desk {
     pub sight: watch::Receiver<Sight>,
     pub looks: api::Looks,
     pub assignments: mpsc::Sender<Assignment>,
+    pub calls: mpsc::Sender<Call>,
     pub guardian: watch::Sender<FenceOrder>,
     pub watchdog: watch::Sender<Option<fence::Watch>>,
     pub lease: watch::Sender<LeaseOrders>,
@@ -152,13 +152,15 @@ impl Office {
 
     /// The dynamic configuration is part of the snapshot, and takes effect with it.
     fn learn_policy(&mut self, now: Moment, cluster: &Cluster) {
-        let version = cluster.config.as_ref().map(|config| config.version);
-        if version == self.config_version {
+        // Where the key has gone or cannot be read, what it said last holds: a standby cluster must not become a primary one
+        // by that.
+        let Some(config) =
+            cluster.config.as_ref().filter(|config| Some(config.version) != self.config_version)
+        else {
             return;
-        }
-        self.config_version = version;
-        let dynamic = cluster.config.as_ref().map_or(&Value::Null, |config| &config.value);
-        let policy = self.desk.wishes.learn(dynamic);
+        };
+        self.config_version = Some(config.version);
+        let policy = self.desk.wishes.learn(&config.value);
         self.order_watchdog();
         self.mind.apply(now, Event::Policy(Box::new(policy)));
     }
@@ -212,12 +214,14 @@ impl Office {
                 Command::StartJob { id, job } => {
                     let start_patience =
                         self.mind.view().policy.primary_start_timeout.max(Span::from_secs(60));
-                    self.assign(Assignment::Start { id, job, source: self.source(), start_patience });
+                    let source = self.source(&job);
+                    self.assign(Assignment::Start { id, job, source, start_patience });
                 }
                 Command::CancelJob { id } => self.assign(Assignment::Cancel { id }),
                 Command::Fence(order) => self.order_guardian(order),
                 Command::AskConsent { round, lease, questions } => self.ask_consent(round, lease, questions),
                 Command::AnswerConsent { id, consent } => self.asks.consent(id, consent),
+                Command::Call(call) => self.call(call),
                 Command::Answer { id, outcome } => self.asks.answer(id, outcome),
                 Command::Exit => ended = true,
             }
@@ -297,9 +301,34 @@ impl Office {
         }
     }
 
-    /// Where a clone or rewind would copy from.
-    fn source(&self) -> Option<crate::model::Address> {
-        self.mind.view().cluster()?.leader_record()?.address()
+    fn call(&self, call: Call) {
+        if self.desk.calls.try_send(call).is_err() {
+            tracing::warn!("{} is not called: too many callbacks wait", call.occasion.name());
+        }
+    }
+
+    /// Where the job copies from, if it does.
+    fn source(&self, job: &Job) -> Option<crate::model::Address> {
+        let view = self.mind.view();
+        let cluster = view.cluster();
+        match job {
+            Job::CloneRemote | Job::RewindRemote => view.policy.follows.as_ref()?.address.clone(),
+            Job::Clone { from } => cluster?.members.get(from)?.address(),
+            Job::Rewind { .. } | Job::CopySlots { .. } => cluster?.leader_record()?.address(),
+            Job::Bootstrap
+            | Job::CloneWithoutLeader
+            | Job::StartPrimary { .. }
+            | Job::StartStandby { .. }
+            | Job::PrePromote { .. }
+            | Job::Promote { .. }
+            | Job::Follow { .. }
+            | Job::StopOrderly { .. }
+            | Job::StopFast { .. }
+            | Job::StopAtOnce
+            | Job::SetAside
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => None,
+        }
     }
 
     fn publish(&mut self, plan: Plan) {
@@ -315,7 +344,7 @@ impl Office {
                 ..publish::member_record(view, &self.desk.identity)
             },
             record_stands: cluster.members.contains_key(&view.me),
-            status: publish::status(view, cluster),
+            status: publish::status_with_slots(view, cluster, &self.desk.sight.borrow().slots),
             history: publish::history(view, cluster, &clock::wall().to_string()),
             failsafe: publish::failsafe(view, cluster),
             positions_every: view.policy.loop_wait,

@@ -84,10 +84,15 @@ impl Sentry {
             }
         }
         loop {
+            // An order that is given again is carried out again: the keeper may have armed the guardian meanwhile.
+            let again = self.orders.has_changed().map_err(|_| AgentGone)?;
             let order = *self.orders.borrow_and_update();
             let target = target(&self.sight.borrow_and_update(), self.postgres_group.as_deref());
             let watch = self.watchdog.borrow_and_update().clone();
             let mut wait = IDLE;
+            if again {
+                done = None;
+            }
             if done != Some(order) || aimed != Some(target.clone()) {
                 match carry_out(guardian, order, &target).await {
                     Ok(status) => {
@@ -129,7 +134,10 @@ impl Sentry {
             }
             tokio::select! {
                 () = guardian.gone() => return Ok(()),
-                changed = self.orders.changed() => changed.map_err(|_| AgentGone)?,
+                changed = self.orders.changed() => {
+                    changed.map_err(|_| AgentGone)?;
+                    done = None;
+                }
                 changed = self.watchdog.changed() => changed.map_err(|_| AgentGone)?,
                 changed = self.sight.changed() => changed.map_err(|_| AgentGone)?,
                 () = clock::pause(wait) => {}

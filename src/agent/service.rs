@@ -252,8 +252,16 @@ mod tests {
             replayed: Some(Lsn(lsn)),
             streaming: true,
             upstream: None,
+            forks: None,
+            starved: false,
         };
-        Postgres::Running(Running { system: SystemId(1), serving, silent_since: None, version: 150_018 })
+        Postgres::Running(Running {
+            system: SystemId(1),
+            serving,
+            silent_since: None,
+            version: 150_018,
+            synchrony: crate::model::Synchrony::default(),
+        })
     }
 
     fn next(said: &mut Said, at_ms: u64, view: &View, facts: &Facts) -> String {

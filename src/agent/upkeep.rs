@@ -1,39 +1,54 @@
-//! Keeps a running PostgreSQL in the shape that is wanted while nothing else happens: its configuration files, and a
-//! replication slot for each other member.
+//! Keeps a running PostgreSQL in the shape that is wanted while nothing else happens: its configuration files and its
+//! replication slots.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::eyes::Sight;
 use super::workshop::complain;
 use crate::clock;
-use crate::model::{Lsn, Moment, Postgres, Serving, Span, Standing, View};
+use crate::decide::mind::{Call, Event};
+use crate::decide::publish::member_role;
+use crate::decide::slots::{self, SlotMemory};
+use crate::model::{Moment, Occasion, Postgres, Serving, SlotPlan, Span, Standing, View};
 use crate::postgres::{self, InstanceSettings, Recovery};
 
 /// Something always changes; slots and settings need not follow within less.
 const PAUSE: Span = Span::from_secs(1);
-/// Slots of members that stand still are looked after this often.
+/// Slots that only move on are looked after this often, and so is what did not work.
 const EVERY: Span = Span::from_secs(10);
+/// What was changed is seen by then.
+const SETTLE: Span = Span::from_secs(2);
 const PATIENCE: Span = Span::from_secs(5);
-/// A slot keeps WAL for a member that has gone for as long as this, and no longer: disks are finite.
-const SLOTS_KEEP: Span = Span::from_secs(30 * 60);
 
 pub struct Upkeep {
     pub settings: watch::Receiver<Arc<InstanceSettings>>,
     pub standings: watch::Receiver<Arc<Standing>>,
     pub sight: watch::Receiver<Sight>,
+    pub calls: mpsc::Sender<Call>,
+    pub events: mpsc::Sender<Event>,
+}
+
+/// What is known of the slots from one look to the next.
+#[derive(Default)]
+struct Slots {
+    memory: SlotMemory,
+    moved_at: Moment,
+    not_before: Moment,
+    /// Slots to copy as the last two looks had them: a server that has just started shows none.
+    to_copy: BTreeSet<String>,
+    told_to_copy: BTreeSet<String>,
+    warned: BTreeMap<String, String>,
+    complaints: Vec<String>,
 }
 
 impl Upkeep {
     /// Works until the loop ends.
     pub async fn work(mut self) {
         let mut applied: Option<(Arc<InstanceSettings>, Recovery)> = None;
-        let mut members = BTreeSet::new();
-        // When each member's slot was last wanted.
-        let mut seen: BTreeMap<String, Moment> = BTreeMap::new();
-        let mut looked_at = clock::now();
+        let mut slots = Slots::default();
         loop {
             if self.standings.changed().await.is_err() {
                 return;
@@ -43,17 +58,13 @@ impl Upkeep {
             if let Some(recovery) = at_rest(&standing.view) {
                 let wanted = (settings.clone(), recovery);
                 if applied.as_ref().is_some_and(|known| *known != wanted) {
-                    apply(&wanted.0, &wanted.1).await;
+                    self.apply(&wanted.0, &wanted.1, &standing.view).await;
                 }
                 applied = Some(wanted);
-                let now_members = others(&standing.view);
-                if now_members != members || EVERY <= clock::now().since(looked_at) {
-                    let now = clock::now();
-                    seen.extend(now_members.iter().map(|slot| (slot.clone(), now)));
-                    let vanished = seen.extract_if(.., |_, last| SLOTS_KEEP < now.since(*last));
-                    let vanished = vanished.map(|(slot, _)| slot).collect();
-                    self.look_after_slots(&settings, &standing.view, &vanished).await;
-                    (members, looked_at) = (now_members, clock::now());
+                if slots.not_before <= clock::now()
+                    && self.look_after(&mut slots, &settings, &standing.view).await.is_err()
+                {
+                    return;
                 }
             } else {
                 applied = None;
@@ -62,28 +73,65 @@ impl Upkeep {
         }
     }
 
-    async fn look_after_slots(&self, settings: &InstanceSettings, view: &View, vanished: &BTreeSet<String>) {
-        if !settings.use_slots {
-            return;
-        }
-        let Some(cluster) = view.cluster() else { return };
-        let wanted: BTreeMap<String, Option<Lsn>> = (cluster.members.iter())
-            .filter(|(name, _)| **name != view.me)
-            .map(|(name, record)| (name.slot(), record.position().map(|position| position.lsn)))
-            .collect();
-        let present = self.sight.borrow().slots.clone();
-        let changes = postgres::slot_changes(&present, &wanted, vanished);
-        match postgres::apply_slot_changes(settings, &changes, PATIENCE).await {
-            Ok(complaints) => complain(&complaints),
+    async fn apply(&self, settings: &InstanceSettings, recovery: &Recovery, view: &View) {
+        match postgres::reload(settings, recovery).await {
+            Ok(complaints) => {
+                complain(&complaints);
+                let call = Call { occasion: Occasion::Reload, role: member_role(view) };
+                if self.calls.try_send(call).is_err() {
+                    tracing::warn!("on_reload is not called: too many callbacks wait");
+                }
+            }
             Err(error) => tracing::warn!("{error}"),
         }
     }
+
+    /// An error when the loop has ended.
+    async fn look_after(
+        &self,
+        slots: &mut Slots,
+        settings: &InstanceSettings,
+        view: &View,
+    ) -> Result<(), ()> {
+        let present = self.sight.borrow().slots.clone();
+        let mut plan = slots::plan(view, &present, &mut slots.memory);
+        slots.warn(&plan);
+        let copy = std::mem::take(&mut plan.copy);
+        if slots.to_copy == copy && (slots.told_to_copy != copy || !copy.is_empty()) {
+            slots.told_to_copy.clone_from(&copy);
+            self.events.send(Event::SlotsToCopy(copy.clone())).await.map_err(|_| ())?;
+        }
+        slots.to_copy = copy;
+        let now = clock::now();
+        if now.since(slots.moved_at) < EVERY {
+            plan.advance.clear();
+        }
+        if plan.is_empty() {
+            return Ok(());
+        }
+        slots.moved_at = now;
+        let complaints = match postgres::apply_slot_plan(settings, &plan, PATIENCE).await {
+            Ok(complaints) => complaints,
+            Err(error) => vec![error.to_string()],
+        };
+        slots.not_before = clock::now() + if complaints.is_empty() { SETTLE } else { EVERY };
+        if slots.complaints != complaints {
+            complain(&complaints);
+        }
+        slots.complaints = complaints;
+        Ok(())
+    }
 }
 
-async fn apply(settings: &InstanceSettings, recovery: &Recovery) {
-    match postgres::reload(settings, recovery).await {
-        Ok(complaints) => complain(&complaints),
-        Err(error) => tracing::warn!("{error}"),
+impl Slots {
+    /// Once for each slot, until it is well again. How much it keeps changes all the time, and is no news.
+    fn warn(&mut self, plan: &SlotPlan) {
+        for (name, warning) in &plan.warnings {
+            if !self.warned.contains_key(name) {
+                tracing::warn!("{warning}");
+            }
+        }
+        self.warned.clone_from(&plan.warnings);
     }
 }
 
@@ -97,12 +145,4 @@ fn at_rest(view: &View) -> Option<Recovery> {
         Serving::Primary { .. } => view.lease_in_force().map(|_| Recovery::Primary),
         Serving::Standby { upstream, .. } => Some(Recovery::Standby { upstream: upstream.clone() }),
     }
-}
-
-fn others(view: &View) -> BTreeSet<String> {
-    view.cluster()
-        .into_iter()
-        .flat_map(|cluster| cluster.members.keys())
-        .map(crate::model::MemberName::slot)
-        .collect()
 }

@@ -11,10 +11,9 @@ use tokio::sync::watch;
 use crate::config::{self, Config, WatchdogMode};
 use crate::decide::publish::Identity;
 use crate::fence;
-use crate::model::{Policy, Timing, WatchdogTimes};
-use crate::postgres::{InstanceSettings, Login, ProgramOption};
-use crate::store::zookeeper::{Acl, PERMISSIONS, TTL_MIN, TlsSettings};
-use crate::store::{AdapterSettings, EtcdSettings, StoreSettings, ZookeeperSettings};
+use crate::model::{Occasion, Policy, Timing, WatchdogTimes};
+use crate::postgres::{CustomMethod, Hooks, InstanceSettings, Login, ProgramOption, ReplicaMethod};
+use crate::store::zookeeper::TTL_MIN;
 
 /// Patroni's members look at this to know what another one understands.
 const COMPATIBLE_VERSION: &str = crate::api::PATRONI_VERSION;
@@ -130,53 +129,12 @@ pub fn identity(config: &Config) -> Identity {
     }
 }
 
-pub fn store(config: &Config) -> StoreSettings {
-    let adapter = match &config.zookeeper {
-        Some(zookeeper) => AdapterSettings::Zookeeper(of_zookeeper(zookeeper)),
-        None => AdapterSettings::Etcd(of_etcd(&config.etcd3)),
-    };
-    StoreSettings { namespace: config.namespace.clone(), scope: config.scope.clone(), adapter }
-}
-
-fn of_etcd(etcd: &config::Etcd) -> EtcdSettings {
-    EtcdSettings {
-        endpoints: etcd.endpoints(),
-        username: etcd.username.clone(),
-        password: etcd.password.as_ref().map(|secret| secret.reveal().to_owned()),
-        cacert: etcd.cacert.clone(),
-        cert: etcd.cert.clone(),
-        key: etcd.key.clone(),
-    }
-}
-
-fn of_zookeeper(zookeeper: &config::Zookeeper) -> ZookeeperSettings {
-    /// What a principal may begin with; without it, it is the subject of a certificate.
-    const SCHEMES: [&str; 6] = ["world", "auth", "digest", "ip", "x509", "sasl"];
-    let acl = zookeeper.set_acls.iter().map(|(principal, named)| {
-        let split = principal.split_once(':').filter(|(scheme, _)| SCHEMES.contains(scheme));
-        let (scheme, id) = split.unwrap_or(("x509", principal));
-        let permitted = PERMISSIONS.iter().filter(|(name, _)| named.iter().any(|given| given == name));
-        let permissions = permitted.fold(0, |all, (_, bits)| all | bits);
-        Acl { permissions, scheme: scheme.to_owned(), id: id.to_owned() }
-    });
-    ZookeeperSettings {
-        hosts: zookeeper.hosts.clone(),
-        tls: zookeeper.use_ssl.then(|| TlsSettings {
-            cacert: zookeeper.cacert.clone(),
-            cert: zookeeper.cert.clone(),
-            key: zookeeper.key.clone(),
-            verify: zookeeper.verify,
-        }),
-        credentials: zookeeper.auth_data.clone(),
-        acl: acl.collect(),
-        ..ZookeeperSettings::default()
-    }
-}
-
 fn instance(config: &Config, dynamic: &Value) -> InstanceSettings {
     let own = &config.postgresql;
     let wishes = config::wishes_from(dynamic, config);
     let bootstrap = config.bootstrap.as_ref();
+    let customs = &wishes.customs;
+    let login = |given: &config::Login| login(given, customs.krbsrvname.as_deref());
     let usual = InstanceSettings::new(
         config.name.clone(),
         &config.scope,
@@ -185,13 +143,22 @@ fn instance(config: &Config, dynamic: &Value) -> InstanceSettings {
     );
     InstanceSettings {
         config_dir: own.config_dir.clone().unwrap_or_else(|| own.data_dir.clone()),
+        config_base_name: customs.config_base_name.clone().unwrap_or(usual.config_base_name.clone()),
+        custom_conf: customs.custom_conf.as_ref().map(PathBuf::from),
+        recovery_conf: customs.recovery_conf.clone().unwrap_or_default(),
         bin_dir: own.bin_dir.clone(),
+        bin_names: customs.bin_name.clone().unwrap_or_default(),
         listen: own.listen.hosts.join(","),
         port: own.listen.port,
         database: own.database.clone(),
         superuser: login(&own.authentication.superuser),
         replication: login(&own.authentication.replication),
         rewind: own.authentication.rewind.as_ref().map(login),
+        basebackup: customs.basebackup.iter().flatten().map(|text| option(text)).collect(),
+        replica_methods: replica_methods(customs),
+        bootstrap_method: bootstrap.and_then(config::Bootstrap::custom).and_then(custom_method),
+        init_sql: bootstrap.iter().flat_map(|bootstrap| &bootstrap.init_sql).map(PathBuf::from).collect(),
+        hooks: hooks(customs, bootstrap),
         pgpass: own.pgpass.clone().unwrap_or(usual.pgpass.clone()),
         use_unix_socket: own.use_unix_socket,
         parameters: with_defaults(wishes.parameters),
@@ -200,6 +167,8 @@ fn instance(config: &Config, dynamic: &Value) -> InstanceSettings {
         initdb: bootstrap.iter().flat_map(|bootstrap| &bootstrap.initdb).map(|text| option(text)).collect(),
         bootstrap_pg_hba: bootstrap.map(|bootstrap| bootstrap.pg_hba.clone()).unwrap_or_default(),
         use_slots: wishes.use_slots,
+        copied_slots: wishes.use_slots && wishes.copied_slots && wishes.follows.is_none(),
+        remote: wishes.follows,
         ..usual
     }
 }
@@ -211,8 +180,46 @@ fn with_defaults(mut parameters: BTreeMap<String, String>) -> BTreeMap<String, S
     parameters
 }
 
-fn login(login: &config::Login) -> Login {
+fn hooks(customs: &config::Customs, bootstrap: Option<&config::Bootstrap>) -> Hooks {
+    let made =
+        bootstrap.and_then(|bootstrap| bootstrap.post_bootstrap.as_ref().or(bootstrap.post_init.as_ref()));
+    let callbacks =
+        Occasion::ALL.into_iter().filter_map(|occasion| Some((occasion, customs.callback(occasion)?)));
+    Hooks {
+        post_bootstrap: config::command(made),
+        pre_promote: config::command(customs.pre_promote.as_ref()),
+        before_stop: config::command(customs.before_stop.as_ref()),
+        callbacks: callbacks.collect(),
+    }
+}
+
+fn replica_methods(customs: &config::Customs) -> Vec<ReplicaMethod> {
+    let method = |method: Option<config::Method>| match method {
+        None => Some(ReplicaMethod::Basebackup),
+        Some(method) => custom_method(method).map(ReplicaMethod::Custom),
+    };
+    customs.replica_methods().into_iter().filter_map(method).collect()
+}
+
+/// What has a command that cannot be read was refused when the configuration was.
+fn custom_method(method: config::Method) -> Option<CustomMethod> {
+    Some(CustomMethod {
+        command: config::command(Some(&method.command))?,
+        name: method.name,
+        options: method.options,
+        no_params: method.no_params,
+        keep_data: method.keep_data,
+        no_leader: method.no_leader,
+        keep_existing_recovery_conf: method.keep_existing_recovery_conf,
+        recovery_conf: method.recovery_conf,
+    })
+}
+
+fn login(login: &config::Login, krbsrvname: Option<&str>) -> Login {
     let mut options = login.options.clone();
+    if let Some(name) = krbsrvname {
+        options.insert("krbsrvname".to_owned(), name.to_owned());
+    }
     if let Some(password) = &login.sslpassword {
         options.insert("sslpassword".to_owned(), password.reveal().to_owned());
     }

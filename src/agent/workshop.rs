@@ -8,8 +8,8 @@ use tokio::task::JoinHandle;
 
 use crate::clock;
 use crate::decide::mind::JobOutcome;
-use crate::model::{Address, Job, Span};
-use crate::postgres::{self, InstanceSettings};
+use crate::model::{Address, Job, Span, SyncNames, Timeline};
+use crate::postgres::{self, InstanceSettings, ReplicaMethod};
 
 /// These bounds only end what hangs for ever: nothing is decided by them.
 const CLONE: Span = Span::from_secs(7 * 24 * 3600);
@@ -17,6 +17,9 @@ const REWIND: Span = Span::from_secs(24 * 3600);
 const BOOTSTRAP: Span = Span::from_secs(1800);
 const PROMOTE: Span = Span::from_secs(600);
 const CHECKPOINT: Span = Span::from_secs(1800);
+/// Other work waits meanwhile.
+const SYNCHRONIZE: Span = Span::from_secs(3);
+const NAMES: Span = Span::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub enum Assignment {
@@ -127,7 +130,7 @@ async fn perform(
     start_patience: Span,
 ) -> Result<JobOutcome, String> {
     let settings = settings.as_ref();
-    let from = |source: Option<Address>| source.ok_or("the leader's address is not known".to_owned());
+    let from = |source: Option<Address>| source.ok_or("the address to copy from is not known".to_owned());
     let done = |result: Result<(), postgres::Error>| result.map(|()| JobOutcome::Done);
     let told = |result: Result<Vec<String>, postgres::Error>| {
         result.map(|complaints| {
@@ -136,7 +139,7 @@ async fn perform(
         })
     };
     let result = match job {
-        Job::Bootstrap => match postgres::bootstrap(settings, BOOTSTRAP).await {
+        Job::Bootstrap => match postgres::bootstrap(settings, bootstrap_patience(settings)).await {
             Ok(complaints) => {
                 complain(&complaints);
                 return made(settings).await;
@@ -144,16 +147,24 @@ async fn perform(
             Err(error) => Err(error),
         },
         Job::Clone { .. } => done(postgres::clone_from(settings, &from(source)?, CLONE).await),
+        Job::CloneWithoutLeader => done(postgres::clone_without_leader(settings, CLONE).await),
+        // The lease is held meanwhile, and nobody accepts writes: as long as for a start, and no longer.
+        Job::PrePromote { .. } => match &settings.hooks.pre_promote {
+            Some(line) => done(postgres::run_hook(settings, "pre_promote", line, &[], start_patience).await),
+            None => Ok(JobOutcome::Done),
+        },
         Job::Rewind { .. } => done(postgres::rewind_from(settings, &from(source)?, REWIND).await),
-        Job::StartPrimary { .. } => {
+        Job::StartPrimary { names, .. } => {
+            postgres::write_names(settings, &names).map_err(|error| error.to_string())?;
             told(postgres::start_primary(settings, start_patience).await.map(|started| started.complaints))
         }
-        Job::StartStandby { upstream } => told(
-            postgres::start_standby(settings, upstream, start_patience)
-                .await
-                .map(|started| started.complaints),
-        ),
-        Job::Promote { timeline, .. } => match postgres::promote(settings, timeline, PROMOTE).await {
+        Job::StartStandby { upstream } => {
+            // Whoever promotes it by hand shall not wait for the standbys of another primary.
+            postgres::write_names(settings, &SyncNames::Unmanaged).map_err(|error| error.to_string())?;
+            let started = postgres::start_standby(settings, upstream, start_patience).await;
+            told(started.map(|started| started.complaints))
+        }
+        Job::Promote { timeline, names, .. } => match promote(settings, timeline, &names).await {
             Ok(()) => Ok(JobOutcome::Done),
             Err(error @ postgres::Error::Refused { .. }) => Err(error),
             Err(error) => {
@@ -162,6 +173,17 @@ async fn perform(
                 return Err(stopped.err().map_or(error.to_string(), |stop| format!("{error}; then {stop}")));
             }
         },
+        // The methods of this cluster's replicas copy this cluster; the other one is copied as its section says.
+        Job::CloneRemote => match postgres::clone_from(&built_in(settings), &from(source)?, CLONE).await {
+            Ok(()) => return made(settings).await,
+            Err(error) => Err(error),
+        },
+        Job::RewindRemote => done(postgres::rewind_from(settings, &from(source)?, REWIND).await),
+        Job::CopySlots { slots, upstream, .. } => told(
+            postgres::copy_slots(settings, &from(source)?, &slots, upstream, start_patience)
+                .await
+                .map(|started| started.complaints),
+        ),
         Job::Follow { upstream } => told(postgres::follow(settings, upstream).await),
         Job::StopOrderly { by, .. } => {
             postgres::stop_orderly(settings, clock::now().until(by)).await.map(|_| JobOutcome::Done)
@@ -175,8 +197,33 @@ async fn perform(
             JobOutcome::Done
         }),
         Job::Checkpoint => done(postgres::checkpoint(settings, CHECKPOINT).await),
+        Job::Synchronize { names } => told(postgres::synchronize(settings, &names, SYNCHRONIZE).await),
     };
     result.map_err(|error| error.to_string())
+}
+
+fn built_in(settings: &InstanceSettings) -> InstanceSettings {
+    InstanceSettings { replica_methods: vec![ReplicaMethod::Basebackup], ..settings.clone() }
+}
+
+/// A restored backup has to be copied, and then to be recovered.
+fn bootstrap_patience(settings: &InstanceSettings) -> Span {
+    if settings.bootstrap_method.is_some() { CLONE } else { BOOTSTRAP }
+}
+
+/// The first commit waits for whom it should: nothing is promoted before.
+async fn promote(
+    settings: &InstanceSettings,
+    timeline: Timeline,
+    names: &SyncNames,
+) -> Result<(), postgres::Error> {
+    let prepared = postgres::prepare_promotion(settings, names, NAMES).await;
+    let refused = |error: postgres::Error| postgres::Error::Refused {
+        what: format!("promote to timeline {timeline}"),
+        why: error.to_string(),
+    };
+    prepared.map_err(refused)?;
+    postgres::promote(settings, timeline, PROMOTE).await
 }
 
 /// Settings that are not used as they stand.

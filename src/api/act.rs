@@ -279,10 +279,10 @@ async fn delete_restart(api: &Api) -> Answer {
 
 async fn reinitialize(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
     let body = optional_object(body)?;
-    // A copy always comes from the leader, so `from_leader` is granted either way.
     let force = body.get("force").is_some_and(truthy);
+    let from_leader = body.get("from_leader").is_some_and(truthy);
     tracing::info!(force, "making the data anew was requested over REST");
-    let wanted = Ask::Reinitialize { force };
+    let wanted = Ask::Reinitialize { force, from_leader };
     match ask(api, Duration::ZERO, |reply| Command::Ask { ask: wanted, reply }).await {
         Some(Outcome::Done) => Ok(Answer::sentence(200, "reinitialize started")),
         Some(Outcome::Refused(refusal)) => Err(restart::refused(refusal)),

@@ -47,6 +47,8 @@ pub fn standby() -> Standing {
         replayed: Some(Lsn(REPLAYED)),
         streaming: true,
         upstream: None,
+        forks: None,
+        starved: false,
     });
     standing.view.guardian = Guardian::Ready { confirmed: FenceOrder::Disarm };
     standing.plan.reason = Reason::about(Rule::FollowsLeader, &name("oulu"));
@@ -76,6 +78,7 @@ pub fn empty() -> Standing {
             looked_at: NOW,
             disk: Disk::default(),
             peers: PeerRound::default(),
+            remote: None,
             work: Work::default(),
             guardian: Guardian::Absent,
             watchdog: Watchdog::Unknown,
@@ -168,6 +171,8 @@ pub fn be_quorum(standing: &mut Standing) {
 pub fn be_standby_cluster(standing: &mut Standing) {
     be_recovering(standing);
     configure(standing, json!({"standby_cluster": {"host": "elsewhere"}}));
+    let address = Address { host: "elsewhere".to_owned(), port: 5432 };
+    standing.view.policy.follows = Some(Remote { address: Some(address), ..Remote::default() });
 }
 
 pub fn be_recovering(standing: &mut Standing) {
@@ -189,6 +194,7 @@ pub fn be_stopped(standing: &mut Standing) {
             recovery_end: None,
             standby_signal: false,
             backup_label: false,
+            never_led: false,
             rewindable: true,
         },
     };
@@ -216,5 +222,6 @@ fn running(serving: Serving) -> Postgres {
         serving,
         silent_since: None,
         version: 150_018,
+        synchrony: crate::model::Synchrony::default(),
     })
 }

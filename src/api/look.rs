@@ -81,12 +81,7 @@ impl<'a> Look<'a> {
     }
 
     pub fn standby_cluster(&self) -> bool {
-        let section = self.setting("standby_cluster").and_then(Value::as_object);
-        section.is_some_and(|section| {
-            ["host", "port", "restore_command"]
-                .iter()
-                .any(|key| section.get(*key).is_some_and(|v| !v.is_null()))
-        })
+        self.view().policy.follows.is_some()
     }
 
     pub fn tags(&self) -> &'a Tags {
@@ -142,9 +137,10 @@ impl<'a> Look<'a> {
             (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Bootstrap)) => {
                 MemberState::Bootstrapping
             }
-            (Postgres::Empty | Postgres::Unfinished { .. }, Some(Job::Clone { .. })) => {
-                MemberState::CreatingReplica
-            }
+            (
+                Postgres::Empty | Postgres::Unfinished { .. },
+                Some(Job::Clone { .. } | Job::CloneWithoutLeader | Job::CloneRemote),
+            ) => MemberState::CreatingReplica,
             (Postgres::Stopped { .. }, Some(Job::StartPrimary { .. } | Job::StartStandby { .. })) => {
                 MemberState::Starting
             }

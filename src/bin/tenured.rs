@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tenure::agent::{self, Arguments, Inheritance, Service};
-use tenure::config::{self, Loaded, Sources};
+use tenure::config::{self, Sources};
 
 fn main() -> ExitCode {
     // Before anything else is opened: the descriptors that systemd has handed over are known by their numbers.
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         };
     }
     let sources = Sources::of_process(arguments.config.clone());
-    let Loaded { config, warnings } = match config::load(&sources) {
+    let loaded = match config::load(&sources) {
         Ok(loaded) => loaded,
         Err(problems) => {
             eprint!("{problems}");
@@ -32,17 +32,18 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    for warning in &warnings {
+    for warning in &loaded.warnings {
         eprint!("{}", warning.render("warning"));
     }
     if arguments.print_config {
         // A reader that has seen enough closes the pipe; that is no failure of ours.
-        let _ = std::io::stdout().lock().write_all(config.to_yaml().as_bytes());
+        let _ = std::io::stdout().lock().write_all(loaded.to_yaml().as_bytes());
         return ExitCode::SUCCESS;
     }
     if arguments.validate_config {
         return ExitCode::SUCCESS;
     }
+    let config = loaded.config;
     let logging = match tenure::log::start(&config.log, &config.scope, config.name.as_str()) {
         Ok(logging) => logging,
         Err(error) => {

@@ -69,7 +69,7 @@ impl Checker<'_> {
             } else if self.table.is_section(&child) {
                 let below = self.section(&entry.value, &child);
                 values.insert(entry.key.clone(), Value::Object(below));
-            } else if path == "tags" {
+            } else if path == "tags" || self.is_method(entry, path) {
                 values.insert(entry.key.clone(), entry.value.to_json());
             } else {
                 self.unknown(entry, path, &child);
@@ -91,6 +91,11 @@ impl Checker<'_> {
                 return None;
             }
         };
+        if let (Kind::Texts, Content::Map(entries)) = (row.kind, &node.content) {
+            for entry in entries {
+                self.findings.places.insert(join(row.path, &entry.key), entry.place.clone());
+            }
+        }
         if row.kind == Kind::Dynamic {
             check_below(node, Table::Dynamic, row.path, self.findings);
         }
@@ -116,11 +121,15 @@ impl Checker<'_> {
         Some(value)
     }
 
-    fn unknown(&mut self, entry: &Entry, section: &str, path: &str) {
+    /// A section with the options of a method: named by a setting, or known by its command, since the setting may stand
+    /// elsewhere.
+    fn is_method(&self, entry: &Entry, section: &str) -> bool {
         let is_mapping = matches!(entry.value.content, Content::Map(_));
-        if is_mapping && self.methods.contains(&entry.key) {
-            return; // the setting that names it has its own complaint, if there is one
-        }
+        let named = self.methods.contains(&entry.key) || entry.value.get("command").is_some();
+        is_mapping && named && ["postgresql", "bootstrap"].contains(&section)
+    }
+
+    fn unknown(&mut self, entry: &Entry, section: &str, path: &str) {
         if self.table == Table::Local && Table::Dynamic.find(path).is_some() {
             let message = "has no effect here: it is the same for the whole cluster".to_owned();
             let hint =

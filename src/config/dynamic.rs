@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::check::{Findings, check};
+use super::customs::{self, Customs, shared_customs};
 use super::problem::Problem;
+use super::replication;
 use super::settings::{Kind, State, Table};
 use super::types::{Config, WatchdogMode};
 use super::values;
 use super::yaml::{Node, Place};
-use crate::model::{Policy, Span, Timing, TimingError};
+use crate::model::{Policy, Remote, SlotPolicy, Span, SyncMode, SyncPolicy, Timing, TimingError};
 
 /// Settings of PostgreSQL that must be the same everywhere, so that a member's own file cannot set them.
 pub const CONTROLLED: &[&str] = &[
@@ -43,7 +45,11 @@ pub struct PostgresWishes {
     pub pg_hba: Option<Vec<String>>,
     pub pg_ident: Option<Vec<String>>,
     pub use_slots: bool,
+    /// Every member must be able to take over logical slots.
+    pub copied_slots: bool,
+    pub follows: Option<Remote>,
     pub pg_ctl_timeout: Span,
+    pub customs: Customs,
 }
 
 /// What the rules need to know. A value that is wrong counts as not set and is warned about.
@@ -52,6 +58,12 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
     reader.shape();
     let (timing, loop_wait, retry_timeout) = reader.times();
     let own = &local.postgresql;
+    let (shared, complaints) = shared_customs(dynamic, &of_config());
+    reader.warnings.extend(complaints);
+    let customs = own.customs.over(shared);
+    let follows = reader.follows();
+    // A cluster that follows another one has no commits of its own.
+    let sync = if follows.is_some() { SyncPolicy::default() } else { reader.synchronous() };
     let policy = Policy {
         timing,
         loop_wait,
@@ -59,10 +71,11 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
         lag_bytes_max: reader.bytes("maximum_lag_on_failover", 1 << 20),
         primary_start_timeout: reader.start_timeout(),
         check_timeline: reader.flag("check_timeline", None, false),
-        pause: reader.pause(),
+        pause: reader.flag("pause", None, false),
         failsafe: reader.flag("failsafe_mode", None, false),
         history_lines_max: reader.count("max_timelines_history"),
-        stop_timeout: reader.stop_timeout(),
+        stop_timeout: reader.stop_timeout(sync.mode),
+        sync,
         use_rewind: reader.flag("postgresql.use_pg_rewind", own.use_pg_rewind, false),
         reclone_when_rewind_fails: reader.flag(
             "postgresql.remove_data_directory_on_rewind_failure",
@@ -76,6 +89,11 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
         ),
         may_bootstrap: local.bootstrap.is_some() && !local.tags.nofailover(),
         watchdog_required: local.watchdog.mode == WatchdogMode::Required,
+        asks_before_promotion: customs::command(customs.pre_promote.as_ref()).is_some(),
+        restores_backups: customs.replica_methods().iter().any(Option::is_some),
+        clones_without_leader: customs.replica_methods().iter().flatten().any(|method| method.no_leader),
+        slots: reader.slots(),
+        follows,
     };
     (policy, reader.warnings)
 }
@@ -105,8 +123,11 @@ pub fn wishes_from(dynamic: &Value, local: &Config) -> PostgresWishes {
         parameters,
         pg_hba: own.pg_hba.clone().or_else(|| lines("pg_hba")),
         pg_ident: own.pg_ident.clone().or_else(|| lines("pg_ident")),
-        use_slots: reader.flag("postgresql.use_slots", None, true),
+        use_slots: reader.use_slots(),
+        copied_slots: replication::slots_from(dynamic, true).0.has_logical(),
+        follows: reader.follows(),
         pg_ctl_timeout: own.pg_ctl_timeout.map_or(timeout, span_of_seconds),
+        customs: own.customs.over(shared_customs(dynamic, &of_config()).0),
     }
 }
 
@@ -115,6 +136,9 @@ pub fn validate_dynamic(dynamic: &Value) -> Vec<Problem> {
     let mut findings = Findings::default();
     check(&Node::from_json(dynamic, &of_config()), Table::Dynamic, &mut findings);
     let mut problems = findings.errors.0;
+    let told = shared_customs(dynamic, &of_config()).1;
+    problems.extend(told.into_iter().filter(|problem| !problems.contains(problem)).collect::<Vec<_>>());
+    problems.extend(replication::mistakes(dynamic));
     if let Err(error) = timing_of(dynamic) {
         let hint = "a ttl of 5 is the least, or set unsafe_timing: true beside it";
         problems.push(Problem::about(Some(of_config()), "ttl", error.to_string()).hint(hint));
@@ -197,6 +221,22 @@ impl Reader<'_> {
         (timing, loop_wait, retry_timeout)
     }
 
+    fn slots(&mut self) -> SlotPolicy {
+        let (slots, warnings) = replication::slots_from(self.dynamic, self.use_slots());
+        self.warnings.extend(warnings);
+        slots
+    }
+
+    fn use_slots(&mut self) -> bool {
+        self.flag("postgresql.use_slots", None, true)
+    }
+
+    fn follows(&mut self) -> Option<Remote> {
+        let (remote, warnings) = replication::follows_from(self.dynamic);
+        self.warnings.extend(warnings);
+        remote
+    }
+
     fn start_timeout(&mut self) -> Span {
         match self.dynamic.get("primary_start_timeout") {
             Some(_) => self.seconds("primary_start_timeout", 300_000),
@@ -205,14 +245,10 @@ impl Reader<'_> {
     }
 
     /// Patroni bounds the stop of a synchronous primary only: elsewhere the usual bound holds, which is never missing here.
-    fn stop_timeout(&mut self) -> Option<Span> {
+    fn stop_timeout(&mut self, mode: SyncMode) -> Option<Span> {
         let older = self.dynamic.get("primary_stop_timeout").is_none();
-        let name = if older { "master_stop_timeout" } else { "primary_stop_timeout" };
-        let bound = self.seconds(name, 0);
-        let mode = self.dynamic.get("synchronous_mode").and_then(text_of);
-        let synchronous = mode
-            .is_some_and(|mode| mode.eq_ignore_ascii_case("quorum") || values::flag(&mode).unwrap_or(false));
-        Some(bound).filter(|bound| synchronous && Span::ZERO < *bound)
+        let bound = self.seconds(if older { "master_stop_timeout" } else { "primary_stop_timeout" }, 0);
+        Some(bound).filter(|bound| mode != SyncMode::Off && Span::ZERO < *bound)
     }
 
     fn count(&mut self, path: &str) -> usize {
@@ -220,25 +256,24 @@ impl Reader<'_> {
         self.read(path, kind, |text| text.parse().ok()).unwrap_or(0)
     }
 
-    /// A member that follows another cluster must not lead this one. Until that is understood here, such a cluster is
-    /// held as it stands.
-    fn pause(&mut self) -> bool {
-        let follows = |settings: &Value| {
-            ["host", "port", "restore_command"].iter().any(|key| match settings.get(*key) {
-                Some(Value::String(text)) => !text.is_empty(),
-                Some(Value::Number(number)) => number.as_i64() != Some(0),
-                Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) | None => false,
-            })
+    fn synchronous(&mut self) -> SyncPolicy {
+        let read = |text: &str| match text.to_ascii_lowercase().as_str() {
+            "quorum" => Some(SyncMode::Quorum),
+            other => values::flag(other).map(|on| if on { SyncMode::On } else { SyncMode::Off }),
         };
-        if self.dynamic.get("standby_cluster").is_some_and(follows) {
-            self.warn(
-                "standby_cluster",
-                "this version cannot follow another cluster; nothing is started, stopped or promoted"
-                    .to_owned(),
-            );
-            return true;
+        let kind = Kind::Choice(&["off", "on", "quorum"]);
+        let count = |text: &str| text.parse::<usize>().ok().filter(|count| 1 <= *count);
+        let lag = |text: &str| values::bytes(text).filter(|bytes| -1 <= *bytes);
+        let limit = self.read("maximum_lag_on_syncnode", Kind::Bytes { from: -1 }, lag);
+        SyncPolicy {
+            mode: self.read("synchronous_mode", kind, read).unwrap_or_default(),
+            strict: self.flag("synchronous_mode_strict", None, false),
+            node_count: self
+                .read("synchronous_node_count", Kind::Number { from: 1, to: i64::MAX }, count)
+                .unwrap_or(1),
+            // As Patroni has it, nought does not mean that no lag is allowed.
+            lag_bytes_max: limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| 0 < *bytes),
         }
-        self.flag("pause", None, false)
     }
 
     fn seconds(&mut self, path: &str, default_ms: u64) -> Span {

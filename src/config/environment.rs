@@ -19,7 +19,14 @@ pub const WHOLE: &str = "CONFIGURATION";
 // Variables of Patroni's that have a short form, and of ours that are no settings.
 const OLDER: [(&str, &str); 3] =
     [("LOGLEVEL", "log.level"), ("LOGFORMAT", "log.format"), ("LOG_DATEFMT", "log.dateformat")];
-const NOT_SETTINGS: [&str; 4] = ["TENURE_BLESS", "TENURE_SIM_MINUTES", "TENURE_TEST_RUN", "TENURE_CONFIG"];
+const NOT_SETTINGS: [&str; 6] = [
+    "TENURE_BLESS",
+    "TENURE_FUZZ_MINUTES",
+    "TENURE_FUZZ_SEED",
+    "TENURE_SIM_MINUTES",
+    "TENURE_TEST_RUN",
+    "TENURE_CONFIG",
+];
 
 /// Does this variable configure an agent? PostgreSQL must not see it.
 pub fn is_ours(name: &str) -> bool {

@@ -31,6 +31,8 @@ pub struct Sources {
 pub struct Loaded {
     pub config: Config,
     pub warnings: Vec<Problem>,
+    /// Where each setting was given; none for what is as it is by itself.
+    pub origins: BTreeMap<String, Place>,
 }
 
 /// One source's settings, after its check.
@@ -120,7 +122,7 @@ fn unite(
         return Err(findings.errors);
     }
     let config: Config = serde_json::from_value(merged).map_err(|why| unexpected(&why.to_string()))?;
-    Ok(Loaded { config, warnings: findings.warnings })
+    Ok(Loaded { config, warnings: findings.warnings, origins: findings.places })
 }
 
 /// What the variables set, the weaker prefix first.
@@ -165,12 +167,17 @@ pub(super) fn unexpected(why: &str) -> Problems {
     .into()
 }
 
-/// A null takes away what an earlier layer has set.
-fn without_nulls(value: Value) -> Value {
+/// A null takes away what an earlier layer has set. What a new cluster begins with is stored as it stands: there a slot
+/// without a word is a physical one.
+pub(super) fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(map) => {
             let kept = map.into_iter().filter(|(_, value)| !value.is_null());
-            Value::Object(kept.map(|(key, value)| (key, without_nulls(value))).collect())
+            let kept = kept.map(|(key, value)| {
+                let value = if key == "dcs" { value } else { without_nulls(value) };
+                (key, value)
+            });
+            Value::Object(kept.collect())
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => value,
     }

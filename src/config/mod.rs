@@ -3,27 +3,33 @@
 
 mod check;
 mod credentials;
+mod customs;
 mod dynamic;
 mod environment;
 mod load;
 mod operator;
+mod origins;
 mod problem;
 pub mod settings;
+mod store_types;
 mod types;
 mod values;
 mod whole;
 mod yaml;
 
+pub use customs::{Customs, Method, command};
 pub use dynamic::*;
 pub use environment::is_ours as is_our_variable;
 pub use load::*;
 pub use operator::*;
 pub use problem::{Problem, Problems};
+pub use store_types::*;
 pub use types::*;
 pub use values::milliseconds;
 pub use yaml::{Node, Place, parse as parse_yaml};
 
 #[cfg(test)]
 mod reference;
+mod replication;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,8 @@ use super::check::{Findings, check};
 use super::load::{Sources, layers_of_environment, merged_layers, texts_of, unexpected};
 use super::problem::Problems;
 use super::settings::Table;
-use super::types::{Credentials, Ctl, Etcd};
+use super::store_types::{Etcd, Zookeeper};
+use super::types::{Credentials, Ctl};
 use super::{whole, yaml};
 
 /// An operator's settings. Nothing is required: much can be said on the command line instead.
@@ -29,14 +30,17 @@ pub enum OperatorStore {
     #[default]
     NotConfigured,
     Etcd(Etcd),
+    Zookeeper(Zookeeper),
     /// Patroni knows it, this version does not.
     Other(&'static str),
 }
 
-const OTHER_STORES: [&str; 5] = ["zookeeper", "exhibitor", "consul", "kubernetes", "raft"];
+const OTHER_STORES: [&str; 4] = ["exhibitor", "consul", "kubernetes", "raft"];
+
+const OUR_STORES: [&str; 3] = ["etcd3", "etcd", "zookeeper"];
 
 /// The settings whose mistakes concern an operator.
-const OURS: [&str; 5] = ["scope", "namespace", "etcd3", "etcd", "ctl"];
+const OURS: [&str; 6] = ["scope", "namespace", "etcd3", "etcd", "zookeeper", "ctl"];
 
 /// Reads files and variables. With `store_elsewhere`, the store is named on the command line, and what stands in the files
 /// about it does not count.
@@ -57,11 +61,11 @@ pub fn load_operator(sources: &Sources, store_elsewhere: bool) -> Result<Operato
     layers.extend(layers_of_environment(&variables, &mut findings));
     let mut merged = merged_layers(layers).map_err(|why| unexpected(&why))?;
     if store_elsewhere && let Some(settings) = merged.as_object_mut() {
-        settings.retain(|section, _| section != "etcd" && section != "etcd3");
+        settings.retain(|section, _| !OUR_STORES.contains(&section.as_str()));
     }
-    let has_etcd = ["etcd", "etcd3"].iter().any(|section| present(&merged, section));
+    let has_store = OUR_STORES.iter().any(|section| present(&merged, section));
     let files: Vec<&str> = texts.iter().map(|(name, _)| name.as_str()).collect();
-    if has_etcd {
+    if has_store {
         whole::complete_store(&mut merged, &files, &mut findings);
     }
     let mut errors = findings.errors;
@@ -69,12 +73,12 @@ pub fn load_operator(sources: &Sources, store_elsewhere: bool) -> Result<Operato
     if !errors.is_empty() {
         return Err(errors);
     }
-    read(&merged, other.filter(|_| !has_etcd)).map_err(|why| unexpected(&why.to_string()))
+    read(&merged, other.filter(|_| !has_store)).map_err(|why| unexpected(&why.to_string()))
 }
 
 fn concerns_us(key: &str, store_elsewhere: bool) -> bool {
     let section = key.split('.').next().unwrap_or(key);
-    OURS.contains(&section) && !(store_elsewhere && section.starts_with("etcd"))
+    OURS.contains(&section) && !(store_elsewhere && OUR_STORES.contains(&section))
 }
 
 fn present(merged: &Value, section: &str) -> bool {
@@ -85,10 +89,12 @@ fn read(merged: &Value, other: Option<&'static str>) -> serde_json::Result<Opera
     let text = |name: &str| merged.get(name).and_then(Value::as_str).map(str::to_owned);
     let section = |pointer: &str| merged.pointer(pointer).filter(|value| !value.is_null()).cloned();
     let etcd = section("/etcd3").filter(|_| present(merged, "etcd3")).or_else(|| section("/etcd"));
-    let store = match (etcd.filter(|value| value != &Value::Object(Map::new())), other) {
-        (Some(etcd), _) => OperatorStore::Etcd(serde_json::from_value(etcd)?),
-        (None, Some(other)) => OperatorStore::Other(other),
-        (None, None) => OperatorStore::NotConfigured,
+    let zookeeper = section("/zookeeper").filter(|_| present(merged, "zookeeper"));
+    let store = match (etcd.filter(|value| value != &Value::Object(Map::new())), zookeeper, other) {
+        (Some(etcd), _, _) => OperatorStore::Etcd(serde_json::from_value(etcd)?),
+        (None, Some(zookeeper), _) => OperatorStore::Zookeeper(serde_json::from_value(zookeeper)?),
+        (None, None, Some(other)) => OperatorStore::Other(other),
+        (None, None, None) => OperatorStore::NotConfigured,
     };
     Ok(Operator {
         scope: text("scope"),
@@ -151,10 +157,33 @@ mod tests {
     }
 
     #[test]
+    fn zookeeper_is_a_store_like_etcd() {
+        let hosts = [("TENURE_ZOOKEEPER_HOSTS", "a,b:2182/x")];
+        for (text, variables) in
+            [("zookeeper: {hosts: 'a,b:2182/x', key_password: p}\n", &[][..]), ("", &hosts[..])]
+        {
+            let OperatorStore::Zookeeper(zookeeper) = load(text, variables, false).expect("enough").store
+            else {
+                panic!("{text:?}: no ZooKeeper");
+            };
+            assert_eq!(zookeeper.hosts, ["a", "b:2182/x"], "{text:?}");
+        }
+        let complaint = load("zookeeper: {hosts: []}\n", &[], false).expect_err("no server");
+        assert!(complaint.contains("names no server"), "{complaint}");
+        let complaint =
+            load("zookeeper: {hosts: a}\netcd3: {host: b}\n", &[], false).expect_err("two stores");
+        assert!(complaint.contains("only one can be the store"), "{complaint}");
+        assert_eq!(
+            load("zookeeper: {hosts: a}\n", &[], true).expect("named elsewhere").store,
+            OperatorStore::NotConfigured
+        );
+    }
+
+    #[test]
     fn a_store_that_we_cannot_reach_is_named() {
-        let operator = load("zookeeper: {hosts: [a]}\n", &[], false).expect("understood");
-        assert_eq!(operator.store, OperatorStore::Other("zookeeper"));
-        let both = load("zookeeper: {hosts: [a]}\netcd3: {host: b}\n", &[], false).expect("understood");
+        let operator = load("consul: {host: a}\n", &[], false).expect("understood");
+        assert_eq!(operator.store, OperatorStore::Other("consul"));
+        let both = load("consul: {host: a}\netcd3: {host: b}\n", &[], false).expect("understood");
         assert!(matches!(both.store, OperatorStore::Etcd(_)));
     }
 }

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::customs::{Customs, Method};
+use super::store_types::{Etcd, Zookeeper};
 use super::values;
 use crate::model::{Address, MemberName, Secret, Tags};
 
@@ -105,61 +107,6 @@ pub enum ServerTokens {
     ProductOnly,
 }
 
-/// Where etcd is and who we are to it. `endpoints` unites the ways in which it may be written.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Etcd {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub hosts: Vec<String>,
-    /// Without user and password: loading moves them to the fields below.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    pub protocol: Protocol,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub username: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub password: Option<Secret>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cacert: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cert: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<PathBuf>,
-}
-
-/// Where ZooKeeper is and who we are to it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Zookeeper {
-    #[serde(default)]
-    pub hosts: Vec<String>,
-    #[serde(default)]
-    pub use_ssl: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cacert: Option<PathBuf>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cert: Option<PathBuf>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<PathBuf>,
-    #[serde(default = "yes")]
-    pub verify: bool,
-    /// Principals with their permissions. A principal without a scheme is the subject of a certificate.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub set_acls: BTreeMap<String, Vec<String>>,
-    /// Schemes with their credentials.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub auth_data: BTreeMap<String, Secret>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    #[default]
-    Http,
-    Https,
-}
-
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Bootstrap {
@@ -168,8 +115,18 @@ pub struct Bootstrap {
     /// Options without dashes: `data-checksums`, `encoding=UTF8`.
     pub initdb: Vec<String>,
     pub pg_hba: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none", alias = "post_init")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub post_bootstrap: Option<String>,
+    /// Its older name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub post_init: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub init_sql: Vec<String>,
+    /// What else stands in the section: the method's options, under its name.
+    #[serde(flatten)]
+    pub sections: BTreeMap<String, Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -208,6 +165,8 @@ pub struct Postgresql {
     /// Seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pg_ctl_timeout: Option<f64>,
+    #[serde(flatten)]
+    pub customs: Customs,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -335,29 +294,11 @@ impl Config {
     }
 }
 
-impl Etcd {
-    fn is_unused(&self) -> bool {
-        *self == Etcd::default()
-    }
-
-    /// Every server as a URL: `http://host:port`.
-    pub fn endpoints(&self) -> Vec<String> {
-        let protocol = match self.protocol {
-            Protocol::Http => "http",
-            Protocol::Https => "https",
-        };
-        let hosts = self.host.iter().chain(&self.hosts);
-        let named = hosts
-            .filter_map(|host| values::address(host, Some(2379)))
-            .map(|address| format!("{protocol}://{}", values::show(&address)));
-        named.chain(self.url.iter().map(|url| url.trim_end_matches('/').to_owned())).collect()
-    }
-}
-
-impl Config {
-    /// The configuration as YAML, for people: passwords are hidden.
-    pub fn to_yaml(&self) -> String {
-        serde_norway::to_string(self).expect("names, numbers and text can be written as YAML")
+impl Bootstrap {
+    /// The method that takes initdb's place.
+    pub fn custom(&self) -> Option<Method> {
+        let name = self.method.as_deref().filter(|name| !matches!(*name, "" | "initdb"))?;
+        Some(Method::of(name, self.sections.get(name)))
     }
 }
 
@@ -436,10 +377,6 @@ impl Default for Log {
     }
 }
 
-fn yes() -> bool {
-    true
-}
-
 fn default_namespace() -> String {
     "/service".to_owned()
 }
@@ -465,35 +402,4 @@ mod as_text {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_is_never_printed() {
-        let secret = Secret::new("hunter2");
-        let shown = format!("{secret} {secret:?} {}", serde_json::to_string(&secret).expect("text"));
-        assert!(!shown.contains("hunter2"), "{shown}");
-        assert_eq!(secret.reveal(), "hunter2");
-    }
-
-    #[test]
-    fn listening_addresses_are_read_in_every_form() {
-        let check = |text: &str, hosts: &[&str], port| {
-            let listen: Listen = text.parse().expect(text);
-            assert_eq!(
-                (listen.hosts.iter().map(String::as_str).collect::<Vec<_>>(), listen.port),
-                (hosts.to_vec(), port)
-            );
-            assert_eq!(listen.to_string().parse::<Listen>(), Ok(listen));
-        };
-        check("127.0.0.1:5432", &["127.0.0.1"], 5432);
-        check("*:5432", &["*"], 5432);
-        check(":8008", &["*"], 8008);
-        check("10.0.0.1,127.0.0.1:5432", &["10.0.0.1", "127.0.0.1"], 5432);
-        check("[::1]:5432", &["::1"], 5432);
-        check("0.0.0.0,[::]:5432", &["0.0.0.0", "::"], 5432);
-        for text in ["5432x", "5432", "host", "host:", "host:0", "host:99999", "a b:1", "a,,b:1", "h:+1"] {
-            assert_eq!(text.parse::<Listen>(), Err(ListenError), "{text}");
-        }
-    }
-}
+mod tests;

@@ -1,11 +1,16 @@
 //! What can only be judged once every layer is in: what is missing, and what does not fit together.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::check::Findings;
+use super::customs::{self, Customs};
 use super::problem::Problem;
 use super::settings::{Table, variable};
+use super::types::Bootstrap;
 use super::values::address;
+use super::yaml::Place;
 use crate::model::Watchdog;
 
 const REQUIRED: [&str; 7] = [
@@ -28,6 +33,7 @@ pub fn complete(merged: &mut Value, files: &[&str], findings: &mut Findings) {
     whole.store();
     whole.timing();
     whole.initdb();
+    whole.customs();
     whole.logins();
     whole.tags();
     whole.watchdog();
@@ -95,7 +101,8 @@ impl Whole<'_> {
             return;
         }
         self.hosts(section);
-        self.url(section);
+        self.url(section, "url");
+        self.url(section, "proxy");
         let has = |name: &str| self.text(&format!("{section}.{name}")).is_some();
         match (has("cert"), has("key")) {
             (true, false) => {
@@ -120,7 +127,8 @@ impl Whole<'_> {
                 self.error(key, message, None);
             }
         }
-        if all.is_empty() && self.text(&path("url")).is_none() && !self.was_wrong(section) {
+        let urls = ["url", "proxy"].map(path);
+        if all.is_empty() && urls.iter().all(|url| self.text(url).is_none()) && !self.was_wrong(section) {
             let problem = self.missing(section, "names no server");
             self.findings
                 .errors
@@ -165,6 +173,10 @@ impl Whole<'_> {
             let message = format!("wanted principals, each with a list of {}", PERMISSIONS.join(", "));
             self.error(KEY, message, Some("such as {\"CN=agent\": [ALL]}"));
         }
+        if self.value("zookeeper.auth_data.sasl").is_some_and(|value| !value.is_null()) {
+            let message = "SASL is not spoken: its DIGEST-MD5 is obsolete (RFC 6331)".to_owned();
+            self.error("zookeeper.auth_data", message, Some("use digest, or a client certificate"));
+        }
         // What is written out as nothing is not there.
         if let Some(section) = self.merged.get_mut("zookeeper").and_then(Value::as_object_mut) {
             section.retain(|_, value| !value.is_null());
@@ -182,8 +194,8 @@ impl Whole<'_> {
     }
 
     /// A URL's user and password move to where they are kept hidden.
-    fn url(&mut self, section: &str) {
-        let key = format!("{section}.url");
+    fn url(&mut self, section: &str, name: &str) {
+        let key = format!("{section}.{name}");
         let Some(url) = self.text(&key).map(str::to_owned) else { return };
         let parts = url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https"));
         let Some((scheme, rest)) = parts else {
@@ -200,10 +212,15 @@ impl Whole<'_> {
             );
         }
         let Some(map) = self.merged.get_mut(section).and_then(Value::as_object_mut) else { return };
-        map.insert("url".into(), json!(format!("{scheme}://{host}")));
+        map.insert(name.to_owned(), json!(format!("{scheme}://{host}")));
         if let Some((user, password)) = login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
-            map.entry("username").or_insert_with(|| json!(decoded(user)));
-            map.entry("password").or_insert_with(|| json!(decoded(password)));
+            let place = self.findings.places.get(&key).cloned();
+            for (name, text) in [("username", user), ("password", password)] {
+                map.entry(name).or_insert_with(|| json!(decoded(text)));
+                if let Some(place) = &place {
+                    self.findings.places.entry(format!("{section}.{name}")).or_insert_with(|| place.clone());
+                }
+            }
         }
     }
 
@@ -226,6 +243,45 @@ impl Whole<'_> {
                 let message = format!("the option {name} cannot be given to initdb here");
                 self.error("bootstrap.initdb", message, Some("remove it: the agent takes care of it"));
             }
+        }
+    }
+
+    fn customs(&mut self) {
+        let section =
+            |name: &str| self.value(name).filter(|value| !value.is_null()).cloned().unwrap_or_default();
+        let customs: Customs = serde_json::from_value(section("postgresql")).unwrap_or_default();
+        let bootstrap: Bootstrap = serde_json::from_value(section("bootstrap")).unwrap_or_default();
+        let mut wrong = Vec::new();
+        let mut tell = |key: &str, message, hint| wrong.push((key.to_owned(), message, hint));
+        customs::complain(&customs, &mut tell);
+        for (key, text) in
+            [("post_bootstrap", &bootstrap.post_bootstrap), ("post_init", &bootstrap.post_init)]
+        {
+            customs::check_command(&format!("bootstrap.{key}"), text.as_ref(), &mut tell);
+        }
+        if let Some(method) = bootstrap.custom() {
+            let key = format!("bootstrap.{}", method.name);
+            if bootstrap.sections.get(&method.name).is_none_or(|section| section.get("command").is_none()) {
+                let hint = format!("add the section {key} with a command, or remove bootstrap.method");
+                tell(
+                    "bootstrap.method",
+                    format!("names {}, and there is no command of it", method.name),
+                    Some(hint),
+                );
+            }
+            customs::check_command(&format!("{key}.command"), Some(&method.command), &mut tell);
+            if method.recovery_conf.get("recovery_target_action").is_some_and(|action| action == "shutdown") {
+                let message = "a PostgreSQL that shuts down at its target never becomes a cluster".to_owned();
+                tell(
+                    &format!("{key}.recovery_conf"),
+                    message,
+                    Some("recovery_target_action: promote".to_owned()),
+                );
+            }
+        }
+        for (key, message, hint) in wrong {
+            let place = nearest_place(&self.findings.places, &key);
+            self.findings.errors.push(Problem { place, key: Some(key), message, hint });
         }
     }
 
@@ -311,6 +367,17 @@ impl Whole<'_> {
             (None | Some(_), _) => message.to_owned(),
         };
         Problem::about(place, path, message)
+    }
+}
+
+/// Where a setting stands, or else the section around it.
+pub fn nearest_place(places: &BTreeMap<String, Place>, path: &str) -> Option<Place> {
+    let mut path = path;
+    loop {
+        if let Some(place) = places.get(path) {
+            return Some(place.clone());
+        }
+        path = path.rsplit_once('.')?.0;
     }
 }
 

@@ -9,8 +9,9 @@ use super::cluster::Cluster;
 use super::console::hinted;
 use super::rest::Members;
 use super::tls::Trust;
+use crate::agent::store_settings::{of_etcd, of_zookeeper};
 use crate::config::{self, Credentials, Operator, OperatorStore, Sources};
-use crate::store::{AdapterSettings, EtcdSettings, Store, StoreSettings};
+use crate::store::{AdapterSettings, Store, StoreSettings};
 
 /// The options that stand before every command.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,7 +20,7 @@ pub struct AccessArguments {
     /// ~/.config/patroni/patronictl.yaml]
     #[arg(short = 'c', long = "config-file", value_name = "FILE")]
     pub config_file: Option<PathBuf>,
-    /// Where the store is: [etcd3://]HOST[:PORT][/NAMESPACE]
+    /// Where the store is: [etcd3://|zookeeper://]HOST[:PORT][/NAMESPACE]
     #[arg(short = 'd', long = "dcs-url", visible_alias = "dcs", env = "DCS_URL", value_name = "URL")]
     pub dcs_url: Option<String>,
     /// Accept any certificate of a member's REST API
@@ -106,25 +107,16 @@ impl Access {
             bail!("{scope:?} cannot be the name of a cluster");
         }
         let hint = "name a store with -d etcd3://HOST:2379, or a configuration file with -c FILE";
-        let etcd = match &self.operator.store {
-            OperatorStore::Etcd(etcd) => etcd,
+        let adapter = match &self.operator.store {
+            OperatorStore::Etcd(etcd) => AdapterSettings::Etcd(of_etcd(etcd)),
+            OperatorStore::Zookeeper(zookeeper) => AdapterSettings::Zookeeper(of_zookeeper(zookeeper)),
             OperatorStore::Other(name) => {
-                return Err(hinted(format!("this version cannot reach {name} yet"), hint));
+                return Err(hinted(format!("{name} is not a store of Tenure's"), hint));
             }
             OperatorStore::NotConfigured => return Err(hinted("no store is configured", hint)),
         };
-        Ok(Store::connect(&StoreSettings {
-            namespace: self.operator.namespace.clone().unwrap_or_else(|| "/service".to_owned()),
-            scope: scope.to_owned(),
-            adapter: AdapterSettings::Etcd(EtcdSettings {
-                endpoints: etcd.endpoints(),
-                username: etcd.username.clone(),
-                password: etcd.password.as_ref().map(|secret| secret.reveal().to_owned()),
-                cacert: etcd.cacert.clone(),
-                cert: etcd.cert.clone(),
-                key: etcd.key.clone(),
-            }),
-        }))
+        let namespace = self.operator.namespace.clone().unwrap_or_else(|| "/service".to_owned());
+        Ok(Store::connect(&StoreSettings { namespace, scope: scope.to_owned(), adapter }))
     }
 
     pub async fn read(&self, scope: &str) -> Result<Cluster> {
@@ -143,10 +135,15 @@ impl Access {
 
     /// For errors: whom we tried to reach.
     pub fn named_store(&self) -> String {
+        format!("ask {}", self.whereabouts())
+    }
+
+    pub fn whereabouts(&self) -> String {
         match &self.operator.store {
-            OperatorStore::Etcd(etcd) => format!("ask etcd at {}", etcd.endpoints().join(", ")),
-            OperatorStore::Other(name) => format!("ask {name}"),
-            OperatorStore::NotConfigured => "ask the store".to_owned(),
+            OperatorStore::Etcd(etcd) => format!("etcd at {}", etcd.endpoints().join(", ")),
+            OperatorStore::Zookeeper(zookeeper) => format!("ZooKeeper at {}", zookeeper.hosts.join(", ")),
+            OperatorStore::Other(name) => (*name).to_owned(),
+            OperatorStore::NotConfigured => "the store".to_owned(),
         }
     }
 }
@@ -201,13 +198,19 @@ fn parse_store_url(url: &str) -> Result<(OperatorStore, Option<String>)> {
         bail!("Unknown dcs scheme: {scheme}");
     };
     let namespace = (!path.trim_matches('/').is_empty()).then(|| format!("/{path}"));
-    if !name.starts_with("etcd") {
-        return Ok((OperatorStore::Other(name), namespace));
-    }
     let host = if host.is_empty() { "localhost" } else { host };
-    let etcd =
-        config::Etcd { host: Some(format!("{host}:{}", port.unwrap_or(*usual))), ..config::Etcd::default() };
-    Ok((OperatorStore::Etcd(etcd), namespace))
+    let server = format!("{host}:{}", port.unwrap_or(*usual));
+    let store = match *name {
+        "zookeeper" => OperatorStore::Zookeeper(config::Zookeeper {
+            hosts: vec![server],
+            ..config::Zookeeper::default()
+        }),
+        "etcd" | "etcd3" => {
+            OperatorStore::Etcd(config::Etcd { host: Some(server), ..config::Etcd::default() })
+        }
+        other => OperatorStore::Other(other),
+    };
+    Ok((store, namespace))
 }
 
 #[cfg(test)]
@@ -228,7 +231,13 @@ mod tests {
         check("etcd3://random.com:2399/mine", "http://random.com:2399", Some("/mine"));
         check("db1:2379/", "http://db1:2379", None);
         check("etcd3://[fd00::1]:2379", "http://[fd00::1]:2379", None);
-        assert_eq!(parse_store_url("db1:2181").expect("known").0, OperatorStore::Other("zookeeper"));
+        for url in ["db1:2181", "zookeeper://db1"] {
+            let OperatorStore::Zookeeper(zookeeper) = parse_store_url(url).expect("known").0 else {
+                panic!("{url} is a ZooKeeper")
+            };
+            assert_eq!(zookeeper.hosts, ["db1:2181"], "{url}");
+        }
+        assert_eq!(parse_store_url("consul://db1").expect("known").0, OperatorStore::Other("consul"));
         assert!(parse_store_url("redis://db1").is_err());
         assert!(parse_store_url("etcd3://db1:x").is_err());
     }

@@ -14,6 +14,8 @@ mod document;
 mod facts;
 mod manual;
 mod members;
+mod migrate;
+mod move_store;
 mod pause;
 mod play;
 mod query;
@@ -23,6 +25,7 @@ mod sql;
 mod switch;
 mod table;
 mod time;
+mod timing;
 mod tls;
 mod words;
 mod yaml;
@@ -58,6 +61,8 @@ enum Command {
     History(facts::HistoryArguments),
     /// Show the cluster's shared configuration
     ShowConfig(configuration::ShowArguments),
+    /// Show how long leases may be in the running store, and what follows for the cluster
+    ShowTiming(timing::TimingArguments),
     /// Change the cluster's shared configuration
     EditConfig(configuration::EditArguments),
     /// Hand over to a replica, in good order
@@ -84,10 +89,14 @@ enum Command {
     Version(facts::VersionArguments),
     /// Remove a cluster from the store
     Remove(facts::RemoveArguments),
+    /// Move a cluster to another store while PostgreSQL runs on
+    MoveStore(move_store::MoveArguments),
     /// Make a cluster the standby of another one
     DemoteCluster(site::DemoteArguments),
     /// Make a standby cluster independent
     PromoteCluster(site::PromoteArguments),
+    /// Put members of a running cluster under Tenure in Patroni's place, and back
+    Migrate(migrate::MigrateArguments),
     /// Run a whole cluster on this machine to play with: etcd, three members, HAProxy
     Play(play::PlayArguments),
     /// Print the completions for a shell
@@ -163,13 +172,14 @@ async fn interrupted() {
     }
 }
 
-async fn carry_out(access: &AccessArguments, command: Command) -> Result<()> {
-    let access = &Access::new(access)?;
+async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
+    let access = &Access::new(from)?;
     match command {
         Command::List(arguments) => facts::list(access, &arguments).await,
         Command::Topology(arguments) => facts::topology(access, &arguments).await,
         Command::History(arguments) => facts::history(access, &arguments).await,
         Command::ShowConfig(arguments) => configuration::show(access, &arguments).await,
+        Command::ShowTiming(arguments) => timing::show(access, &arguments).await,
         Command::EditConfig(arguments) => configuration::edit(access, &arguments).await,
         Command::Switchover(arguments) => switch::switchover(access, &arguments).await,
         Command::Failover(arguments) => switch::failover(access, &arguments).await,
@@ -183,8 +193,10 @@ async fn carry_out(access: &AccessArguments, command: Command) -> Result<()> {
         Command::Query(arguments) => query::query(access, &arguments).await,
         Command::Version(arguments) => facts::version(access, &arguments).await,
         Command::Remove(arguments) => facts::remove(access, &arguments).await,
+        Command::MoveStore(arguments) => move_store::move_store(access, from, &arguments).await,
         Command::DemoteCluster(arguments) => site::demote(access, &arguments).await,
         Command::PromoteCluster(arguments) => site::promote(access, &arguments).await,
+        Command::Migrate(arguments) => migrate::migrate(from, access, &arguments).await,
         Command::Play(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }

@@ -1,11 +1,14 @@
 //! The store knows of no data for this cluster: who may make it, and what everybody else does meanwhile.
 
 use super::{Choice, may_try_again};
-use crate::model::{Cluster, Control, Errand, Guardian, Initialize, Job, Postgres, Rule, View};
+use crate::model::{Cluster, Errand, Guardian, Initialize, Job, Postgres, Rule, SystemId, View};
 
 pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     match cluster.initialize {
         Initialize::Absent => nobody(view),
+        Initialize::Running if is_ours(view, cluster) && view.policy.follows.is_some() => {
+            copy_of_another(view)
+        }
         Initialize::Running if is_ours(view, cluster) => ours(view),
         Initialize::Running => Choice::wait(Rule::BootstrapWaits),
         Initialize::Unrecognized => Choice::wait(Rule::BootstrapBlocked),
@@ -21,7 +24,11 @@ fn nobody(view: &View) -> Choice {
         Postgres::Empty | Postgres::Unfinished { .. } | Postgres::Unusable { .. } => {
             Choice::wait(Rule::BootstrapBarred)
         }
-        Postgres::Stopped { control } if control.was_primary() => adopt(control),
+        // What was a primary may have gone its own way, which only the other cluster can tell.
+        Postgres::Stopped { control } if control.was_primary() || view.policy.follows.is_some() => {
+            adopt(control.system)
+        }
+        Postgres::Running(running) if view.policy.follows.is_some() => adopt(running.system),
         Postgres::Stopped { .. } | Postgres::Running(_) | Postgres::Starting { .. } => {
             Choice::wait(Rule::AdoptionWaits)
         }
@@ -39,8 +46,26 @@ fn may_bootstrap(view: &View) -> bool {
         && !view.lacks_watchdog()
 }
 
-fn adopt(control: &Control) -> Choice {
-    Choice::store(Rule::AdoptsData, Errand::FinishInitialize { system: control.system })
+fn adopt(system: SystemId) -> Choice {
+    Choice::store(Rule::AdoptsData, Errand::FinishInitialize { system })
+}
+
+/// This member has claimed the making of a standby cluster: its data is another cluster's.
+fn copy_of_another(view: &View) -> Choice {
+    match &view.postgres {
+        Postgres::Empty if may_try_again(view, view.memory.failures.starts) => {
+            Choice::run(Rule::SiteClones, Job::CloneRemote)
+        }
+        Postgres::Empty => Choice::wait(Rule::RejoinBacksOff),
+        Postgres::Unfinished { .. } => Choice::run(Rule::ClearsUnfinished, Job::SetAside),
+        Postgres::Stopped { control } => {
+            Choice::store(Rule::BootstrapFinishes, Errand::FinishInitialize { system: control.system })
+        }
+        Postgres::Running(_) | Postgres::Starting { .. } | Postgres::Unusable { .. } => {
+            Choice::store(Rule::BootstrapAbandons, Errand::AbandonInitialize)
+        }
+        Postgres::Unobserved => Choice::wait(Rule::LooksAtPostgres),
+    }
 }
 
 /// Seen in the store, not remembered from an answer: an answer may be lost, and a snapshot may be older than it.

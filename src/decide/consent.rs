@@ -118,8 +118,10 @@ pub(super) fn store_is_back(view: &View, cluster: &Cluster, running: &Running) -
 pub(super) fn as_promised(view: &View, choice: Choice) -> Choice {
     match (&choice.step, in_force(view)) {
         _ if fault::active(Fault::ForgetsItsPromise) => choice,
-        // Somebody else has made a primary of it since the promise was given.
-        (Step::Store(Errand::TakeLease { .. }), Some(_)) if view.postgres.may_accept_writes() => {
+        // Somebody else has made a primary of it since the promise was given. In maintenance mode nothing is stopped.
+        (Step::Store(Errand::TakeLease { .. }), Some(_))
+            if view.postgres.may_accept_writes() && !view.policy.pause =>
+        {
             Choice::run(Rule::PrimaryBarred, Job::StopAtOnce)
         }
         (Step::Store(Errand::TakeLease { .. }), Some(promise)) => has_promised(view, promise),

@@ -7,7 +7,9 @@ pub(super) fn choose(view: &View) -> Choice {
     match &view.postgres {
         Postgres::Running(_) | Postgres::Starting { .. } => Choice::wait(Rule::CutOffStands),
         // Made here and never led: there is nothing to read, and another member may have made the cluster meanwhile.
-        Postgres::Stopped { .. } if view.cluster().is_none_or(|cluster| cluster.system_id().is_none()) => {
+        Postgres::Stopped { control }
+            if control.never_led || view.cluster().is_none_or(|cluster| cluster.system_id().is_none()) =>
+        {
             Choice::wait(Rule::CutOffWaits)
         }
         // Reads go on. Whether its records fit the next leader's is looked at when the store is back.

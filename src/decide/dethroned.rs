@@ -1,7 +1,10 @@
 //! PostgreSQL here accepts writes, or is about to, and this member may not act on a lease.
 
-use super::{Choice, last_moment_for_order, take_lease};
-use crate::model::{Cluster, Contact, Errand, Guardian, Initialize, Job, Reason, Rule, View};
+use super::{Choice, last_moment_for_order, sync, take_lease};
+use crate::model::{Cluster, Contact, Errand, Guardian, Initialize, Job, Reason, Rule, Span, View};
+
+/// A primary that was found in a cluster that follows another one may take its time.
+const STOP_BUDGET: Span = Span::from_secs(30);
 
 pub(super) fn choose(view: &View) -> Choice {
     let by = last_moment_for_order(view);
@@ -50,6 +53,9 @@ fn found_running(view: &View, cluster: &Cluster) -> Choice {
             Choice::wait(Rule::LeaderStarting)
         };
     };
+    if view.policy.follows.is_some() {
+        return Choice::run(Rule::PrimaryBarred, Job::StopFast { by: view.now + STOP_BUDGET });
+    }
     let timeline = running.position().map(|position| position.timeline);
     match cluster.initialize {
         Initialize::Absent => {
@@ -61,7 +67,11 @@ fn found_running(view: &View, cluster: &Cluster) -> Choice {
         }
     }
     match timeline {
-        Some(timeline) if cluster.highest_timeline() <= timeline && !view.tags.nofailover() => {
+        Some(timeline)
+            if cluster.highest_timeline() <= timeline
+                && !view.tags.nofailover()
+                && !sync::barred(view, cluster, &view.me) =>
+        {
             if view.guardian == Guardian::Absent {
                 Choice::wait(Rule::CandidateWithoutGuardian)
             } else if view.lacks_watchdog() {

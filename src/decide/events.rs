@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Ask, Cluster, Consent, Disk, Errand, FenceOrder, Guardian, Job, Lease, MemberName, Moment, Outcome,
-    PeerAnswer, Plan, Policy, Postgres, Session, SessionId, Span, SystemId, Tags, Term, Watchdog,
+    PeerAnswer, Plan, Policy, Postgres, RemoteStanding, Session, SessionId, Span, SystemId, Tags, Term,
+    Watchdog,
 };
 
 /// Everything that a member can learn.
@@ -41,6 +42,10 @@ pub enum Event {
         id: u64,
         ask: Ask,
     },
+    /// The cluster that this one follows was asked, and answered or did not.
+    Remote(Option<RemoteStanding>),
+    /// The logical slots that the leader has and this standby lacks.
+    SlotsToCopy(BTreeSet<String>),
     /// When the scheduled switchover falls due, by the wall clock as it stands now.
     SwitchoverDue(Option<Moment>),
     /// Failsafe mode: who has agreed that this member leads on.
@@ -133,6 +138,8 @@ pub enum Command {
         id: u64,
         consent: Consent,
     },
+    /// Tell an operator's callback.
+    Call(super::callbacks::Call),
     /// Tell whoever asked.
     Answer {
         id: u64,
@@ -155,6 +162,8 @@ pub struct LeaseOrders {
     pub until: Moment,
     /// See that the leader key of this term is ours, too.
     pub hold: Option<Term>,
+    /// Tell the guardian of each new deadline of that term. Not in maintenance mode, in which it is disarmed.
+    pub guard: bool,
     pub ttl: Span,
     pub renew_every: Span,
 }

@@ -59,8 +59,34 @@ pub(crate) enum Fault {
     DeposesTheUnfenced,
     /// Leads on if only some have agreed.
     LeadsByFewerConsents,
+    /// Replicates from whoever the tag names, whatever state that member is in.
+    CascadesFromAnybody,
+    /// Replicates from a member that replicates from it.
+    CascadesInCircles,
+    /// Leaves the primary of a cluster that has become a standby cluster as it is.
+    WritesInStandbyCluster,
+    /// Keeps the slots of members that have gone for ever.
+    KeepsSlotsForEver,
     /// Starts what an interrupted clone or rewind has left.
     StartsUnfinished,
+    /// Writes who may lead before commits wait for them.
+    SyncElectsFirst,
+    /// Commits wait for less before the electorate asks for more.
+    SyncSkipsRetreat,
+    /// Counts a standby as synchronous before it has what was committed earlier.
+    SyncTrustsUnconfirmed,
+    /// Takes names for in force as soon as they are written.
+    SyncSkipsProof,
+    /// Does not wait to hear what has become of its last write.
+    SyncForgetsWrites,
+    /// Writes over whatever the key holds.
+    SyncIgnoresVersions,
+    /// Promotes without saying that it is the leader now.
+    SyncSkipsTakeover,
+    /// Elects whoever is furthest.
+    SyncLetsAnybodyLead,
+    /// Elects a voter that has asked nobody.
+    SyncCountsNoVotes,
 }
 
 #[cfg(not(test))]

@@ -21,6 +21,9 @@ fn fitness_at(view: &View, now: Moment) -> Fitness {
 
 /// What the others are told, and what everybody ranks by: disks that stall together are not all found out at once.
 pub fn fitness_told(view: &View, now: Moment) -> Fitness {
+    if view.promotion_refused(now) {
+        return Fitness::Unfit;
+    }
     let doubtful = view.disk.has_stalled(now, DOUBTFUL);
     fitness_at(view, now).min(if doubtful { Fitness::LastResort } else { Fitness::Fit })
 }

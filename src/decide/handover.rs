@@ -2,11 +2,11 @@
 
 use super::fault::{self, Fault};
 use super::race::{eligible, standing};
-use super::{Choice, fitness};
+use super::{Choice, fitness, sync};
 use crate::model::{
     Cluster, Control, ControlState, Disk, Errand, FailoverRequest, Fitness, Job, Lease, MemberName,
-    MemberRole, PeerAnswer, PeerStatus, Position, Question, Reason, Rule, Running, Span, Step, Versioned,
-    View,
+    MemberRole, PeerAnswer, PeerStatus, Position, Question, Reason, Rule, Running, Span, Step, SyncMode,
+    Versioned, View,
 };
 
 /// An orderly stop that takes longer is cut short; a switchover is then given up.
@@ -64,10 +64,16 @@ pub(super) fn requested(view: &View, cluster: &Cluster, running: &Running) -> Op
     }
     // Nobody is asked to take over who would do it worse.
     let no_worse = fitness(view).max(Fitness::LastResort);
-    match best_candidate(view, Some(request), running.position()?, no_worse) {
+    match best_candidate(view, cluster, Some(request), running.position()?, no_worse) {
         Some(_) if fault::active(Fault::ReleasesBeforeStop) => {
             let term = view.lease?.term;
             Some(Choice::store(Rule::SwitchoverReleases, Errand::ReleaseLease { term }))
+        }
+        // A standby that leads has nothing to finish.
+        Some(to) if !running.is_primary() => {
+            let term = view.lease?.term;
+            let reason = Reason::about(Rule::SwitchoverReleases, to);
+            Some(Choice::store(reason, Errand::ReleaseLease { term }))
         }
         Some(to) => Some(stop_for(view, Rule::SwitchoverStops, Some(to))),
         None => clear(Rule::SwitchoverImpossible),
@@ -111,7 +117,7 @@ pub(super) fn successor<'a>(view: &'a View, cluster: &Cluster, here: Position) -
     }
     let written = here.lsn.max(cluster.status.optime.unwrap_or(here.lsn));
     let wanted = if fault::active(Fault::MakesWayForAnybody) { Fitness::LastResort } else { Fitness::Fit };
-    match best_candidate(view, None, Position { lsn: written, ..here }, wanted) {
+    match best_candidate(view, cluster, None, Position { lsn: written, ..here }, wanted) {
         Some(member) => Successor::Somebody(member),
         None => Successor::Nobody,
     }
@@ -121,6 +127,7 @@ pub(super) fn successor<'a>(view: &'a View, cluster: &Cluster, here: Position) -
 pub(super) fn nobody_else_can_lead(view: &View) -> bool {
     let Some(cluster) = view.cluster().filter(|_| view.peers.complete) else { return false };
     let cannot = |name: &MemberName| match view.peers.answers.get(name) {
+        _ if sync::barred(view, cluster, name) => true,
         Some(PeerAnswer::Stands(peer)) => !eligible(peer),
         Some(PeerAnswer::Silent) | None => false,
     };
@@ -163,7 +170,7 @@ pub(super) fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &C
     let request = cluster.failover.as_ref();
     let late = CONFIRM_BUDGET < view.now.since(handover.begun_at);
     let in_good_order = control.state == ControlState::ShutDown;
-    if let Some(to) = holder_of_last_record(view, request.map(|r| &r.value), control)
+    if let Some(to) = holder_of_last_record(view, cluster, request.map(|r| &r.value), control)
         && in_good_order
     {
         let reason = Reason::about(Rule::SwitchoverReleases, to);
@@ -184,8 +191,8 @@ pub(super) fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &C
 pub(super) fn before_end(view: &View, cluster: &Cluster, control: &Control) -> Option<Choice> {
     let handover = view.memory.handover.as_ref()?;
     let waited_enough = ENDING_BUDGET < view.now.since(handover.begun_at);
-    let pointless =
-        control.state != ControlState::ShutDown || holder_of_last_record(view, None, control).is_some();
+    let pointless = control.state != ControlState::ShutDown
+        || holder_of_last_record(view, cluster, None, control).is_some();
     (!waited_enough && !pointless).then(|| confirm(view, cluster, Rule::EndingConfirms))
 }
 
@@ -201,6 +208,7 @@ pub(super) fn any_replica<'a>(view: &View, cluster: &'a Cluster) -> Option<&'a M
     let streams =
         |record: &crate::model::MemberRecord| record.replication_state.as_deref() == Some("streaming");
     (cluster.members.iter())
+        .filter(|(name, _)| !sync::barred(view, cluster, name))
         .find(|(name, record)| **name != view.me && streams(record) && !record.tags.nofailover())
         .map(|(name, _)| name)
 }
@@ -218,8 +226,10 @@ fn answers_younger_than(view: &View, age: Span) -> bool {
 
 fn questions(view: &View, cluster: &Cluster, request: Option<&FailoverRequest>) -> Vec<Question> {
     let named = request.and_then(|request| request.candidate.as_ref());
+    let votes = view.policy.sync.mode == SyncMode::Quorum;
     (cluster.members.keys())
-        .filter(|&member| *member != view.me && named.is_none_or(|named| named == member))
+        // Who is named may need the votes of the others.
+        .filter(|&member| *member != view.me && (named.is_none_or(|named| named == member) || votes))
         .map(|member| Question { member: member.clone(), patience: PATIENCE })
         .collect()
 }
@@ -227,6 +237,7 @@ fn questions(view: &View, cluster: &Cluster, request: Option<&FailoverRequest>) 
 /// The member that is furthest among those who may take over.
 fn best_candidate<'a>(
     view: &'a View,
+    cluster: &Cluster,
     request: Option<&FailoverRequest>,
     here: Position,
     fitness_min: Fitness,
@@ -241,6 +252,7 @@ fn best_candidate<'a>(
                 && fitness_min <= peer.fitness
                 && peer.role == MemberRole::Replica
                 && named.is_none_or(|named| named == *name)
+                && sync::may_take_over(view, cluster, request, name)
         })
         .filter_map(|(name, peer)| {
             Some((name, peer.position.filter(close_enough)?, peer.tags.failover_priority()))
@@ -252,6 +264,7 @@ fn best_candidate<'a>(
 /// Somebody who may take over and has received more than the beginning of the shutdown's record.
 fn holder_of_last_record<'a>(
     view: &'a View,
+    cluster: &Cluster,
     request: Option<&FailoverRequest>,
     control: &Control,
 ) -> Option<&'a MemberName> {
@@ -265,6 +278,7 @@ fn holder_of_last_record<'a>(
     standing(view)
         .filter(|_| asked_since)
         .filter(|(name, peer)| eligible(peer) && named.is_none_or(|named| named == *name))
+        .filter(|(name, _)| sync::may_take_over(view, cluster, request, name))
         .find(|(_, peer)| peer.position.is_some_and(complete))
         .map(|(name, _)| name)
 }

@@ -3,7 +3,9 @@
 use super::fault::{self, Fault};
 use super::fitness::has_hung;
 use super::handover::Successor;
-use super::{Choice, consent, fitness, handover, may_try_again, shows_our_term, until_demotion, wishes};
+use super::{
+    Choice, consent, fitness, handover, may_try_again, shows_our_term, sync, until_demotion, wishes,
+};
 use crate::model::{
     Cluster, Control, Errand, Fitness, Guardian, Job, Lease, Position, Postgres, Reason, Rule, Running,
     Serving, Span, Timeline, View, Watchdog,
@@ -68,16 +70,19 @@ fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, che
     if let Some(choice) = wishes::leader(view) {
         return choice;
     }
+    if let Some(choice) = sync::keep(view, cluster, lease, running) {
+        return choice;
+    }
     let failed_lately =
         view.memory.failures.last_at.is_some_and(|last| view.now.since(last) < CHECKPOINT_BACKOFF);
-    if !checkpointed && !failed_lately {
+    if !checkpointed && !failed_lately && !sync::is_settling(view, cluster) {
         return Choice::run(Rule::LeaderCheckpoints, Job::Checkpoint);
     }
     if view.disk.is_full() {
         let full = || Choice::wait(Rule::LeaderDiskFull);
         return handover::because_full(view, cluster, running).unwrap_or_else(full);
     }
-    Choice::wait(Rule::LeaderStays)
+    Choice::wait(sync::leads(view, cluster, running))
 }
 
 /// PostgreSQL hangs, or nothing reaches its disk. Stopping it costs what waiting might save, so it is stopped only where
@@ -126,12 +131,18 @@ fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) ->
             Choice::wait(Rule::LeaderPromotes)
         };
     }
+    if let Some(choice) = sync::before_promotion(view, cluster, lease) {
+        return choice;
+    }
     match &cluster.claim {
         Some(claim) if claim.value.by == view.me && timeline < claim.value.timeline => {
-            if view.is_guarded(lease.term) || fault::active(Fault::LeadsUnguarded) {
+            if let Some(choice) = asks_hook(view, lease) {
+                choice
+            } else if view.is_guarded(lease.term) || fault::active(Fault::LeadsUnguarded) {
+                let names = sync::names_to_begin_with(view, cluster);
                 Choice::run(
                     Rule::LeaderPromotes,
-                    Job::Promote { term: lease.term, timeline: claim.value.timeline },
+                    Job::Promote { term: lease.term, timeline: claim.value.timeline, names },
                 )
             } else {
                 unguarded(view, lease)
@@ -139,6 +150,18 @@ fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) ->
         }
         Some(_) | None => Choice::store(Rule::LeaderHasNoClaim, Errand::ReleaseLease { term: lease.term }),
     }
+}
+
+/// The operator's command has to agree, once a term. `None` where it has, or where there is none.
+fn asks_hook(view: &View, lease: &Lease) -> Option<Choice> {
+    let hook = view.memory.promotion_hook;
+    if !view.policy.asks_before_promotion || hook.agreed == Some(lease.term) {
+        return None;
+    }
+    if hook.refused.is_some_and(|(term, _)| term == lease.term) {
+        return Some(Choice::store(Rule::LeaderRefusedByHook, Errand::ReleaseLease { term: lease.term }));
+    }
+    Some(Choice::run(Rule::LeaderRunsHook, Job::PrePromote { term: lease.term }))
 }
 
 fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> Choice {
@@ -167,7 +190,11 @@ fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> 
     if !view.is_guarded(lease.term) && !fault::active(Fault::LeadsUnguarded) {
         return unguarded(view, lease);
     }
-    Choice::run(Rule::LeaderRestarts, Job::StartPrimary { term: lease.term })
+    if let Some(choice) = sync::before_promotion(view, cluster, lease) {
+        return choice;
+    }
+    let names = sync::names_to_begin_with(view, cluster);
+    Choice::run(Rule::LeaderRestarts, Job::StartPrimary { term: lease.term, names })
 }
 
 /// A stopped PostgreSQL that cannot do its work here: somebody who is fit leads instead. `None` where it is to be started.

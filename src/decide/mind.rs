@@ -4,16 +4,20 @@
 mod asked;
 mod consents;
 mod counts;
+mod synchrony;
+mod unfenced;
 
 use std::collections::BTreeMap;
 
-use super::decide;
+pub use super::callbacks::Call;
+use super::callbacks::Told;
 pub use super::events::*;
 use super::fault::{self, Fault};
+use super::{decide, is_to_be_guarded, slots};
 use crate::model::{
     Cluster, Consent, Contact, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease,
-    MemberName, Memory, Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, Running,
-    RunningJob, Serving, Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
+    MemberName, Memory, Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob,
+    SentSync, Serving, Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
 };
 
 /// An errand that failed is not repeated at once.
@@ -38,6 +42,9 @@ pub struct Mind {
     seeking: consents::Seeking,
     /// What leaders in failsafe mode have not been told yet.
     consents: Vec<(u64, Consent)>,
+    /// Of which an operator's callbacks have been told.
+    told: Told,
+    calls: Vec<Call>,
 }
 
 impl Mind {
@@ -54,6 +61,7 @@ impl Mind {
             looked_at: Moment::default(),
             disk: Disk::default(),
             peers: PeerRound::default(),
+            remote: None,
             work: Work::default(),
             guardian: Guardian::Absent,
             watchdog: Watchdog::Unknown,
@@ -72,6 +80,8 @@ impl Mind {
             answers: Vec::new(),
             seeking: consents::Seeking::default(),
             consents: Vec::new(),
+            told: Told::default(),
+            calls: Vec::new(),
         }
     }
 
@@ -99,6 +109,8 @@ impl Mind {
             Event::Asked { id, ask } => self.learn_wish(id, ask),
             Event::ConsentAnswered { round, agreed } => self.learn_consent(round, &agreed),
             Event::ConsentAsked { id, from, wanted } => self.learn_question(id, from, wanted),
+            Event::Remote(remote) => self.view.remote = remote,
+            Event::SlotsToCopy(slots) => self.view.memory.slots_to_copy = slots,
             Event::SwitchoverDue(due) => self.view.memory.switchover_due = due,
             Event::End => self.view.ending = true,
         }
@@ -129,10 +141,12 @@ impl Mind {
             self.seek_consent(&mut commands);
         }
         commands.extend(self.consents.drain(..).map(|(id, consent)| Command::AnswerConsent { id, consent }));
+        commands.extend(self.calls.drain(..).map(Command::Call));
         commands.extend(self.answers.drain(..).map(|(id, outcome)| Command::Answer { id, outcome }));
         let lease = LeaseOrders {
             until: plan.renew_until,
             hold: self.term_to_hold(),
+            guard: is_to_be_guarded(&self.view) && !self.view.policy.pause,
             ttl: self.view.policy.timing.ttl,
             renew_every: self.view.policy.timing.renew_every,
         };
@@ -142,15 +156,13 @@ impl Mind {
     // What is learnt.
 
     fn learn_cluster(&mut self, cluster: Cluster) {
+        slots::remember_members(&mut self.view, &cluster);
         let memory = &mut self.view.memory;
         match &cluster.leader {
             Some(leader) => {
                 memory.no_leader_since = None;
                 memory.last_leader = Some(leader.name.clone());
-                memory.unfenced_leader = match cluster.members.get(&leader.name) {
-                    Some(record) => (!record.is_fenced()).then(|| leader.name.clone()),
-                    None => memory.unfenced_leader.take().filter(|known| *known == leader.name),
-                };
+                unfenced::remember(memory, &cluster, &leader.name);
                 memory.electorate = cluster
                     .members
                     .iter()
@@ -165,6 +177,8 @@ impl Mind {
                 memory.no_leader_since.get_or_insert(self.view.now);
             }
         }
+        let sync_version = cluster.sync.as_ref().map_or(0, |sync| sync.version);
+        self.view.memory.sync.sent.take_if(|sent| sent.version != sync_version);
         let request = cluster.failover.as_ref().filter(|request| !request.value.is_empty());
         let known = self.view.memory.request_seen;
         self.view.memory.request_seen = request.map(|request| match known {
@@ -244,11 +258,10 @@ impl Mind {
             }
             Some(Serving::Standby { .. }) | None => {}
         }
-        let reached = postgres.running().and_then(Running::position).map(|position| position.lsn);
-        if reached != self.view.memory.received.map(|(lsn, _)| lsn) {
-            self.view.memory.received = reached.map(|lsn| (lsn, self.view.now));
-        }
+        self.learn_received(&postgres);
+        self.learn_synchrony(&postgres);
         self.view.postgres = postgres;
+        self.calls.extend(self.told.after_a_look(&self.view, ended));
         self.view.looked_at = looked_at;
     }
 
@@ -302,6 +315,9 @@ impl Mind {
             (Errand::ReleaseLease { .. }, ErrandOutcome::Done | ErrandOutcome::Conflict) => {
                 memory.handover = None;
             }
+            (Errand::WriteSync { .. }, ErrandOutcome::Done) => {
+                memory.sync.sent.iter_mut().for_each(|sent| sent.done = true);
+            }
             (
                 Errand::TakeLease { .. }
                 | Errand::TakeInitialize
@@ -309,7 +325,9 @@ impl Mind {
                 | Errand::AbandonInitialize
                 | Errand::ReleaseLease { .. }
                 | Errand::ClearFailover { .. }
-                | Errand::MakeDue { .. },
+                | Errand::MakeDue { .. }
+                | Errand::WriteSync { .. }
+                | Errand::ClearSync { .. },
                 _,
             ) => {}
         }
@@ -325,8 +343,14 @@ impl Mind {
                 handover.begun_at = self.view.now;
             }
             self.end_restart_that_failed(job, outcome);
+            if matches!((job, outcome), (Job::Follow { .. }, JobOutcome::Done)) {
+                self.calls.extend(self.told.after_a_reload());
+            }
         }
         self.learn_postgres(seen, ended.as_ref().map(|running| &running.job));
+        if let Some(running) = &ended {
+            self.learn_names(&running.job, outcome);
+        }
     }
 
     // What begins.
@@ -340,6 +364,11 @@ impl Mind {
             // From here on the key may go at any moment, even if no answer ever comes.
             self.view.lease = None;
             self.view.memory.released = Some(term);
+            self.calls.extend(self.told.after_giving_up(&self.view));
+        }
+        if let Errand::WriteSync { term, state, version } = &errand {
+            self.view.memory.sync.sent =
+                Some(SentSync { term: *term, state: state.clone(), version: *version, done: false });
         }
         self.errand = Some(errand.clone());
         self.view.work.errand_since = Some(self.view.now);
@@ -398,14 +427,20 @@ impl Mind {
             }
             Job::Bootstrap
             | Job::Clone { .. }
+            | Job::CloneWithoutLeader
+            | Job::PrePromote { .. }
             | Job::Rewind { .. }
+            | Job::CloneRemote
+            | Job::RewindRemote
+            | Job::CopySlots { .. }
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::StopOrderly { handover: None, .. }
             | Job::StopFast { .. }
             | Job::StopAtOnce
             | Job::SetAside
-            | Job::Checkpoint => {}
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => {}
         }
         if matches!(reason.rule, Rule::RestartStops | Rule::ReinitializeStops) {
             self.go_on_with_wish(Stage::Stopping);

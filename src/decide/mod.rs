@@ -2,6 +2,7 @@
 //! remember is a field of the view. One file per situation; this one tells the situations apart.
 
 mod bootstrap;
+mod callbacks;
 mod consent;
 mod cut_off;
 mod dethroned;
@@ -13,8 +14,15 @@ mod following;
 mod handover;
 mod leading;
 pub mod mind;
+mod paused;
 pub mod publish;
 mod race;
+pub mod slots;
+mod standby_cluster;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod topology;
 mod wishes;
 
 use fault::Fault;
@@ -93,17 +101,23 @@ fn choose(view: &View) -> Choice {
         return ending::choose(view);
     }
     let Some(cluster) = view.cluster() else {
-        return if view.postgres.may_accept_writes() {
+        // An agent that was restarted in maintenance mode has not heard of its end.
+        return if view.policy.pause {
+            Choice::wait(Rule::WaitsForStore)
+        } else if view.postgres.may_accept_writes() {
             dethroned::choose(view)
         } else {
             Choice::wait(Rule::WaitsForStore)
         };
     };
     if view.policy.pause {
-        return wishes::paused(view, cluster).unwrap_or(Choice::wait(Rule::Paused));
+        return paused::choose(view, cluster);
     }
     if let Some(lease) = in_force(view) {
-        return leading::choose(view, cluster, lease);
+        return match &view.policy.follows {
+            Some(remote) => standby_cluster::leading(view, cluster, lease, remote),
+            None => leading::choose(view, cluster, lease),
+        };
     }
     if view.postgres.may_accept_writes() {
         return dethroned::choose(view);
@@ -136,8 +150,10 @@ fn choose(view: &View) -> Choice {
 /// A guardian that still stands by an old order would kill whatever is started.
 fn after_disarming(view: &View, fence: FenceOrder, choice: Choice) -> Choice {
     let armed = matches!(view.guardian, Guardian::Ready { confirmed: FenceOrder::Arm { .. } });
-    let starts =
-        matches!(choice.step, Step::Run(Job::StartStandby { .. } | Job::Rewind { .. } | Job::Bootstrap));
+    let starts = matches!(
+        choice.step,
+        Step::Run(Job::StartStandby { .. } | Job::Rewind { .. } | Job::RewindRemote | Job::Bootstrap)
+    );
     if starts && armed && fence == FenceOrder::Disarm { Choice::wait(Rule::AwaitsDisarm) } else { choice }
 }
 
@@ -157,10 +173,11 @@ fn under_way(view: &View, running: &RunningJob) -> Choice {
             dethroned::choose(view)
         };
     }
-    if view.ending && running.job.can_be_cancelled() && !running.cancelled {
+    let pointless = matches!(running.job, Job::PrePromote { .. }) && !lease_in_force;
+    if (pointless || (view.ending && running.job.can_be_cancelled())) && !running.cancelled {
         return Choice::step(Rule::JobLostItsReason, Step::Cancel);
     }
-    if let Some(choice) = wishes::overtakes(view, running) {
+    if let Some(choice) = wishes::overtakes(view, running).or_else(|| sync::overtakes(view, running)) {
         return choice;
     }
     Choice::wait(running.reason.clone()).again_in(until_demotion(view))
@@ -177,7 +194,8 @@ fn own_key(view: &View, leader: &Leader) -> Choice {
     if leader.session.is_some() && leader.session == view.session.map(|session| session.id) {
         return Choice::wait(Rule::AwaitsRenewal);
     }
-    if matches!(view.postgres, Postgres::Stopped { .. }) && may_try_again(view, view.memory.failures.starts) {
+    let startable = matches!(view.postgres, Postgres::Stopped { .. }) && !view.postgres.never_led();
+    if startable && may_try_again(view, view.memory.failures.starts) {
         Choice::run(Rule::RaceStartsStandby, Job::StartStandby { upstream: None })
     } else {
         Choice::wait(Rule::OwnOldLease)
@@ -186,10 +204,9 @@ fn own_key(view: &View, leader: &Leader) -> Choice {
 
 /// Somebody else made the cluster while this member made data for it, which nobody has ever led.
 fn foreign(view: &View) -> Choice {
-    if matches!(view.postgres, Postgres::Stopped { .. })
-        && view.memory.bootstrapped.is_some()
-        && view.memory.bootstrapped == view.postgres.system_id()
-    {
+    let made_here =
+        view.memory.bootstrapped.is_some() && view.memory.bootstrapped == view.postgres.system_id();
+    if matches!(view.postgres, Postgres::Stopped { .. }) && (made_here || view.postgres.never_led()) {
         Choice::run(Rule::ClearsUnfinished, Job::SetAside)
     } else {
         Choice::wait(Rule::ForeignData)
@@ -201,10 +218,20 @@ fn in_force(view: &View) -> Option<&Lease> {
 }
 
 fn belongs_elsewhere(view: &View, cluster: &Cluster) -> bool {
+    if view.postgres.never_led() && led_by_others(view, cluster) {
+        return true;
+    }
     match (view.postgres.system_id(), cluster.system_id()) {
         (Some(here), Some(there)) => here != there,
         (None, _) | (_, None) => false,
     }
+}
+
+/// Two members that restore the same backup make clusters that cannot be told apart. The one that is led first is it.
+fn led_by_others(view: &View, cluster: &Cluster) -> bool {
+    let leads = cluster.leader.as_ref().is_some_and(|leader| leader.name != view.me);
+    let claimed = cluster.claim.as_ref().is_some_and(|claim| claim.value.by != view.me);
+    leads || claimed || !cluster.history.is_empty()
 }
 
 /// A session is renewed unless that would keep a leader in office that cannot do its work.
@@ -235,12 +262,18 @@ fn fence_order(view: &View) -> FenceOrder {
     let writable = (view.postgres.may_accept_writes() || becoming_primary)
         && !fault::active(Fault::DisarmsWhileWritable);
     match &view.lease {
-        Some(lease) if writable || view.now < lease.demote_at() => {
+        // Who leads a standby cluster has nothing to lose but readers.
+        Some(lease) if writable || (view.now < lease.demote_at() && is_to_be_guarded(view)) => {
             FenceOrder::Arm { term: lease.term, fence_at: lease.fence_at() }
         }
         Some(_) | None if writable || view.postgres == Postgres::Unobserved => FenceOrder::Keep,
         Some(_) | None => FenceOrder::Disarm,
     }
+}
+
+/// Can this member be a primary before it decides again?
+pub(crate) fn is_to_be_guarded(view: &View) -> bool {
+    view.policy.follows.is_none() || view.postgres.may_accept_writes()
 }
 
 /// Until here an orderly stop may go on; what lives then is stopped at once.

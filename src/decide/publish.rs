@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::slots;
 use crate::model::{
     Cluster, ControlState, Fork, HistoryLine, Job, Lsn, MemberName, MemberRecord, MemberRole, MemberState,
-    Postgres, Serving, Status, Timeline, View, Watchdog,
+    Postgres, Running, Serving, SlotRow, Status, Timeline, View, Watchdog,
 };
 
 /// What is written in every record of this member and does not depend on what it knows.
@@ -65,10 +66,17 @@ pub fn status(view: &View, cluster: &Cluster) -> Option<Status> {
     Some(Status { optime: Some(lsn), ..cluster.status.clone() })
 }
 
+/// The same with what a leader says of its slots.
+pub fn status_with_slots(view: &View, cluster: &Cluster, present: &[SlotRow]) -> Option<Status> {
+    let status = status(view, cluster)?;
+    let (slots, retain_slots) = slots::told(view, present, status.optime?);
+    Some(Status { slots, retain_slots, ..status })
+}
+
 fn leading_position(view: &View) -> Option<Lsn> {
     view.lease_in_force()?;
-    let running = view.postgres.running().filter(|running| running.is_primary())?;
-    Some(running.position()?.lsn)
+    let leads = |running: &&Running| running.is_primary() || view.policy.follows.is_some();
+    Some(view.postgres.running().filter(leads)?.position()?.lsn)
 }
 
 /// Who takes part in failsafe mode, if the store is to be told anew: everybody who has said where to find it.
@@ -83,10 +91,16 @@ pub fn failsafe(view: &View, cluster: &Cluster) -> Option<BTreeMap<MemberName, S
 /// The lines that `/history` should have, if the leader has something to add to it. `wall_clock` stamps a new last line.
 pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<HistoryLine>> {
     view.lease_in_force()?;
-    let Serving::Primary { position, forks: Some(forks), .. } = &view.postgres.running()?.serving else {
-        return None;
+    let running = view.postgres.running()?;
+    let (timeline, forks) = match &running.serving {
+        Serving::Primary { position, forks: Some(forks), .. } => (position.timeline, forks),
+        // Whoever follows the leader of a standby cluster must know where it comes from.
+        Serving::Standby { timeline, forks: Some(forks), .. } if view.policy.follows.is_some() => {
+            (*timeline, forks)
+        }
+        Serving::Primary { forks: None, .. } | Serving::Standby { .. } => return None,
     };
-    if position.timeline == Timeline::FIRST {
+    if timeline == Timeline::FIRST {
         return (!cluster.history.is_empty()).then(Vec::new);
     }
     let told = cluster.history.last().is_some_and(|last| {
@@ -131,14 +145,20 @@ fn member_state(view: &View) -> MemberState {
     if let Some(running) = &view.work.job {
         match running.job {
             Job::Bootstrap => return MemberState::Bootstrapping,
-            Job::Clone { .. } => return MemberState::CreatingReplica,
+            Job::Clone { .. } | Job::CloneWithoutLeader | Job::CloneRemote => {
+                return MemberState::CreatingReplica;
+            }
+            Job::CopySlots { .. } => return MemberState::Restarting,
             Job::StopOrderly { .. } | Job::StopFast { .. } | Job::StopAtOnce => return MemberState::Stopping,
             Job::StartPrimary { .. } | Job::StartStandby { .. } => return MemberState::Starting,
             Job::Rewind { .. }
+            | Job::RewindRemote
+            | Job::PrePromote { .. }
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::SetAside
-            | Job::Checkpoint => {}
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => {}
         }
     }
     match &view.postgres {
@@ -166,11 +186,14 @@ fn member_state(view: &View) -> MemberState {
     }
 }
 
-fn member_role(view: &View) -> MemberRole {
+pub fn member_role(view: &View) -> MemberRole {
     match &view.postgres {
         Postgres::Running(running) if running.is_primary() => MemberRole::Primary,
         Postgres::Starting { as_primary: true, .. } => MemberRole::Primary,
         Postgres::Stopped { control } if control.was_primary() => MemberRole::Demoted,
+        Postgres::Running(_) if view.policy.follows.is_some() && view.lease_in_force().is_some() => {
+            MemberRole::StandbyLeader
+        }
         Postgres::Running(_) | Postgres::Starting { .. } | Postgres::Stopped { .. } => MemberRole::Replica,
         Postgres::Unobserved | Postgres::Empty | Postgres::Unfinished { .. } | Postgres::Unusable { .. } => {
             MemberRole::Uninitialized

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::fault::{self, Fault};
+use super::sync::{self, Right};
 use super::{Choice, consent, fitness, fitness_told, may_try_again, take_lease};
 use crate::model::{
     Cluster, FailoverRequest, Fitness, Guardian, Job, Lsn, MemberName, MemberRole, MemberState, Moment,
@@ -16,6 +17,7 @@ const PATIENCE_ALIVE: Span = Span::from_secs(1);
 const PATIENCE_GONE: Span = Span::from_ms(300);
 /// No WAL for so long, which is two looks and a little more, and its writer is believed to be gone.
 const UNFENCED_QUIET: Span = Span::from_ms(2_500);
+const ASKS_ALOUD: Span = Span::from_secs(3);
 /// A member that yields looks again after this.
 const YIELD: Span = Span::from_ms(500);
 
@@ -25,6 +27,8 @@ struct Rank {
     fitness: Fitness,
     position: Position,
     priority: i64,
+    /// A delayed standby would have to replay for long before it could lead.
+    has_replayed: bool,
 }
 
 pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
@@ -37,11 +41,21 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
         Postgres::Stopped { control } if may_lead_its_creation(view, cluster) => {
             Choice::store(Rule::BootstrapLeads, take_lease(cluster, control.position().timeline))
         }
+        Postgres::Stopped { control } if control.never_led => Choice::wait(Rule::BootstrapUnled),
+        Postgres::Empty if view.policy.clones_without_leader => {
+            if may_try_again(view, view.memory.failures.clones) {
+                Choice::run(Rule::ClonesWithoutLeader, Job::CloneWithoutLeader)
+            } else {
+                Choice::wait(Rule::RejoinBacksOff)
+            }
+        }
         Postgres::Stopped { control }
-            if !control.backup_label && may_try_again(view, view.memory.failures.starts) =>
+            if (!control.backup_label || view.policy.restores_backups)
+                && may_try_again(view, view.memory.failures.starts) =>
         {
             Choice::run(Rule::RaceStartsStandby, Job::StartStandby { upstream: None })
         }
+        Postgres::Empty if nobody_else_has_data(view) => Choice::run(Rule::SiteClones, Job::CloneRemote),
         Postgres::Stopped { .. }
         | Postgres::Empty
         | Postgres::Unfinished { .. }
@@ -52,12 +66,23 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
 
 /// The data was made here a moment ago, nobody else can have any, and there is all that has to guard it.
 fn may_lead_its_creation(view: &View, cluster: &Cluster) -> bool {
-    view.memory.bootstrapped.is_some()
-        && view.memory.bootstrapped == cluster.system_id()
-        && cluster.claim.is_none()
+    let made = (view.postgres.never_led()).then(|| view.postgres.system_id()).flatten();
+    let made = made.or(view.memory.bootstrapped);
+    made.is_some()
+        && made == cluster.system_id()
+        // A claim of its own that it has not begun to use, be it because its agent has died.
+        && cluster.claim.as_ref().is_none_or(|claim| view.postgres.never_led() && claim.value.by == view.me)
         && cluster.history.is_empty()
         && view.guardian != Guardian::Absent
         && !view.lacks_watchdog()
+}
+
+/// Where a standby cluster has long had no leader, its data is to be had from the other cluster.
+fn nobody_else_has_data(view: &View) -> bool {
+    let copyable = view.policy.follows.as_ref().is_some_and(|remote| remote.address.is_some());
+    let patience = view.policy.timing.ttl.times(2);
+    let long = view.memory.no_leader_since.is_some_and(|since| patience <= view.now.since(since));
+    copyable && long && may_try_again(view, view.memory.failures.starts)
 }
 
 fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Position) -> Choice {
@@ -80,28 +105,35 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if view.lacks_watchdog() && !fault::active(Fault::LeadsUnwatched) {
         return Choice::wait(Rule::CandidateWithoutWatchdog);
     }
+    if view.promotion_refused(view.now) {
+        return Choice::wait(Rule::CandidateRefusedByHook);
+    }
     // Every attempt uses a timeline up.
     if !may_try_again(view, view.memory.failures.promotions) {
         return Choice::wait(Rule::CandidateBacksOff);
     }
     let request = request(cluster);
     let named = named(cluster);
-    // What nobody else can change is decided before anybody is asked.
+    // What nobody else can change is decided before anybody is asked. An operator's *failover* counts for more.
+    let forced = named == Some(&view.me) && request.is_some_and(|request| !request.is_switchover());
+    if sync::barred(view, cluster, &view.me) && !forced {
+        return Choice::wait(Rule::CandidateNotSynchronous);
+    }
     let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
-    if request.is_none() && view.policy.lag_bytes_max < lag.0 {
+    if request.is_none() && lag_limit(view, cluster) < lag.0 {
         return Choice::wait(Rule::CandidateTooFarBehind);
     }
-    let on_old_timeline = view.policy.check_timeline && position.timeline < led_timeline(cluster);
+    let on_old_timeline = checks_timeline(view) && position.timeline < led_timeline(cluster);
     if on_old_timeline && named != Some(&view.me) {
         return Choice::wait(Rule::CandidateOnOldTimeline);
     }
     if !answers_are_fresh(view) {
-        return Choice::step(Rule::RaceAsks, Step::AskPeers(questions(view, cluster)));
+        return Choice::step(asks(view, cluster), Step::AskPeers(questions(view, cluster)));
     }
     // Our own position is one of those that are compared.
     let looked = view.peers.asked_at <= Some(view.looked_at) || fault::active(Fault::ComparesOldPosition);
     if !view.peers.complete || !looked {
-        return Choice::wait(Rule::RaceAsks);
+        return Choice::wait(asks(view, cluster));
     }
     if let Some(peer) = standing(view).find(|(_, peer)| runs_as_primary(peer)).map(|(name, _)| name) {
         return Choice::wait(Reason::about(Rule::CandidateSeesPrimary, peer)).again_in(YIELD);
@@ -110,16 +142,26 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
         return Choice::wait(Reason::about(Rule::CandidateSeesPrimary, leader))
             .again_in(view.now.until(quiet_at));
     }
+    if let Right::Refused(rule) = sync::right(view, cluster, position)
+        && !forced
+    {
+        return Choice::wait(rule).again_in(YIELD);
+    }
     if named == Some(&view.me) {
         return Choice::store(Rule::CandidateNamed, claim_next(view, cluster, position.timeline));
     }
     if let Some(peer) = request.and_then(|request| preferred_by(request, view, cluster)) {
         return Choice::wait(Reason::about(Rule::CandidateYieldsToNamed, peer)).again_in(YIELD);
     }
-    let mine = rank(view, cluster, fitness_told(view, view.now), position, view.tags.failover_priority());
-    let may_take =
-        |name: &MemberName, peer: &PeerStatus| eligible(peer) && consent::may_take(view, cluster, name);
-    let ahead = standing(view).filter(|(name, peer)| may_take(name, peer)).find(|(_, peer)| {
+    let mine = Rank {
+        priority: view.tags.failover_priority(),
+        has_replayed: has_replayed(view, running.unreplayed()),
+        ..rank(view, cluster, fitness_told(view, view.now), position)
+    };
+    let may_lead = |name: &MemberName, peer: &PeerStatus| {
+        eligible(peer) && !sync::barred(view, cluster, name) && consent::may_take(view, cluster, name)
+    };
+    let ahead = standing(view).filter(|(name, peer)| may_lead(name, peer)).find(|(_, peer)| {
         rank_of(view, cluster, peer).is_some_and(|rank| mine < rank) && !fault::active(Fault::YieldsToNobody)
     });
     match ahead {
@@ -151,6 +193,12 @@ fn unfenced_primary<'a>(view: &'a View, cluster: &Cluster) -> Option<(&'a Member
     waits.then_some((leader, quiet_at))
 }
 
+/// Whoever lacks votes asks again and again, and does not say so each time.
+fn asks(view: &View, cluster: &Cluster) -> Rule {
+    let long = view.memory.no_leader_since.is_some_and(|since| ASKS_ALOUD < view.now.since(since));
+    if long && sync::needs_votes(view, cluster) { Rule::CandidateLacksVotes } else { Rule::RaceAsks }
+}
+
 /// The next timeline is above every one that anybody has led, claimed or reached.
 fn claim_next(view: &View, cluster: &Cluster, mine: Timeline) -> crate::model::Errand {
     if fault::active(Fault::IgnoresClaims) {
@@ -160,6 +208,11 @@ fn claim_next(view: &View, cluster: &Cluster, mine: Timeline) -> crate::model::E
         standing(view).filter_map(|(_, peer)| peer.position).map(|position| position.timeline).max();
     let highest = cluster.highest_timeline().max(mine).max(reached.unwrap_or(mine));
     take_lease(cluster, highest.next())
+}
+
+/// The timelines of a standby cluster are another cluster's.
+fn checks_timeline(view: &View) -> bool {
+    view.policy.check_timeline && view.policy.follows.is_none()
 }
 
 fn led_timeline(cluster: &Cluster) -> Timeline {
@@ -204,16 +257,31 @@ pub(super) fn eligible(peer: &PeerStatus) -> bool {
 }
 
 fn rank_of(view: &View, cluster: &Cluster, peer: &PeerStatus) -> Option<Rank> {
-    Some(rank(view, cluster, peer.fitness, peer.position?, peer.tags.failover_priority()))
+    Some(Rank {
+        priority: peer.tags.failover_priority(),
+        has_replayed: has_replayed(view, peer.unreplayed),
+        ..rank(view, cluster, peer.fitness, peer.position?)
+    })
+}
+
+/// Coarse, so that two who replay at full speed do not each take the other for the further one.
+fn has_replayed(view: &View, unreplayed: u64) -> bool {
+    unreplayed <= view.policy.lag_bytes_max
 }
 
 /// Everybody must rank everybody alike. Being fit counts only for who may take the lease by its position: who is a last
 /// resort would otherwise wait for somebody who waits as well.
-fn rank(view: &View, cluster: &Cluster, fitness: Fitness, position: Position, priority: i64) -> Rank {
+fn rank(view: &View, cluster: &Cluster, fitness: Fitness, position: Position) -> Rank {
     let lag = position.lsn.lag_behind(cluster.status.optime.unwrap_or(Lsn::ZERO));
-    let on_old_timeline = view.policy.check_timeline && position.timeline < led_timeline(cluster);
-    let may_take = lag.0 <= view.policy.lag_bytes_max && !on_old_timeline;
-    Rank { fitness: if may_take { fitness } else { fitness.min(Fitness::LastResort) }, position, priority }
+    let on_old_timeline = checks_timeline(view) && position.timeline < led_timeline(cluster);
+    let may_take = lag.0 <= lag_limit(view, cluster) && !on_old_timeline;
+    let fitness = if may_take { fitness } else { fitness.min(Fitness::LastResort) };
+    Rank { fitness, position, priority: 0, has_replayed: false }
+}
+
+/// Where it is known who has every commit, what the leader has written beyond was never acknowledged.
+fn lag_limit(view: &View, cluster: &Cluster) -> u64 {
+    if sync::is_active(view, cluster) { u64::MAX } else { view.policy.lag_bytes_max }
 }
 
 /// The member that a request prefers to this one, if it can take over.
@@ -222,14 +290,16 @@ fn preferred_by<'a>(
     view: &'a View,
     cluster: &Cluster,
 ) -> Option<&'a MemberName> {
-    let may_take =
-        |name: &MemberName, peer: &PeerStatus| eligible(peer) && consent::may_take(view, cluster, name);
+    let may = |name: &MemberName, peer: &PeerStatus| {
+        let barred = request.is_switchover() && sync::barred(view, cluster, name);
+        eligible(peer) && !barred && consent::may_take(view, cluster, name)
+    };
     match (&request.candidate, &request.leader) {
         (Some(named), _) => {
-            standing(view).find(|(name, peer)| *name == named && eligible(peer)).map(|(name, _)| name)
+            standing(view).find(|(name, peer)| *name == named && may(name, peer)).map(|(name, _)| name)
         }
         (None, Some(leader)) if *leader == view.me => {
-            standing(view).find(|(name, peer)| may_take(name, peer)).map(|(name, _)| name)
+            standing(view).find(|(name, peer)| may(name, peer)).map(|(name, _)| name)
         }
         (None, Some(_) | None) => None,
     }

@@ -2,7 +2,7 @@
 //! they bring PostgreSQL up again once it is down, or clone once there is no data.
 
 use super::fault::{self, Fault};
-use super::{Choice, following};
+use super::{Choice, following, sync, topology};
 use crate::model::{
     Ask, Cluster, Errand, Job, Lease, Outcome, Postgres, Refusal, Rule, Running, RunningJob, Span, Stage,
     Step, View, Wish,
@@ -24,7 +24,7 @@ pub(super) enum Progress {
 
 /// Why this member does not take the wish up.
 pub(super) fn refusal(view: &View, ask: Ask) -> Option<Refusal> {
-    let force = ask == Ask::Reinitialize { force: true };
+    let force = matches!(ask, Ask::Reinitialize { force: true, .. });
     let replaceable = |wish: &Wish| force && !wish.is_restart();
     if view.ending {
         return Some(Refusal::NotNow);
@@ -165,10 +165,15 @@ pub(super) fn paused(view: &View, cluster: &Cluster) -> Option<Choice> {
     match (wish.ask, wish.stage, &view.postgres) {
         (Ask::Restart { .. }, Stage::Down, Postgres::Stopped { control }) if control.was_primary() => {
             let term = cluster.leader.as_ref().filter(|_| leads(view))?.term;
-            Some(Choice::run(Rule::RestartStarts, Job::StartPrimary { term }))
+            let names = sync::names_to_begin_with(view, cluster);
+            Some(Choice::run(Rule::RestartStarts, Job::StartPrimary { term, names }))
         }
         (Ask::Restart { .. }, Stage::Down, Postgres::Stopped { .. }) => {
-            let upstream = cluster.leader_record().and_then(crate::model::MemberRecord::address);
+            let upstream = match (&view.policy.follows, cluster.leader_name()) {
+                (Some(remote), Some(leader)) if *leader == view.me => remote.address.clone(),
+                (_, Some(leader)) => topology::source(view, cluster, leader).address,
+                (_, None) => None,
+            };
             Some(Choice::run(Rule::RestartStarts, Job::StartStandby { upstream }))
         }
         (Ask::Reinitialize { .. }, Stage::Down, Postgres::Empty | Postgres::Stopped { .. }) => {
@@ -191,7 +196,7 @@ pub(super) fn overtakes(view: &View, running: &RunningJob) -> Option<Choice> {
         {
             Some(Choice::run(Rule::RestartTookTooLong, Job::StopAtOnce))
         }
-        (Ask::Reinitialize { force: true }, Stage::Asked, job)
+        (Ask::Reinitialize { force: true, .. }, Stage::Asked, job)
             if job.can_be_cancelled() && !running.cancelled && !view.postgres.may_accept_writes() =>
         {
             Some(Choice::step(Rule::ReinitializeCancels, Step::Cancel))

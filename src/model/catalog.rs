@@ -1,6 +1,11 @@
 //! What the journal's catalog says about each message that has a number: what has happened, and what to do about it.
 //! `journalctl -x` shows it below the line, and packaging/journal/tenure.catalog is written from here.
 
+mod failsafe;
+mod notices;
+mod replication;
+mod synchronous;
+
 use super::{MessageId, Notice, Rule};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,12 +43,16 @@ const fn rule(rule: Rule, meaning: &'static str, advice: &'static str) -> Explan
     Explanation { message: Message::Rule(rule), meaning, advice }
 }
 
-const fn notice(notice: Notice, meaning: &'static str, advice: &'static str) -> Explanation {
-    Explanation { message: Message::Notice(notice), meaning, advice }
+/// Every message that has a number.
+pub fn catalog() -> impl Iterator<Item = &'static Explanation> {
+    (CATALOG.iter())
+        .chain(failsafe::FAILSAFE)
+        .chain(replication::REPLICATION)
+        .chain(synchronous::SYNCHRONOUS)
+        .chain(notices::NOTICES)
 }
 
-/// Every message that has a number.
-pub const CATALOG: &[Explanation] = &[
+const CATALOG: &[Explanation] = &[
     rule(
         Rule::ForeignData,
         "The system identifier of this data directory is not the one that the store holds for the cluster. The member \
@@ -93,6 +102,20 @@ pub const CATALOG: &[Explanation] = &[
         "PostgreSQL crashed in the middle of its promotion and came back on the timeline before. It is stopped, to be \
          promoted again from there.",
         "Nothing, if a promotion follows. Look into PostgreSQL's own log for the crash.",
+    ),
+    rule(
+        Rule::LeaderRefusedByHook,
+        "This member had taken the lease, and the command in postgresql.pre_promote failed or did not end within \
+         primary_start_timeout. PostgreSQL was not promoted, the lease is given back, and for the time of a lease this \
+         member does not try to lead.",
+        "Look at what the command has said, in the lines above. If nobody else takes over, correct what keeps it from \
+         agreeing, or take the setting away.",
+    ),
+    rule(
+        Rule::CandidateRefusedByHook,
+        "Nobody leads. A moment ago postgresql.pre_promote failed here, so this member leaves the lease to others for the \
+         time of a lease.",
+        "If no other member takes over, correct what keeps the command from agreeing.",
     ),
     rule(
         Rule::LeaderGivesUp,
@@ -446,46 +469,6 @@ pub const CATALOG: &[Explanation] = &[
          here.",
         "`tenurectl list -e` and the agent's status say why. See docs/fencing.md; `watchdog.mode: automatic` \
          leads without one.",
-    ),
-    rule(
-        Rule::LeaderByConsent,
-        "The store does not answer this leader. It has asked every other member to leave the lease alone, and all agreed.",
-        "Repair the store. If one member falls silent before it is back, the leader stops in time. See docs/failsafe.md.",
-    ),
-    rule(
-        Rule::LeaderTakesAgain,
-        "The store is back and has forgotten the lease. The leader that the others agreed to takes it again.",
-        "Nothing: PostgreSQL was not stopped.",
-    ),
-    rule(
-        Rule::LeaderHasPromised,
-        "A request for the lease that had got no answer was granted after this member had agreed to leave it to another.",
-        "Nothing: it is given back, and the other one takes it.",
-    ),
-    rule(
-        Rule::CandidateNotAsked,
-        "In failsafe mode only the members named in the `failsafe` key may take the lease; this one came back later.",
-        "Bring one of those back, or decide that this one leads: `tenurectl failover --candidate` with its name.",
-    ),
-    notice(
-        Notice::GuardianKilled,
-        "The guardian killed every process of this PostgreSQL, because its term ran out and no newer deadline had come, \
-         because the agent asked for it, or because it was started again after that. It could not acknowledge any more \
-         writes.",
-        "`tenurectl list` on another machine shows whether somebody leads now. The agent should have stopped PostgreSQL \
-         by itself before: find out why it did not (a hang, memory, processors, a crash). The member comes back by \
-         itself, after a crash recovery.",
-    ),
-    notice(
-        Notice::KillReported,
-        "The agent has read the guardian's report: PostgreSQL was killed because the term ran out, or was asked to be.",
-        "See the guardian's own line, in the journal of tenure-fence@, for when, why and how long it took.",
-    ),
-    notice(
-        Notice::GuardianGone,
-        "The connection to the guardian has ended. A new guardian is looked for or started at once; until it answers, a \
-         leader does not renew its lease.",
-        "Nothing, if it is back at once. Otherwise look at the unit tenure-fence@ of this instance and its journal.",
     ),
 ];
 

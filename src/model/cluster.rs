@@ -230,6 +230,9 @@ impl Cluster {
         let timeline = self.leader_record()?.timeline?;
         // What the record of a new leader says is older than its term until it has reached the timeline it has claimed.
         let claim = self.claim.as_ref().map(|claim| &claim.value);
+        // The leader of a standby cluster is on the timeline of the cluster that it follows; its claim is for later.
+        let follows_another = self.leader_record()?.role == MemberRole::StandbyLeader;
+        let claim = claim.filter(|_| !follows_another);
         if claim.is_some_and(|claim| Some(&claim.by) == self.leader_name() && claim.timeline != timeline) {
             return None;
         }
@@ -320,8 +323,32 @@ impl Tags {
         self.flag("noloadbalance")
     }
 
+    /// No WAL is streamed: it comes from the archive.
+    pub fn nostream(&self) -> bool {
+        self.flag("nostream")
+    }
+
+    /// The member to replicate from in place of the leader.
+    pub fn replicatefrom(&self) -> Option<&str> {
+        self.0.get("replicatefrom").and_then(Value::as_str).filter(|name| !name.is_empty())
+    }
+
     pub fn clonefrom(&self) -> bool {
         self.flag("clonefrom")
+    }
+
+    /// Never a synchronous standby.
+    pub fn nosync(&self) -> bool {
+        self.flag("nosync") || self.0.get("sync_priority").and_then(Value::as_i64).is_some_and(|p| p <= 0)
+    }
+
+    /// Higher is preferred as a synchronous standby.
+    pub fn sync_priority(&self) -> i64 {
+        match self.0.get("sync_priority").and_then(Value::as_i64) {
+            _ if self.nosync() => 0,
+            Some(priority) => priority.max(0),
+            None => 1,
+        }
     }
 
     /// YAML and environment give booleans in several spellings.

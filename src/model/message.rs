@@ -68,7 +68,13 @@ impl Notice {
 }
 
 /// Rules under which a member is out of office or out of the cluster until somebody acts.
-const ERRORS: &[Rule] = &[Rule::ForeignData, Rule::UnusableData, Rule::RejoinBlocked, Rule::BootstrapBlocked];
+const ERRORS: &[Rule] = &[
+    Rule::ForeignData,
+    Rule::UnusableData,
+    Rule::RejoinBlocked,
+    Rule::BootstrapBlocked,
+    Rule::SiteOtherHistory,
+];
 
 const WARNINGS: &[Rule] = &[
     Rule::LeaderOutlivesSilence,
@@ -80,6 +86,8 @@ const WARNINGS: &[Rule] = &[
     Rule::LeaderRestarts,
     Rule::LeaderOnOldTimeline,
     Rule::LeaderGivesUp,
+    Rule::LeaderRefusedByHook,
+    Rule::CandidateRefusedByHook,
     Rule::LeaderHasNoData,
     Rule::LeaderHasNoClaim,
     Rule::SwitchoverImpossible,
@@ -115,6 +123,14 @@ const WARNINGS: &[Rule] = &[
     Rule::CandidateDiskStalled,
     Rule::CandidateWithoutWatchdog,
     Rule::BootstrapAbandons,
+    Rule::FollowsInstead,
+    Rule::StandbyStarved,
+    Rule::SiteDiverged,
+    Rule::SiteSetsAside,
+    Rule::SyncAlone,
+    Rule::SyncBlocks,
+    Rule::CandidateNotSynchronous,
+    Rule::CandidateLacksVotes,
 ];
 
 impl Rule {

@@ -1,8 +1,13 @@
 //! What a decision asks for. Carrying it out leaves no choice to make.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Address, FailoverRequest, MemberName, Moment, Reason, Span, SystemId, Term, Timeline};
+use super::{
+    Address, FailoverRequest, MemberName, Moment, Reason, Span, SyncNames, SyncState, SystemId, Term,
+    Timeline,
+};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -59,6 +64,17 @@ pub enum Errand {
         request: FailoverRequest,
         version: i64,
     },
+    /// Who may lead without loss, in place of that version (0: there is none).
+    WriteSync {
+        term: Term,
+        state: SyncState,
+        version: i64,
+    },
+    /// Anybody may lead again.
+    ClearSync {
+        term: Term,
+        version: i64,
+    },
 }
 
 /// A member to ask, and how long to wait for its answer.
@@ -82,22 +98,40 @@ pub enum Job {
     Clone {
         from: MemberName,
     },
+    /// The same by a method of the operator's that needs nobody who runs.
+    CloneWithoutLeader,
     Rewind {
         from: MemberName,
     },
+    /// The same two with a server of the cluster that this one follows.
+    CloneRemote,
+    RewindRemote,
     StartPrimary {
         term: Term,
+        names: SyncNames,
     },
     StartStandby {
         upstream: Option<Address>,
     },
+    /// The operator's command that must agree to a promotion.
+    PrePromote {
+        term: Term,
+    },
     Promote {
         term: Term,
         timeline: Timeline,
+        names: SyncNames,
     },
-    /// Point a running standby at another member.
+    /// Point a running standby at another server, or at none.
     Follow {
-        upstream: Address,
+        upstream: Option<Address>,
+    },
+    /// Bring the leader's logical slots here. PostgreSQL has to be down for a moment.
+    CopySlots {
+        from: MemberName,
+        slots: BTreeSet<String>,
+        /// What the standby replicates from, before and after.
+        upstream: Option<Address>,
     },
     /// Checkpoint, then stop in good order; whatever still lives at `by` is stopped at once.
     StopOrderly {
@@ -112,6 +146,10 @@ pub enum Job {
     /// Move a directory that must not be started out of the way, keeping it.
     SetAside,
     Checkpoint,
+    /// Change whose word commits wait for, and see that every process of PostgreSQL does.
+    Synchronize {
+        names: SyncNames,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,9 +166,18 @@ impl Job {
     /// Work that would harm a data directory if it were cut short is left to end.
     pub fn can_be_cancelled(&self) -> bool {
         match self {
-            Job::Clone { .. } | Job::StartStandby { .. } | Job::StartPrimary { .. } | Job::Checkpoint => true,
+            Job::Clone { .. }
+            | Job::CloneWithoutLeader
+            | Job::CloneRemote
+            | Job::StartStandby { .. }
+            | Job::StartPrimary { .. }
+            | Job::PrePromote { .. }
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => true,
             Job::Bootstrap
             | Job::Rewind { .. }
+            | Job::RewindRemote
+            | Job::CopySlots { .. }
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::StopOrderly { .. }
@@ -146,13 +193,19 @@ impl Job {
             Job::StopOrderly { .. } | Job::StopFast { .. } | Job::StopAtOnce => true,
             Job::Bootstrap
             | Job::Clone { .. }
+            | Job::CloneWithoutLeader
+            | Job::PrePromote { .. }
             | Job::Rewind { .. }
+            | Job::CloneRemote
+            | Job::RewindRemote
+            | Job::CopySlots { .. }
             | Job::StartPrimary { .. }
             | Job::StartStandby { .. }
             | Job::Promote { .. }
             | Job::Follow { .. }
             | Job::SetAside
-            | Job::Checkpoint => false,
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => false,
         }
     }
 
@@ -161,7 +214,12 @@ impl Job {
         match self {
             Job::Bootstrap => "bootstrap",
             Job::Clone { .. } => "clone",
+            Job::CloneWithoutLeader => "clone without a leader",
+            Job::PrePromote { .. } => "pre_promote",
             Job::Rewind { .. } => "rewind",
+            Job::CloneRemote => "clone from afar",
+            Job::RewindRemote => "rewind from afar",
+            Job::CopySlots { .. } => "copy slots",
             Job::StartPrimary { .. } => "start as primary",
             Job::StartStandby { .. } => "start as standby",
             Job::Promote { .. } => "promote",
@@ -171,6 +229,7 @@ impl Job {
             Job::StopAtOnce => "stop at once",
             Job::SetAside => "set aside",
             Job::Checkpoint => "checkpoint",
+            Job::Synchronize { .. } => "set the synchronous standbys",
         }
     }
 }

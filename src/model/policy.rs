@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Moment, Span};
+use super::{Moment, Remote, SlotPolicy, Span, SyncPolicy};
 
 /// The settings that decisions depend on, the same on every member but for the last few.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub struct Policy {
     /// How long an orderly stop may take, where operators bound it.
     #[serde(default)]
     pub stop_timeout: Option<Span>,
+    #[serde(default)]
+    pub sync: SyncPolicy,
     pub use_rewind: bool,
     /// May a data directory that cannot be rewound be set aside and cloned anew?
     pub reclone_when_rewind_fails: bool,
@@ -35,6 +37,20 @@ pub struct Policy {
     /// Local: does this member lead only with an armed watchdog device?
     #[serde(default)]
     pub watchdog_required: bool,
+    /// Local: is there a command that must agree to every promotion?
+    #[serde(default)]
+    pub asks_before_promotion: bool,
+    /// Local: can a copy of the data be had without anybody who runs?
+    #[serde(default)]
+    pub clones_without_leader: bool,
+    /// Local: may data here be an older backup, which catches up from an archive?
+    #[serde(default)]
+    pub restores_backups: bool,
+    #[serde(default)]
+    pub slots: SlotPolicy,
+    /// Another cluster that this one is the standby of: nobody here accepts writes.
+    #[serde(default)]
+    pub follows: Option<Remote>,
 }
 
 /// The arithmetic of the lease. All of it is local time; see ARCHITECTURE.md, "The lease".
@@ -116,11 +132,17 @@ impl Default for Policy {
             failsafe: false,
             history_lines_max: 0,
             stop_timeout: None,
+            sync: SyncPolicy::default(),
             use_rewind: true,
             reclone_when_rewind_fails: true,
             reclone_when_diverged: true,
             may_bootstrap: true,
             watchdog_required: false,
+            asks_before_promotion: false,
+            clones_without_leader: false,
+            restores_backups: false,
+            slots: SlotPolicy::default(),
+            follows: None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Descent, Fork, Lineage, Lsn, Moment, Position, SystemId, Timeline};
+use super::{Address, Descent, Fork, Lineage, Lsn, Moment, Position, Synchrony, SystemId, Timeline};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum Postgres {
@@ -48,6 +48,9 @@ pub struct Control {
     pub standby_signal: bool,
     /// The directory is a backup that has not been started yet.
     pub backup_label: bool,
+    /// It was restored here for a new cluster, and nobody has led it yet.
+    #[serde(default)]
+    pub never_led: bool,
     /// Checksums or wal_log_hints are on, so pg_rewind can work.
     pub rewindable: bool,
 }
@@ -71,6 +74,8 @@ pub struct Running {
     pub silent_since: Option<Moment>,
     /// Server version as PostgreSQL's number, 150018.
     pub version: u32,
+    #[serde(default)]
+    pub synchrony: Synchrony,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +94,12 @@ pub enum Serving {
         streaming: bool,
         /// Where `primary_conninfo` points.
         upstream: Option<Address>,
+        /// Where each timeline before the present one was left, as far as its history file has come.
+        #[serde(default)]
+        forks: Option<Vec<Fork>>,
+        /// The WAL asks for more connections, workers or locks than it was started with: it replays nothing more.
+        #[serde(default)]
+        starved: bool,
     },
 }
 
@@ -131,6 +142,19 @@ impl Postgres {
         }
     }
 
+    /// Is this data that was restored here for a new cluster, and that nobody has led?
+    pub fn never_led(&self) -> bool {
+        match self {
+            Postgres::Stopped { control } => control.never_led,
+            Postgres::Unobserved
+            | Postgres::Empty
+            | Postgres::Unfinished { .. }
+            | Postgres::Unusable { .. }
+            | Postgres::Starting { .. }
+            | Postgres::Running(_) => false,
+        }
+    }
+
     pub fn system_id(&self) -> Option<SystemId> {
         match self {
             Postgres::Stopped { control } => Some(control.system),
@@ -145,6 +169,16 @@ impl Postgres {
 }
 
 impl Running {
+    /// Bytes of WAL that a standby has received and not replayed.
+    pub fn unreplayed(&self) -> u64 {
+        match &self.serving {
+            Serving::Standby { received: Some(received), replayed: Some(replayed), .. } => {
+                replayed.lag_behind(*received).0
+            }
+            Serving::Standby { .. } | Serving::Primary { .. } => 0,
+        }
+    }
+
     pub fn is_primary(&self) -> bool {
         matches!(self.serving, Serving::Primary { .. })
     }

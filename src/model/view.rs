@@ -1,14 +1,14 @@
 //! What one member knows at one moment: everything that a decision may depend on, and nothing else.
 //! A view in a log can be decided upon again and gives the same plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Cluster, Crashes, Disk, FenceOrder, Fitness, Job, Lsn, MemberName, MemberRole, MemberState, Moment,
-    Policy, Position, Postgres, Promise, Reason, SessionId, Span, Stage, SystemId, Tags, Term, Timing,
-    Watchdog, Wish,
+    Policy, Position, Postgres, Promise, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory,
+    SystemId, Tags, Term, Timing, Watchdog, Wish,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct View {
     pub looked_at: Moment,
     pub disk: Disk,
     pub peers: PeerRound,
+    /// What the cluster that this one follows has last said of itself.
+    #[serde(default)]
+    pub remote: Option<RemoteStanding>,
     pub work: Work,
     pub guardian: Guardian,
     /// The device behind the guardian.
@@ -100,6 +103,9 @@ pub struct PeerStatus {
     /// Its position is from before it was asked: it may be further by now.
     #[serde(default)]
     pub stale: bool,
+    /// Bytes of WAL that it has received and not replayed.
+    #[serde(default)]
+    pub unreplayed: u64,
     /// What is left on its fullest disk.
     pub free_bytes: Option<u64>,
 }
@@ -162,6 +168,8 @@ pub struct Memory {
     pub crashes: Crashes,
     /// The version of the request for another leader, and when it was first seen: older answers say nothing about it.
     pub request_seen: Option<(i64, Moment)>,
+    #[serde(default)]
+    pub promotion_hook: PromotionHook,
     pub handover: Option<Handover>,
     /// When a handover last ended with this member leading on.
     pub handover_in_vain_at: Option<Moment>,
@@ -169,6 +177,12 @@ pub struct Memory {
     pub released: Option<Term>,
     /// What an operator has asked this member to do, as long as it is not done.
     pub wish: Option<Wish>,
+    /// Slots of members, and when their members were last seen.
+    #[serde(default)]
+    pub member_slots: BTreeMap<String, Moment>,
+    /// Logical slots that are to be copied from the leader, as the last look has shown.
+    #[serde(default)]
+    pub slots_to_copy: BTreeSet<String>,
     /// When the scheduled switchover of the last snapshot falls due, by the wall clock as it stands now; a time that
     /// nobody can read has been due for ever.
     pub switchover_due: Option<Moment>,
@@ -184,6 +198,8 @@ pub struct Memory {
     /// Until when other members may hold to what they have promised this one.
     #[serde(default)]
     pub others_bound_until: Option<Moment>,
+    #[serde(default)]
+    pub sync: SyncMemory,
 }
 
 /// How often in a row something has failed, and when it last did.
@@ -193,7 +209,16 @@ pub struct Failures {
     pub rewinds: u32,
     pub clones: u32,
     pub promotions: u32,
+    #[serde(default)]
+    pub slot_copies: u32,
     pub last_at: Option<Moment>,
+}
+
+/// What the operator's command has said of promotions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromotionHook {
+    pub agreed: Option<Term>,
+    pub refused: Option<(Term, Moment)>,
 }
 
 /// A switchover or orderly end that this leader has begun.
@@ -233,6 +258,12 @@ impl View {
     /// Failsafe mode is at work: this leader leads by consent, or this member has promised somebody to leave the lease alone.
     pub fn failsafe_active(&self, now: Moment) -> bool {
         self.leads_by_consent() || self.memory.promise.as_ref().is_some_and(|promise| now < promise.until)
+    }
+
+    /// The operator's command has kept this member from being promoted, less than a lease ago.
+    pub fn promotion_refused(&self, now: Moment) -> bool {
+        let refused = self.memory.promotion_hook.refused.filter(|_| self.policy.asks_before_promotion);
+        refused.is_some_and(|(_, at)| now.since(at) < self.policy.timing.ttl)
     }
 
     pub fn cluster(&self) -> Option<&Cluster> {

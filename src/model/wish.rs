@@ -20,8 +20,8 @@ pub struct Wish {
 pub enum Ask {
     /// With a timeout, a leader that is not up again by then gives the lease back.
     Restart { timeout: Option<Span> },
-    /// `force`: a clone that is under way is cut short for it.
-    Reinitialize { force: bool },
+    /// `force`: a clone that is under way is cut short for it. `from_leader`: nobody else is copied from.
+    Reinitialize { force: bool, from_leader: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,13 @@ impl Wish {
         match self.ask {
             Ask::Restart { .. } => true,
             Ask::Reinitialize { .. } => false,
+        }
+    }
+
+    pub fn is_from_leader(&self) -> bool {
+        match self.ask {
+            Ask::Reinitialize { from_leader, .. } => from_leader,
+            Ask::Restart { .. } => false,
         }
     }
 

@@ -32,6 +32,7 @@ pub fn read_status(bytes: &[u8]) -> Result<PeerStatus, StatusError> {
             Some(Value::Object(tags)) => Tags(tags.clone().into_iter().collect()),
             Some(_) | None => Tags::default(),
         },
+        unreplayed: xlog.map_or(0, unreplayed),
         watchdog_failed: document.get("watchdog_failed") == Some(&Value::Bool(true)),
         fitness: own(&document, "fitness")
             .and_then(|word| serde_json::from_value(word.clone()).ok())
@@ -51,6 +52,14 @@ fn position(timeline: Option<u32>, lsn: Option<Lsn>) -> Option<Position> {
     let timeline = timeline.filter(|timeline| *timeline > 0)?;
     let lsn = lsn.filter(|lsn| *lsn > Lsn::ZERO)?;
     Some(Position { timeline: Timeline(timeline), lsn })
+}
+
+/// None of it where one of the two is not told.
+fn unreplayed(xlog: &Map<String, Value>) -> u64 {
+    match (lsn(xlog, "received_location"), lsn(xlog, "replayed_location")) {
+        (Some(received), Some(replayed)) => replayed.lag_behind(received).0,
+        (Some(_) | None, _) => 0,
+    }
 }
 
 fn lsn(section: &Map<String, Value>, key: &str) -> Option<Lsn> {
@@ -104,7 +113,8 @@ mod tests {
             |xlog: Value| json!({"state": "running", "role": "replica", "timeline": 3, "xlog": xlog});
         let at = |lsn| stands(MemberRole::Replica, MemberState::Running, Some(Position::new(3, lsn)));
         check(standby(json!({"received_location": 5, "replayed_location": 7})), at(7));
-        check(standby(json!({"received_location": 9, "replayed_location": 7})), at(9));
+        let held_back = PeerStatus { unreplayed: 2, ..at(9) };
+        check(standby(json!({"received_location": 9, "replayed_location": 7})), held_back);
         check(standby(json!({"received_location": null, "replayed_location": 7})), at(7));
         let nowhere = stands(MemberRole::Replica, MemberState::Running, None);
         check(standby(json!({"received_location": 0, "replayed_location": 0})), nowhere.clone());

@@ -73,14 +73,14 @@ pub fn key(path: &Path, password: Option<&Secret>) -> Result<PrivateKeyDer<'stat
         const END: &str = "-----END ENCRYPTED PRIVATE KEY-----";
         let end = section.find(END).ok_or_else(|| failed(&"the encrypted key has no end"))? + END.len();
         let password =
-            password.ok_or_else(|| failed(&"the key is encrypted, and no keyfile_password is set"))?;
+            password.ok_or_else(|| failed(&"the key is encrypted, and no password for it is set"))?;
         let (_, document) =
             pkcs8::SecretDocument::from_pem(&section[..end]).map_err(|error| failed(&error))?;
         let info =
             pkcs8::EncryptedPrivateKeyInfo::try_from(document.as_bytes()).map_err(|error| failed(&error))?;
         let plain = info
             .decrypt(password.reveal())
-            .map_err(|_| failed(&"the key cannot be decrypted with keyfile_password"))?;
+            .map_err(|_| failed(&"the key cannot be decrypted with the password that is set"))?;
         return Ok(PrivatePkcs8KeyDer::from(plain.as_bytes().to_vec()).into());
     }
     if text.contains("Proc-Type: 4,ENCRYPTED") {

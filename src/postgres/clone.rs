@@ -1,16 +1,19 @@
-//! A copy of another member's data, by pg_basebackup, into an empty data directory.
+//! A copy of the cluster's data into an empty data directory, by pg_basebackup or by the operator's own methods.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tokio::time::Instant;
+
 use super::command::run_well;
 use super::conninfo;
+use super::custom;
 use super::error::{Error, Trying};
 use super::files::{make_private_directory, names_in};
 use super::pgpass::PassFile;
 use super::programs::Programs;
 use super::set_aside::{is_kept_here, make_place_for_links};
-use super::settings::{InstanceSettings, ProgramOption};
+use super::settings::{InstanceSettings, ProgramOption, ReplicaMethod};
 use super::start::{refuse_if_running, sweep};
 use super::unfinished::{mark, marked, unmark};
 use crate::model::{Address, Span, Unfinished};
@@ -40,15 +43,67 @@ const STAGING: &str = "pgsql_tmp.tenure-clone";
 /// The data directory must be empty, or hold nothing but the remains of an earlier clone.
 pub async fn clone_from(settings: &InstanceSettings, source: &Address, patience: Span) -> Result<(), Error> {
     let what = format!("clone from {}:{}", source.host, source.port);
-    refuse_if_running(settings, &what)?;
+    make_replica(settings, &what, Some(source), patience).await
+}
+
+/// The same without anybody to copy from, by the methods that can do that.
+pub async fn clone_without_leader(settings: &InstanceSettings, patience: Span) -> Result<(), Error> {
+    make_replica(settings, "make a replica without a leader", None, patience).await
+}
+
+async fn make_replica(
+    settings: &InstanceSettings,
+    what: &str,
+    source: Option<&Address>,
+    patience: Span,
+) -> Result<(), Error> {
+    refuse_if_running(settings, what)?;
     sweep(settings).await?;
     discard_unfinished_clone(settings).await?;
-    refuse_if_not_empty(settings, &what)?;
-    refuse_options(&what, &settings.basebackup, OPTIONS_NOT_ALLOWED)?;
-    let programs = Programs::of(settings).await?;
-    let passfile = PassFile::write(settings, "clone", source, &settings.replication)?;
-
+    refuse_if_not_empty(settings, what)?;
+    let methods: Vec<&ReplicaMethod> =
+        settings.replica_methods.iter().filter(|method| source.is_some() || method.works_alone()).collect();
+    if methods.is_empty() {
+        return Err(Error::refused(what, "no method is configured that can do that"));
+    }
+    let deadline = Instant::now() + patience.as_duration();
     mark(settings, Unfinished::Clone)?;
+    let mut failure = None;
+    for method in methods {
+        if let Some(error) = failure.take() {
+            tracing::warn!("{error}; trying the next method");
+            if !method.keeps_data() {
+                empty(settings).await?;
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Span::from_ms(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        let made = match (method, source) {
+            (ReplicaMethod::Basebackup, Some(source)) => basebackup(settings, what, source, left).await,
+            (ReplicaMethod::Basebackup, None) => continue,
+            (ReplicaMethod::Custom(method), source) => {
+                custom::make_replica(settings, method, source, left).await
+            }
+        };
+        match made {
+            Ok(()) => return unmark(settings),
+            Err(error) => failure = Some(error),
+        }
+    }
+    discard_unfinished_clone(settings).await?;
+    Err(failure.unwrap_or_else(|| Error::refused(what, "no method is configured")))
+}
+
+async fn basebackup(
+    settings: &InstanceSettings,
+    what: &str,
+    source: &Address,
+    patience: Span,
+) -> Result<(), Error> {
+    refuse_options(what, &settings.basebackup, OPTIONS_NOT_ALLOWED)?;
+    let programs = Programs::of(settings).await?;
+    refuse_packing(what, &settings.basebackup, programs.major)?;
+    let passfile = PassFile::write(settings, "clone", source, &settings.replication)?;
     let target = make_target(settings)?;
     let mut command = programs.plain_command(settings, "pg_basebackup")?;
     let application = [("dbname", settings.database.as_str()), ("application_name", settings.name.as_str())];
@@ -64,14 +119,22 @@ pub async fn clone_from(settings: &InstanceSettings, source: &Address, patience:
         command.arg("--checkpoint=fast");
     }
     command.args(settings.basebackup.iter().map(ProgramOption::argument));
-    if let Err(error) = run_well(&what, command, patience).await {
-        discard_unfinished_clone(settings).await?;
-        return Err(error);
-    }
+    run_well(what, command, patience).await?;
     if target != settings.data_dir {
         move_contents(&target, &settings.data_dir)?;
     }
-    unmark(settings)
+    Ok(())
+}
+
+/// Only the server can pack a copy that is unpacked here, and only from version 15 on.
+fn refuse_packing(what: &str, options: &[ProgramOption], major: u32) -> Result<(), Error> {
+    let packs = |option: &&ProgramOption| option.name == "compress";
+    match options.iter().find(packs) {
+        Some(option) if major < 15 || !option.value.as_deref().unwrap_or_default().starts_with("server") => {
+            Err(Error::refused(what, "compress must be a compression on the server, which version 15 brings"))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Removes what an interrupted clone has left. Nothing else is ever deleted: the mark stands only where the directory
@@ -82,11 +145,17 @@ pub async fn discard_unfinished_clone(settings: &InstanceSettings) -> Result<(),
     }
     let what = format!("remove the unfinished clone in {}", settings.data_dir.display());
     refuse_if_running(settings, &what)?;
+    empty(settings).await?;
+    unmark(settings)
+}
+
+/// Of what was made here under the mark.
+async fn empty(settings: &InstanceSettings) -> Result<(), Error> {
+    let what = format!("empty {}", settings.data_dir.display());
     let data_dir = settings.data_dir.clone();
     // Removing a large copy takes as long as it takes; nobody else waits for this thread.
     let removed = tokio::task::spawn_blocking(move || remove_contents(&data_dir)).await;
-    removed.trying(|| what.clone())?.trying(|| what)?;
-    unmark(settings)
+    removed.trying(|| what.clone())?.trying(|| what)
 }
 
 /// Nothing in it but what we keep there ourselves and what a file system brings along.

@@ -12,6 +12,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{Error, Trying};
+use super::process::descendants_of;
 use super::settings::RunAs;
 use crate::model::Span;
 
@@ -115,9 +116,28 @@ pub(super) async fn run(what: &str, command: Command, patience: Span) -> Result<
 
 pub(super) async fn run_with_input(
     what: &str,
+    command: Command,
+    input: &str,
+    patience: Span,
+) -> Result<Outcome, Error> {
+    run_reaching(what, command, input, patience, Reach::Group).await
+}
+
+/// For programs of which nobody knows what they start, and which never start PostgreSQL to stay.
+pub(super) async fn run_with_descendants(
+    what: &str,
+    command: Command,
+    patience: Span,
+) -> Result<Outcome, Error> {
+    run_reaching(what, command, "", patience, Reach::Descendants).await
+}
+
+async fn run_reaching(
+    what: &str,
     mut command: Command,
     input: &str,
     patience: Span,
+    reach: Reach,
 ) -> Result<Outcome, Error> {
     if !input.is_empty() {
         command.stdin(Stdio::piped());
@@ -125,7 +145,7 @@ pub(super) async fn run_with_input(
     let deadline = Instant::now() + patience.as_duration();
     let mut child =
         command.spawn().trying(|| format!("{what}: start {}", command.as_std().get_program().display()))?;
-    let group = Group { leader: child.id() };
+    let group = Group { leader: child.id(), reach };
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let ending = async {
         if let Some(mut stdin) = stdin {
@@ -186,6 +206,16 @@ pub(super) fn last_lines(text: &str, count: usize) -> String {
 /// A program together with those that it has started itself: dropped, all of them are killed.
 struct Group {
     leader: Option<u32>,
+    reach: Reach,
+}
+
+/// Who goes with a program that is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// A postmaster that pg_ctl has started is not among them: it has a session of its own.
+    Group,
+    /// Those in other sessions as well.
+    Descendants,
 }
 
 impl Group {
@@ -197,8 +227,16 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(leader) = self.leader.and_then(|leader| i32::try_from(leader).ok()) {
-            // That it has just ended by itself is no error.
+            // That it has just ended by itself is no error. Whoever is frozen starts nobody while we look.
+            let _ = killpg(Pid::from_raw(leader), Signal::SIGSTOP);
+            let others = match self.reach {
+                Reach::Group => Vec::new(),
+                Reach::Descendants => descendants_of(leader),
+            };
             let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+            for other in others {
+                let _ = other.signal(Signal::SIGKILL);
+            }
         }
     }
 }
@@ -240,6 +278,29 @@ mod tests {
         }
         let late = run("wait", shell("sleep 600"), Span::from_ms(1)).await.expect_err("too late");
         assert_eq!(late.to_string(), "wait: not done within 1 ms");
+    }
+
+    #[tokio::test]
+    async fn a_hook_takes_those_with_it_that_have_left_its_group() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let held = directory.path().join("held");
+        let script = format!(
+            "setsid sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 600' & wait",
+            held.display()
+        );
+        let written = async {
+            while !held.exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            outcome = run_with_descendants("wait", shell(&script), Span::from_secs(60)) => panic!("ended: {outcome:?}"),
+            () = written => {}
+        }
+        let child: i32 = std::fs::read_to_string(&held).expect("a pid").trim().parse().expect("a number");
+        while !crate::postgres::process::has_ended(child) {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use super::command::run_well;
 use super::error::Error;
 use super::programs::Programs;
 use super::settings::InstanceSettings;
+use super::unfinished::has_never_led;
 use crate::model::{Control, ControlState, Lsn, Position, Span, SystemId, Timeline};
 
 /// What the control file says, with what only starting needs to know.
@@ -34,6 +35,7 @@ pub async fn read_control_data(
     let mut file = parse_control_data(&said).map_err(|why| Error::failed(what, why))?;
     file.control.standby_signal = has(&settings.data_dir, "standby.signal");
     file.control.backup_label = has(&settings.data_dir, "backup_label");
+    file.control.never_led = has_never_led(settings);
     Ok(file)
 }
 
@@ -68,6 +70,7 @@ pub fn parse_control_data(said: &str) -> Result<ControlFile, ControlDataError> {
         recovery_end: (recovery_end.lsn != Lsn::ZERO).then_some(recovery_end),
         standby_signal: false,
         backup_label: false,
+        never_led: false,
         rewindable: checksums != 0 || lines.text("wal_log_hints setting")? == "on",
     };
     let floors = FLOORS.iter().map(|&(parameter, label)| Ok((parameter, lines.number(label)?)));
@@ -163,6 +166,7 @@ Data page checksum version:           1
                 recovery_end: Some(Position::new(4, 0x1_0000_2000)),
                 standby_signal: false,
                 backup_label: false,
+                never_led: false,
                 rewindable: true,
             }
         );

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde_json::Value;
 use tokio_postgres::Row;
 
 use super::error::{Error, Trying};
-use super::slots::SlotRow;
 use super::sql::Session;
-use crate::model::{Lsn, ReplicationRow, Span, SystemId, Timeline};
+use crate::model::{Lsn, ReplicationRow, SlotRow, Span, SystemId, Timeline};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Details {
@@ -31,11 +31,23 @@ pub(super) struct Details {
     pub restores: bool,
     pub wal_segment_bytes: u64,
     pub replication: Vec<ReplicationRow>,
+    /// Of a primary.
+    pub names: String,
+    pub receivers: Vec<ReceiverRow>,
     pub slots: Vec<SlotRow>,
     /// Parameters that a restart would change, by PostgreSQL's own account.
     pub pending_restart: Option<Value>,
     /// The values in force of the parameters that stand on the command line.
     pub in_force: BTreeMap<String, String>,
+}
+
+/// A standby that streams from here, and how far it is.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct ReceiverRow {
+    pub name: String,
+    pub written: Option<String>,
+    pub flushed: Option<String>,
+    pub replayed: Option<String>,
 }
 
 const STATEMENT: &str = "
@@ -64,10 +76,16 @@ SELECT pg_is_in_recovery() AS in_recovery,
         'usename', usename, 'application_name', application_name, 'client_addr', host(client_addr),
         'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority) ORDER BY pid), '[]')::text
         FROM pg_stat_replication) AS replication,
+    current_setting('synchronous_standby_names') AS synchronous_names,
+    (SELECT coalesce(json_agg(json_build_object(
+        'name', application_name, 'written', write_lsn, 'flushed', flush_lsn, 'replayed', replay_lsn) ORDER BY pid), '[]')::text
+        FROM pg_stat_replication WHERE state = 'streaming' AND flush_lsn IS NOT NULL) AS receivers,
     (SELECT coalesce(json_agg(json_build_object(
         'name', slot_name, 'physical', slot_type = 'physical', 'temporary', temporary, 'active', active,
-        'restart', restart_lsn, 'lost', coalesce(wal_status = 'lost', false)) ORDER BY slot_name), '[]')::text
-        FROM pg_replication_slots) AS slots,
+        'restart', restart_lsn, 'lost', coalesce(wal_status = 'lost', false), 'plugin', plugin, 'database', database,
+        'confirmed', confirmed_flush_lsn, 'holds_xmin', xmin IS NOT NULL OR catalog_xmin IS NOT NULL,
+        'safe_bytes', safe_wal_size, 'failover', coalesce((to_jsonb(slot) ->> 'failover')::bool, false))
+        ORDER BY slot_name), '[]')::text FROM pg_replication_slots slot) AS slots,
     (SELECT json_object_agg(s.name, json_build_object('old_value', current_setting(s.name), 'new_value',
         coalesce((SELECT f.setting FROM pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC LIMIT 1),
             s.boot_val, '')))::text
@@ -101,6 +119,8 @@ fn read(row: &Row) -> Result<Details, String> {
         restores: column(row, "restores")?,
         wal_segment_bytes: column::<i64>(row, "wal_segment_bytes")?.unsigned_abs(),
         replication: replication(column(row, "replication")?)?,
+        names: column(row, "synchronous_names")?,
+        receivers: json(column(row, "receivers")?)?.unwrap_or_default(),
         slots: json(column(row, "slots")?)?.unwrap_or_default(),
         pending_restart: json(column(row, "pending_restart")?)?,
         in_force: json(column(row, "in_force")?)?.unwrap_or_default(),

@@ -31,6 +31,15 @@ pub(super) fn write_durably(
     mode: u32,
     owner: Option<RunAs>,
 ) -> Result<(), Error> {
+    write_bytes_durably(path, content.as_bytes(), mode, owner)
+}
+
+pub(super) fn write_bytes_durably(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    owner: Option<RunAs>,
+) -> Result<(), Error> {
     let mut temporary = path.to_path_buf().into_os_string();
     temporary.push(".tenure-new");
     let temporary = PathBuf::from(temporary);
@@ -40,7 +49,7 @@ pub(super) fn write_durably(
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         give_to(&temporary, owner)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(content.as_bytes())?;
+        file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         sync_parent(path)

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::pin::pin;
 
-use serde_json::{Map, Value, json};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
@@ -12,16 +11,18 @@ use super::conninfo::address_of;
 use super::control::{ControlFile, has, read_control_data};
 use super::details::{self, Details};
 use super::history::read_forks;
-use super::parameters::{effective, enforced, same_value};
+use super::parameters::pending_restart;
 use super::process::{PidFile, PidFileStatus, Postmaster, family_of, running_postmaster};
 use super::programs::{Programs, data_major};
+use super::reached::standby_timeline;
 use super::settings::InstanceSettings;
-use super::slots::SlotRow;
 use super::sql::{Greeting, Session, Target, greet, knock};
+use super::synchronous;
 use super::unfinished::marked;
 use crate::clock;
 use crate::model::{
-    Facts, Fork, Lsn, Moment, Position, Postgres, Running, Serving, Span, SystemId, Timeline, Unfinished,
+    Facts, Fork, Lsn, Moment, Position, Postgres, Running, Serving, SlotRow, Span, Synchrony, SystemId,
+    Timeline, Unfinished,
 };
 
 /// What one look has found.
@@ -69,6 +70,8 @@ struct Files {
     postmaster: Option<(Postmaster, PidFile)>,
     orphans: usize,
     standby_signal: bool,
+    /// `synchronous_standby_names` is ours.
+    managed: bool,
     major: Option<u32>,
 }
 
@@ -174,9 +177,12 @@ impl Observer {
                 known.starting_since = None;
                 known.received_timeline = details.received_timeline.or(known.received_timeline);
                 let timeline = standby_timeline(&settings.data_dir, &details, known.received_timeline);
-                let forks = self.forks_of(&settings.data_dir, &details, patience).await;
+                let on = if details.in_recovery { Some(timeline) } else { details.timeline };
+                let forks = self.forks_of(&settings.data_dir, on, patience).await;
                 fill_facts(&mut seen.facts, settings, &details);
-                let running = running_from(&details, timeline, forks);
+                let starved = is_starved(settings, &details, patience).await;
+                let synchrony = synchronous::seen(settings, &details, files.managed);
+                let running = running_from(&details, timeline, forks, starved, synchrony);
                 seen.slots = details.slots;
                 if let (Some(known), Some(running)) = (&mut self.known, running) {
                     known.system = Some(running.system);
@@ -279,8 +285,13 @@ impl Observer {
         seen
     }
 
-    async fn forks_of(&mut self, data_dir: &Path, details: &Details, patience: Span) -> Option<Vec<Fork>> {
-        let timeline = details.timeline?;
+    async fn forks_of(
+        &mut self,
+        data_dir: &Path,
+        timeline: Option<Timeline>,
+        patience: Span,
+    ) -> Option<Vec<Fork>> {
+        let timeline = timeline?;
         if self.forks.as_ref().is_none_or(|(known, _)| *known != timeline) {
             let data_dir = data_dir.to_path_buf();
             let reading = spawn_blocking(move || read_forks(&data_dir, timeline));
@@ -315,6 +326,7 @@ impl Files {
             postmaster,
             orphans,
             standby_signal: has(data_dir, "standby.signal"),
+            managed: synchronous::is_managed(settings),
             major: data_major(data_dir),
         }
     }
@@ -346,7 +358,13 @@ async fn control_of(settings: &InstanceSettings, patience: Span) -> Result<Contr
     read_control_data(settings, &programs, patience).await.map_err(|error| error.to_string())
 }
 
-fn running_from(details: &Details, standby_timeline: Timeline, forks: Option<Vec<Fork>>) -> Option<Running> {
+fn running_from(
+    details: &Details,
+    standby_timeline: Timeline,
+    forks: Option<Vec<Fork>>,
+    starved: bool,
+    synchrony: Synchrony,
+) -> Option<Running> {
     let serving = match (details.in_recovery, details.timeline, details.flushed) {
         (false, Some(timeline), Some(lsn)) => Serving::Primary {
             position: Position { timeline, lsn },
@@ -361,9 +379,34 @@ fn running_from(details: &Details, standby_timeline: Timeline, forks: Option<Vec
             replayed: details.replayed,
             streaming: details.streaming,
             upstream: address_of(&details.conninfo),
+            forks,
+            starved,
         },
     };
-    Some(Running { system: details.system?, serving, silent_since: None, version: details.version })
+    Some(Running {
+        system: details.system?,
+        serving,
+        silent_since: None,
+        version: details.version,
+        synchrony,
+    })
+}
+
+/// Since PostgreSQL 14 a standby whose settings the primary's WAL has outgrown pauses, and would end when it is told to go
+/// on. Its control file says what it would need.
+async fn is_starved(settings: &InstanceSettings, details: &Details, patience: Span) -> bool {
+    if !details.in_recovery || !details.paused {
+        return false;
+    }
+    let Ok(programs) = Programs::of(settings).await else { return false };
+    let Ok(file) = read_control_data(settings, &programs, patience).await else { return false };
+    file.floors.0.iter().any(|(name, floor)| {
+        details
+            .in_force
+            .get(*name)
+            .and_then(|value| value.parse::<u64>().ok())
+            .is_some_and(|has| has < *floor)
+    })
 }
 
 fn silent_primary(position: Option<Position>) -> Serving {
@@ -380,44 +423,15 @@ fn running_by_files(file: &ControlFile, files: &Files) -> Running {
             replayed: Some(position.lsn),
             streaming: false,
             upstream: None,
+            forks: None,
+            starved: false,
         }
     } else {
         silent_primary(Some(position))
     };
     let version = files.major.unwrap_or(0) * 10_000;
-    Running { system: file.control.system, serving, silent_since: None, version }
-}
-
-/// The timeline that a standby's WAL reaches into. While it streams, its receiver knows; afterwards nothing in SQL
-/// does, and the control file lags behind: then the segments that it has received tell.
-fn standby_timeline(data_dir: &Path, details: &Details, remembered: Option<Timeline>) -> Timeline {
-    let told = [details.control_timeline, details.recovery_timeline, remembered].into_iter().flatten().max();
-    let told = told.unwrap_or(Timeline::FIRST);
-    if details.received_timeline.is_some() {
-        return told;
-    }
-    let reached = details.received.max(details.replayed);
-    let on_disk = reached.and_then(|lsn| newest_segment_timeline(data_dir, lsn, details.wal_segment_bytes));
-    on_disk.map_or(told, |timeline| timeline.max(told))
-}
-
-/// The newest timeline that has a segment with the last byte before `reached`.
-fn newest_segment_timeline(data_dir: &Path, reached: Lsn, segment_bytes: u64) -> Option<Timeline> {
-    let suffix = segment_suffix(Lsn(reached.0.checked_sub(1)?), segment_bytes)?;
-    let entries = std::fs::read_dir(data_dir.join("pg_wal")).ok()?;
-    let timelines = entries.filter_map(|entry| {
-        let name = entry.ok()?.file_name();
-        let digits = name.to_str()?.strip_suffix(suffix.as_str())?;
-        (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok())?
-    });
-    timelines.max().map(Timeline)
-}
-
-/// The part of a WAL file's name that follows the timeline.
-fn segment_suffix(lsn: Lsn, segment_bytes: u64) -> Option<String> {
-    let number = lsn.0.checked_div(segment_bytes)?;
-    let per_file_id = (1u64 << 32).checked_div(segment_bytes).filter(|count| *count != 0)?;
-    Some(format!("{:08X}{:08X}", number / per_file_id, number % per_file_id))
+    let synchrony = Synchrony::default();
+    Running { system: file.control.system, serving, silent_since: None, version, synchrony }
 }
 
 fn facts_of(settings: &InstanceSettings) -> Facts {
@@ -434,53 +448,5 @@ fn fill_facts(facts: &mut Facts, settings: &InstanceSettings, details: &Details)
         (true, false, false) | (false, _, _) => None,
     };
     facts.replication.clone_from(&details.replication);
-    facts.pending_restart = pending_restart(settings, details);
-}
-
-/// What stands on the command line PostgreSQL does not count as pending, so it is compared here.
-fn pending_restart(settings: &InstanceSettings, details: &Details) -> Option<Value> {
-    let mut pending: Map<String, Value> = match &details.pending_restart {
-        Some(Value::Object(pending)) => pending.clone(),
-        Some(_) | None => Map::new(),
-    };
-    for (name, wanted) in enforced(&effective(settings, None).parameters) {
-        if let Some(present) = details.in_force.get(&name).filter(|present| !same_value(present, &wanted)) {
-            pending.insert(name, json!({ "old_value": present, "new_value": wanted }));
-        }
-    }
-    (!pending.is_empty()).then_some(Value::Object(pending))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_segment_is_named_as_postgresql_names_it() {
-        let check = |lsn: u64, bytes: u64, name: &str| {
-            assert_eq!(segment_suffix(Lsn(lsn), bytes).as_deref(), Some(name), "{lsn:X}");
-        };
-        check(0x0300_0110, 16 << 20, "0000000000000003");
-        check(0x0000_0002_FF00_0000, 16 << 20, "00000002000000FF");
-        check(0x0000_0001_4000_0000, 1 << 30, "0000000100000001");
-        assert_eq!(segment_suffix(Lsn(1), 0), None);
-    }
-
-    #[test]
-    fn the_newest_timeline_with_the_last_byte_counts() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let wal = directory.path().join("pg_wal");
-        std::fs::create_dir(&wal).expect("made");
-        for name in ["000000010000000000000003", "000000020000000000000003", "000000030000000000000004"] {
-            std::fs::write(wal.join(name), "").expect("written");
-        }
-        let newest = |lsn| newest_segment_timeline(directory.path(), Lsn(lsn), 16 << 20);
-        assert_eq!(newest(0x0300_0110), Some(Timeline(2)));
-        assert_eq!(
-            newest(0x0400_0000),
-            Some(Timeline(2)),
-            "a position at a border is the end of the segment before"
-        );
-        assert_eq!(newest(0x0500_0001), None);
-    }
+    facts.pending_restart = pending_restart(settings, details.pending_restart.as_ref(), &details.in_force);
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Map, Value, json};
+
 use super::control::StandbyFloors;
 use super::settings::InstanceSettings;
 
@@ -104,6 +106,24 @@ pub(super) fn same_value(one: &str, other: &str) -> bool {
         (Some(one), Some(other), _, _) => one == other,
         _ => level(one) == level(other),
     }
+}
+
+/// What stands on the command line PostgreSQL does not count as pending, so it is compared here.
+pub(super) fn pending_restart(
+    settings: &InstanceSettings,
+    counted: Option<&Value>,
+    in_force: &BTreeMap<String, String>,
+) -> Option<Value> {
+    let mut pending: Map<String, Value> = match counted {
+        Some(Value::Object(pending)) => pending.clone(),
+        Some(_) | None => Map::new(),
+    };
+    for (name, wanted) in enforced(&effective(settings, None).parameters) {
+        if let Some(present) = in_force.get(&name).filter(|present| !same_value(present, &wanted)) {
+            pending.insert(name, json!({ "old_value": present, "new_value": wanted }));
+        }
+    }
+    (!pending.is_empty()).then_some(Value::Object(pending))
 }
 
 fn accepted(controlled: &Controlled, effective: &mut Effective) -> String {

@@ -50,10 +50,14 @@ impl Drop for PassFile {
 
 fn line(address: &Address, login: &Login) -> Option<String> {
     let password = login.password.as_ref()?;
-    let host = if address.host.starts_with('/') { "localhost" } else { &address.host };
-    let fields = [host, &address.port.to_string(), "*", &login.username, password.reveal()];
-    let escape = |field: &&str| field.replace('\\', "\\\\").replace(':', "\\:");
-    Some(fields.iter().map(escape).collect::<Vec<_>>().join(":") + "\n")
+    let port = address.port.to_string();
+    let of_host = |host: &str| {
+        let host = if host.starts_with('/') { "localhost" } else { host };
+        let fields = [host, &port, "*", &login.username, password.reveal()];
+        let escape = |field: &&str| field.replace('\\', "\\\\").replace(':', "\\:");
+        fields.iter().map(escape).collect::<Vec<_>>().join(":") + "\n"
+    };
+    Some(address.host.split(',').map(|host| of_host(host.trim())).collect())
 }
 
 #[cfg(test)]

@@ -69,6 +69,12 @@ pub fn probe_free_bytes(place: &Path) -> Option<u64> {
     Some(if no_more_files { 0 } else { disk.blocks_available().saturating_mul(disk.fragment_size()) })
 }
 
+/// How large the file system is that holds it.
+pub(super) fn disk_bytes(place: &Path) -> Option<u64> {
+    let disk = statvfs(place).ok()?;
+    Some(disk.blocks().saturating_mul(disk.fragment_size()))
+}
+
 /// It belongs to whom the directory belongs to, and never to whom a link in it points.
 fn open(settings: &InstanceSettings, path: &Path) -> io::Result<File> {
     let open = |options: &mut OpenOptions| {

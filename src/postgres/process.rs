@@ -101,6 +101,25 @@ pub(super) fn family_of(data_dir: &Path) -> BTreeSet<Postmaster> {
         .collect()
 }
 
+/// Whoever descends from a process now. Those whose parents have died are nobody's any more.
+pub(super) fn descendants_of(pid: i32) -> Vec<Postmaster> {
+    let all = all_processes();
+    let mut family = BTreeSet::from([pid]);
+    loop {
+        let before = family.len();
+        let children = all.iter().filter(|(_, stat)| family.contains(&stat.parent)).map(|(pid, _)| *pid);
+        family.extend(children.collect::<Vec<_>>());
+        if family.len() == before {
+            break;
+        }
+    }
+    family.remove(&pid);
+    family
+        .iter()
+        .filter_map(|pid| Some(Postmaster { pid: *pid, start_ticks: all.get(pid)?.start_ticks }))
+        .collect()
+}
+
 impl Postmaster {
     pub fn lives(&self) -> bool {
         read_stat(self.pid).is_some_and(|stat| !stat.ended() && stat.start_ticks == self.start_ticks)

@@ -37,7 +37,11 @@ impl Programs {
     }
 
     pub(super) fn command(&self, settings: &InstanceSettings, program: &str) -> Result<Command, Error> {
-        Ok(prepared(self.bin_dir.join(program), settings.identity()?))
+        Ok(prepared(self.path(settings, program), settings.identity()?))
+    }
+
+    pub(super) fn path(&self, settings: &InstanceSettings, program: &str) -> PathBuf {
+        path_of(settings, &self.bin_dir, program)
     }
 
     /// For programs whose words we read.
@@ -46,6 +50,10 @@ impl Programs {
         command.env("LC_ALL", "C");
         Ok(command)
     }
+}
+
+fn path_of(settings: &InstanceSettings, bin_dir: &Path, program: &str) -> PathBuf {
+    bin_dir.join(settings.bin_names.get(program).map_or(program, String::as_str))
 }
 
 /// The installed major versions with their programs, by Debian's and PGDG's layouts, newest last.
@@ -87,9 +95,10 @@ fn find_bin_dir(wanted: Option<u32>) -> Result<PathBuf, Error> {
 }
 
 async fn program_major(settings: &InstanceSettings, bin_dir: &Path) -> Result<u32, Error> {
-    let mut command = prepared(bin_dir.join("postgres"), settings.identity()?);
+    let postgres = path_of(settings, bin_dir, "postgres");
+    let mut command = prepared(&postgres, settings.identity()?);
     command.arg("--version");
-    let what = format!("ask {} for its version", bin_dir.join("postgres").display());
+    let what = format!("ask {} for its version", postgres.display());
     let said = run_well(&what, command, Span::from_secs(30)).await?;
     parse_version(&said).ok_or_else(|| Error::failed(what, format!("{:?} names none", said.trim())))
 }

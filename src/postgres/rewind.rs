@@ -30,7 +30,7 @@ pub async fn rewind_from(settings: &InstanceSettings, source: &Address, patience
     let passfile = PassFile::write(settings, "rewind", source, settings.rewind_login())?;
     let rewind = Rewind { settings, programs: &programs, source, passfile: &passfile };
     run_well(&what, rewind.command(&["--dry-run"])?, patience).await?;
-    let own_files = keep_files(&settings.data_dir);
+    let own_files = keep_files(settings);
     mark(settings, Unfinished::Rewind)?;
     run_well(&what, rewind.command(&[])?, patience).await?;
     // It brings the source's configuration along.
@@ -59,11 +59,11 @@ impl Rewind<'_> {
         let source = conninfo::to_member(settings.rewind_login(), self.source, &passfile, &attributes);
         command.arg("-D").arg(&settings.data_dir).arg(format!("--source-server={source}"));
         command.env("PGPASSFILE", self.passfile.path()).env("PGOPTIONS", "-c statement_timeout=0");
-        let config_elsewhere = settings.config_dir != settings.data_dir;
+        let config_elsewhere = settings.config_is_elsewhere();
         let restores = settings.parameters.contains_key("restore_command")
             || settings.recovery_conf.contains_key("restore_command");
         if config_elsewhere && 15 <= self.programs.major {
-            let file = settings.config_dir.join("postgresql.conf");
+            let file = settings.config_file();
             command.arg(format!("--config-file={}", file.display()));
         }
         if restores && (15 <= self.programs.major || !config_elsewhere) {
@@ -100,8 +100,8 @@ async fn recover_alone(
     }
     let mut command = programs.plain_command(settings, "postgres")?;
     command.arg("--single").arg("-D").arg(&settings.data_dir);
-    if settings.config_dir != settings.data_dir {
-        let file = settings.config_dir.join("postgresql.conf");
+    if settings.config_is_elsewhere() {
+        let file = settings.config_file();
         command.arg("-c").arg(format!("config_file={}", file.display()));
     }
     // WAL that nobody else may ever see is not archived.

@@ -10,7 +10,7 @@ use super::error::{Error, Trying};
 use super::files::{give_to, make_private_directory, names_in, sync_parent};
 use super::settings::{InstanceSettings, RunAs};
 use super::start::{refuse_if_running, sweep};
-use super::unfinished::unmark;
+use super::unfinished::{lead, unmark};
 
 const MARK: &str = ".set-aside-";
 /// Inside a data directory that is a mount point. PostgreSQL's own tools pass over names that begin like this, so that
@@ -30,6 +30,7 @@ pub async fn set_aside(settings: &InstanceSettings) -> Result<PathBuf, Error> {
         remove_oldest(&data_dir, keep).map(|()| kept)
     });
     let kept = moved.await.trying(|| what.clone())?.trying(|| what.clone())?;
+    lead(settings)?;
     unmark(settings)?;
     Ok(kept)
 }

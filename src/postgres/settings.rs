@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid};
 
 use super::error::Error;
-use crate::model::{Address, MemberName, Secret};
+use crate::model::{Address, CommandLine, MemberName, Occasion, Remote, Secret};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceSettings {
@@ -17,8 +17,12 @@ pub struct InstanceSettings {
     pub data_dir: PathBuf,
     /// Where postgresql.conf lives; the data directory itself unless the distribution keeps it apart.
     pub config_dir: PathBuf,
+    /// The stem of postgresql.conf's name.
+    pub config_base_name: String,
     /// Found by the distribution's layout when it is not given.
     pub bin_dir: Option<PathBuf>,
+    /// Other names of PostgreSQL's programs.
+    pub bin_names: BTreeMap<String, String>,
     /// `listen_addresses`
     pub listen: String,
     pub port: u16,
@@ -45,7 +49,17 @@ pub struct InstanceSettings {
     /// Appended to pg_hba.conf of a new cluster that has no `pg_hba`.
     pub bootstrap_pg_hba: Vec<String>,
     pub basebackup: Vec<ProgramOption>,
+    /// How a copy of the cluster's data is made; the next one if one fails.
+    pub replica_methods: Vec<ReplicaMethod>,
+    /// What makes a new cluster's data in initdb's place.
+    pub bootstrap_method: Option<CustomMethod>,
+    /// Run once in the database of a new cluster.
+    pub init_sql: Vec<PathBuf>,
     pub use_slots: bool,
+    /// Standbys must be able to take over logical slots.
+    pub copied_slots: bool,
+    /// The cluster that this one follows.
+    pub remote: Option<Remote>,
     pub hooks: Hooks,
     /// What PostgreSQL writes to stderr until its own logging takes over.
     pub log_file: PathBuf,
@@ -60,7 +74,36 @@ pub struct InstanceSettings {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hooks {
     /// Run with a conninfo as its argument when a new cluster's data has been made.
-    pub post_bootstrap: Option<String>,
+    pub post_bootstrap: Option<CommandLine>,
+    /// Must succeed before a promotion.
+    pub pre_promote: Option<CommandLine>,
+    pub before_stop: Option<CommandLine>,
+    pub callbacks: BTreeMap<Occasion, CommandLine>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplicaMethod {
+    Basebackup,
+    Custom(CustomMethod),
+}
+
+/// A command of the operator's that makes a data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CustomMethod {
+    pub name: String,
+    pub command: CommandLine,
+    /// Given to it as `--name=value`.
+    pub options: Vec<(String, String)>,
+    /// Nothing but its own options is given to it.
+    pub no_params: bool,
+    /// What an earlier method has left in the directory is left there.
+    pub keep_data: bool,
+    /// It needs nobody who runs.
+    pub no_leader: bool,
+    /// For a new cluster: the recovery settings that it leaves behind are the ones to recover with.
+    pub keep_existing_recovery_conf: bool,
+    /// For a new cluster: what to recover with.
+    pub recovery_conf: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,7 +144,9 @@ impl InstanceSettings {
             name,
             scope: scope.to_owned(),
             config_dir: data_dir.clone(),
+            config_base_name: "postgresql".to_owned(),
             bin_dir: None,
+            bin_names: BTreeMap::new(),
             listen: connect_address.host.clone(),
             port: connect_address.port,
             connect_address,
@@ -120,7 +165,12 @@ impl InstanceSettings {
             initdb: Vec::new(),
             bootstrap_pg_hba: Vec::new(),
             basebackup: Vec::new(),
+            replica_methods: vec![ReplicaMethod::Basebackup],
+            bootstrap_method: None,
+            init_sql: Vec::new(),
             use_slots: true,
+            copied_slots: false,
+            remote: None,
             hooks: Hooks::default(),
             log_file: beside(".log"),
             control_group: None,
@@ -133,6 +183,21 @@ impl InstanceSettings {
     /// Who pg_rewind logs in as.
     pub fn rewind_login(&self) -> &Login {
         self.rewind.as_ref().unwrap_or(&self.superuser)
+    }
+
+    /// The file that PostgreSQL reads its settings from.
+    pub(super) fn config_file(&self) -> PathBuf {
+        self.config_dir.join(format!("{}.conf", self.config_base_name))
+    }
+
+    /// Would PostgreSQL find that file by itself?
+    pub(super) fn config_is_elsewhere(&self) -> bool {
+        self.config_file() != self.data_dir.join("postgresql.conf")
+    }
+
+    /// What was there before us, as a file name.
+    pub(super) fn base_config(&self) -> String {
+        format!("{}.base.conf", self.config_base_name)
     }
 
     /// A path beside the data directory that carries its name.
@@ -215,6 +280,23 @@ impl ProgramOption {
         match &self.value {
             Some(value) => format!("--{}={value}", self.name),
             None => format!("--{}", self.name),
+        }
+    }
+}
+
+impl ReplicaMethod {
+    /// Does it need nobody to copy from?
+    pub fn works_alone(&self) -> bool {
+        match self {
+            ReplicaMethod::Basebackup => false,
+            ReplicaMethod::Custom(method) => method.no_leader,
+        }
+    }
+
+    pub(super) fn keeps_data(&self) -> bool {
+        match self {
+            ReplicaMethod::Basebackup => false,
+            ReplicaMethod::Custom(method) => method.keep_data,
         }
     }
 }

@@ -1,173 +1,156 @@
-//! Physical replication slots for the other members: what is there, what is wanted, and the way from one to the other.
+//! Carrying out what was planned for the replication slots of the local server.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use serde::{Deserialize, Serialize};
-
+use super::command::run_well;
+use super::conninfo;
 use super::error::Error;
+use super::pgpass::PassFile;
+use super::programs::Programs;
 use super::settings::InstanceSettings;
-use super::sql::{Target, connect, quoted_text};
-use crate::model::{Lsn, Span};
+use super::sql::{Session, Target, connect, quoted_name, quoted_text};
+use crate::model::{Address, NewSlot, SlotAdvance, SlotPlan, Span};
 
-/// One line of `pg_replication_slots`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SlotRow {
-    pub name: String,
-    pub physical: bool,
-    pub temporary: bool,
-    pub active: bool,
-    #[serde(deserialize_with = "lsn_in_words")]
-    pub restart: Option<Lsn>,
-    /// PostgreSQL has removed WAL that it was to keep.
-    pub lost: bool,
-}
+/// What PostgreSQL says of a logical slot whose WAL has gone: nothing can move it any more.
+const SPENT: &[&str] = &["has already been removed", "can no longer", "cannot be advanced"];
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SlotChanges {
-    /// Before the creations: a slot in both is made anew.
-    pub drop: Vec<String>,
-    pub create: Vec<String>,
-    /// Where nobody streams from, slots would keep WAL for ever.
-    pub advance: Vec<(String, Lsn)>,
-}
-
-/// `wanted`: the slots that should be here, each with how far its member is known to be.
-/// `vanished`: slots of members that have left the cluster. Nothing else is ever dropped: it may be somebody's.
-pub fn slot_changes(
-    present: &[SlotRow],
-    wanted: &BTreeMap<String, Option<Lsn>>,
-    vanished: &BTreeSet<String>,
-) -> SlotChanges {
-    let mut changes = SlotChanges::default();
-    let by_name: BTreeMap<&str, &SlotRow> = present.iter().map(|slot| (slot.name.as_str(), slot)).collect();
-    for (name, reached) in wanted {
-        match by_name.get(name.as_str()) {
-            None => changes.create.push(name.clone()),
-            // In use, or somebody else's of the same name.
-            Some(slot) if slot.active || slot.temporary || !slot.physical => {}
-            Some(slot) if slot.lost || slot.restart.is_none() => {
-                changes.drop.push(name.clone());
-                changes.create.push(name.clone());
-            }
-            Some(slot) => {
-                changes
-                    .advance
-                    .extend(reached.filter(|at| slot.restart < Some(*at)).map(|at| (name.clone(), at)));
-            }
-        }
-    }
-    let ours = |slot: &&SlotRow| vanished.contains(&slot.name) && !wanted.contains_key(&slot.name);
-    let unused = |slot: &&SlotRow| slot.physical && !slot.active && !slot.temporary;
-    changes.drop.extend(present.iter().filter(ours).filter(unused).map(|slot| slot.name.clone()));
-    changes
-}
-
-/// Gives a sentence for everything that did not work; it is wanted again the next time.
-pub async fn apply_slot_changes(
+/// Gives a sentence for everything that did not work; it is planned again the next time.
+pub async fn apply_slot_plan(
     settings: &InstanceSettings,
-    changes: &SlotChanges,
+    plan: &SlotPlan,
     patience: Span,
 ) -> Result<Vec<String>, Error> {
-    if changes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let session = connect("change the replication slots", &Target::local(settings), patience).await?;
     let mut complaints = Vec::new();
-    for (what, statement) in statements(changes) {
-        match session.run(&what, &statement, patience).await {
-            Ok(()) => {}
-            Err(error @ (Error::Refused { .. } | Error::Failed { .. })) => complaints.push(error.to_string()),
-            // The connection still works on it.
-            Err(error @ Error::OutOfTime { .. }) => return Err(error),
+    if plan.is_empty() {
+        return Ok(complaints);
+    }
+    let session = open(settings, &settings.database, patience).await?;
+    for name in &plan.drop {
+        run(&session, &drop_of(name), patience, &mut complaints).await?;
+    }
+    for slot in &plan.create {
+        create(settings, &session, slot, patience, &mut complaints).await?;
+    }
+    for advance in &plan.advance {
+        move_on(settings, &session, advance, patience, &mut complaints).await?;
+    }
+    for name in &plan.keep_copies {
+        if let Err(error) = keep_copies(settings, name, patience).await {
+            complaints.push(error.to_string());
         }
     }
     Ok(complaints)
 }
 
-fn statements(changes: &SlotChanges) -> Vec<(String, String)> {
-    let drop = |name: &String| {
-        (format!("drop the slot {name}"), format!("SELECT pg_drop_replication_slot({})", quoted_text(name)))
-    };
-    let create = |name: &String| {
-        let statement = format!("SELECT pg_create_physical_replication_slot({}, true)", quoted_text(name));
-        (format!("create the slot {name}"), statement)
-    };
-    let advance = |(name, at): &(String, Lsn)| {
-        let statement = format!("SELECT pg_replication_slot_advance({}, '{at}')", quoted_text(name));
-        (format!("advance the slot {name}"), statement)
-    };
-    let dropped = changes.drop.iter().map(drop);
-    dropped.chain(changes.create.iter().map(create)).chain(changes.advance.iter().map(advance)).collect()
+struct Statement {
+    what: String,
+    text: String,
 }
 
-impl SlotChanges {
-    pub fn is_empty(&self) -> bool {
-        self.drop.is_empty() && self.create.is_empty() && self.advance.is_empty()
+fn drop_of(name: &str) -> Statement {
+    Statement {
+        what: format!("drop the slot {name}"),
+        text: format!("SELECT pg_drop_replication_slot({})", quoted_text(name)),
     }
 }
 
-/// PostgreSQL's JSON has positions as text.
-fn lsn_in_words<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Lsn>, D::Error> {
-    let text = Option::<String>::deserialize(from)?;
-    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+async fn open(settings: &InstanceSettings, database: &str, patience: Span) -> Result<Session, Error> {
+    let target = Target { database: database.to_owned(), ..Target::local(settings) };
+    connect("change the replication slots", &target, patience).await
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn slot(name: &str, restart: u64) -> SlotRow {
-        SlotRow { name: name.to_owned(), physical: true, restart: Some(Lsn(restart)), ..SlotRow::default() }
+/// True if it worked. What the server refuses is a complaint; a connection that still works on it is of no more use.
+async fn run(
+    session: &Session,
+    statement: &Statement,
+    patience: Span,
+    complaints: &mut Vec<String>,
+) -> Result<bool, Error> {
+    match session.run(&statement.what, &statement.text, patience).await {
+        Ok(()) => Ok(true),
+        Err(error @ (Error::Refused { .. } | Error::Failed { .. })) => {
+            complaints.push(error.to_string());
+            Ok(false)
+        }
+        Err(error @ Error::OutOfTime { .. }) => Err(error),
     }
+}
 
-    fn changes(present: &[SlotRow], wanted: &[(&str, Option<u64>)], vanished: &[&str]) -> SlotChanges {
-        let wanted = wanted.iter().map(|(name, at)| ((*name).to_owned(), at.map(Lsn))).collect();
-        slot_changes(present, &wanted, &vanished.iter().map(|name| (*name).to_owned()).collect())
+async fn create(
+    settings: &InstanceSettings,
+    session: &Session,
+    slot: &NewSlot,
+    patience: Span,
+    complaints: &mut Vec<String>,
+) -> Result<(), Error> {
+    match slot {
+        NewSlot::Physical { name } => {
+            let text = format!("SELECT pg_create_physical_replication_slot({}, true)", quoted_text(name));
+            run(session, &Statement { what: format!("create the slot {name}"), text }, patience, complaints)
+                .await?;
+        }
+        NewSlot::Logical { name, database, plugin, copies } => {
+            let more = if *copies { ", false, false, true" } else { "" };
+            let text = format!(
+                "SELECT pg_create_logical_replication_slot({}, {}{more})",
+                quoted_text(name),
+                quoted_text(plugin)
+            );
+            match open(settings, database, patience).await {
+                Ok(there) => {
+                    let what = format!("create the logical slot {name}");
+                    run(&there, &Statement { what, text }, patience, complaints).await?;
+                }
+                Err(error) => complaints.push(format!("create the logical slot {name}: {error}")),
+            }
+        }
     }
+    Ok(())
+}
 
-    fn names(list: &[&str]) -> Vec<String> {
-        list.iter().map(|name| (*name).to_owned()).collect()
+async fn move_on(
+    settings: &InstanceSettings,
+    session: &Session,
+    advance: &SlotAdvance,
+    patience: Span,
+    complaints: &mut Vec<String>,
+) -> Result<(), Error> {
+    let SlotAdvance { name, to, database } = advance;
+    let statement = Statement {
+        what: format!("advance the slot {name}"),
+        text: format!("SELECT pg_replication_slot_advance({}, '{to}')", quoted_text(name)),
+    };
+    let Some(database) = database else {
+        run(session, &statement, patience, complaints).await?;
+        return Ok(());
+    };
+    let there = match open(settings, database, patience).await {
+        Ok(there) => there,
+        Err(error) => {
+            complaints.push(format!("advance the slot {name}: {error}"));
+            return Ok(());
+        }
+    };
+    let moved = run(&there, &statement, patience, complaints).await?;
+    // Copied anew, it can go on.
+    let spent = complaints.last().is_some_and(|why| SPENT.iter().any(|words| why.contains(words)));
+    if !moved && spent {
+        run(session, &drop_of(name), patience, complaints).await?;
     }
+    Ok(())
+}
 
-    #[test]
-    fn what_is_missing_is_made_and_what_is_unknown_is_left_alone() {
-        let found = changes(&[slot("mine", 1), slot("theirs", 1)], &[("mine", None), ("new", None)], &[]);
-        assert_eq!(found, SlotChanges { create: names(&["new"]), ..SlotChanges::default() });
-    }
-
-    #[test]
-    fn only_an_unused_slot_of_a_vanished_member_is_dropped() {
-        let active = SlotRow { active: true, ..slot("busy", 1) };
-        let logical = SlotRow { physical: false, ..slot("logical", 1) };
-        let found = changes(
-            &[slot("gone", 1), active, logical, slot("back", 1)],
-            &[("back", None)],
-            &["gone", "busy", "logical", "back"],
-        );
-        assert_eq!(found, SlotChanges { drop: names(&["gone"]), ..SlotChanges::default() });
-    }
-
-    #[test]
-    fn an_unused_slot_follows_its_member_and_never_goes_back() {
-        let found = changes(&[slot("a", 10), slot("b", 10)], &[("a", Some(20)), ("b", Some(5))], &[]);
-        assert_eq!(found.advance, [("a".to_owned(), Lsn(20))]);
-    }
-
-    #[test]
-    fn a_slot_that_keeps_nothing_is_made_anew() {
-        let lost = SlotRow { lost: true, ..slot("lost", 1) };
-        let empty = SlotRow { restart: None, ..slot("void", 1) };
-        let found = changes(&[lost, empty], &[("lost", Some(9)), ("void", None)], &[]);
-        assert_eq!((&found.drop, &found.create), (&names(&["lost", "void"]), &names(&["lost", "void"])));
-        assert!(found.advance.is_empty());
-    }
-
-    #[test]
-    fn a_row_is_read_from_postgresqls_json() {
-        let rows: Vec<SlotRow> =
-            serde_json::from_str(r#"[{"name":"a","physical":true,"active":false,"restart":"0/10","x":1}]"#)
-                .expect("rows");
-        assert_eq!(rows, [slot("a", 16)]);
-    }
+/// There is no function for it: the replication protocol has a command.
+async fn keep_copies(settings: &InstanceSettings, name: &str, patience: Span) -> Result<(), Error> {
+    let what = format!("let standbys keep copies of the slot {name}");
+    let programs = Programs::of(settings).await?;
+    let address = Address { host: settings.local_host(), port: settings.port };
+    let login = &settings.superuser;
+    let passfile = PassFile::write(settings, "alter", &address, login)?;
+    let named = passfile.path().display().to_string();
+    let keys = [("dbname", settings.database.as_str()), ("replication", "database")];
+    let mut command = programs.plain_command(settings, "psql")?;
+    command.args(["--no-psqlrc", "--no-password", "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname"]);
+    command.arg(conninfo::to_member(login, &address, &named, &keys));
+    command.args(["--command", &format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", quoted_name(name))]);
+    command.env("PGPASSFILE", passfile.path());
+    run_well(&what, command, patience).await.map(|_| ())
 }

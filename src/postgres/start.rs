@@ -18,7 +18,7 @@ use super::process::{PidFileStatus, Postmaster, family_of, running_postmaster};
 use super::programs::Programs;
 use super::settings::InstanceSettings;
 use super::stop::kill_completely;
-use super::unfinished::{marked, word};
+use super::unfinished::{has_never_led, lead, marked, word};
 use crate::model::{Address, Span};
 
 /// A postmaster that runs, whether or not it lets anybody in yet.
@@ -42,6 +42,8 @@ pub async fn start_primary(settings: &InstanceSettings, patience: Span) -> Resul
     let configured = configure(settings, &programs, &Recovery::Primary, None).await?;
     remove_durably(&settings.data_dir.join("standby.signal"))?;
     remove_durably(&settings.data_dir.join("recovery.signal"))?;
+    // From here on this is the cluster's data, whoever made it.
+    lead(settings)?;
     let started = launch(settings, &programs, &enforced(&configured.parameters), patience).await?;
     Ok(Started { complaints: configured.complaints, ..started })
 }
@@ -54,6 +56,10 @@ pub async fn start_standby(
 ) -> Result<Started, Error> {
     let programs = Programs::of(settings).await?;
     prepare(settings).await?;
+    if has_never_led(settings) {
+        let what = format!("start PostgreSQL in {} as a standby", settings.data_dir.display());
+        return Err(Error::refused(what, "it was made here for a new cluster, and nobody has led it yet"));
+    }
     let control = read_control_data(settings, &programs, patience).await?;
     let recovery = Recovery::Standby { upstream };
     let configured = configure(settings, &programs, &recovery, Some(&control.floors)).await?;
@@ -64,14 +70,21 @@ pub async fn start_standby(
     Ok(Started { complaints: configured.complaints, ..started })
 }
 
-/// Points a running standby at another member, without a restart.
-pub async fn follow(settings: &InstanceSettings, upstream: Address) -> Result<Vec<String>, Error> {
-    let what = format!("follow {}:{}", upstream.host, upstream.port);
+/// Points a running standby at another server or at none, without a restart.
+pub async fn follow(
+    settings: &InstanceSettings,
+    upstream: impl Into<Option<Address>>,
+) -> Result<Vec<String>, Error> {
+    let upstream = upstream.into();
+    let what = match &upstream {
+        Some(upstream) => format!("follow {}:{}", upstream.host, upstream.port),
+        None => "follow nobody".to_owned(),
+    };
     if !has(&settings.data_dir, "standby.signal") {
         return Err(Error::refused(what, "it is not a standby"));
     }
     remove_idle_placeholders(&settings.data_dir)?;
-    reload(settings, &Recovery::Standby { upstream: Some(upstream) }).await
+    reload(settings, &Recovery::Standby { upstream }).await
 }
 
 /// Brings the files in line with the settings and tells the server. Gives sentences for the operator.
@@ -158,6 +171,9 @@ pub(super) async fn launch(
     command.args(["start", "-w", "-s", "-D"]).arg(&settings.data_dir);
     command.args(["-t", &patience.as_ms().div_ceil(1000).to_string(), "-l"]).arg(&settings.log_file);
     command.args(["-o", &server_options(settings, options)]);
+    if settings.bin_names.contains_key("postgres") {
+        command.arg("-p").arg(programs.path(settings, "postgres"));
+    }
     // Its own patience is in whole seconds, ours ends first or a little later.
     let started = run(&what, command, patience + Span::from_secs(5));
     let outcome = tokio::select! {
@@ -198,8 +214,8 @@ async fn until_accepting(settings: &InstanceSettings) -> Postmaster {
 /// For the shell that pg_ctl hands them to.
 fn server_options(settings: &InstanceSettings, options: &BTreeMap<String, String>) -> String {
     let mut all = Vec::new();
-    if settings.config_dir != settings.data_dir {
-        let file = settings.config_dir.join("postgresql.conf");
+    if settings.config_is_elsewhere() {
+        let file = settings.config_file();
         all.push(("config_file".to_owned(), file.display().to_string()));
     }
     all.extend(options.iter().map(|(name, value)| (name.clone(), value.clone())));

@@ -5,6 +5,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use tokio::time::{sleep, timeout};
 
+use super::custom::before_stop;
 use super::error::{Error, Trying};
 use super::process::{PidFileStatus, Postmaster, family_of, running_postmaster, watch_exit};
 use super::settings::InstanceSettings;
@@ -39,13 +40,16 @@ pub async fn stop_orderly(settings: &InstanceSettings, patience: Span) -> Result
 /// Stops without ado. What still lives after `patience` is stopped at once.
 pub async fn stop_fast(settings: &InstanceSettings, patience: Span) -> Result<Stopped, Error> {
     let what = "stop PostgreSQL";
+    let deadline = clock::now() + patience;
     let Some((postmaster, _)) = running_postmaster(&settings.data_dir) else {
         kill_completely(settings, KILL).await?;
         return Ok(Stopped::AtOnce);
     };
+    // The rest of the time is for the stop itself.
+    before_stop(settings, patience.scaled(1, 2)).await;
     let watch = watch_exit(postmaster).trying(|| what.to_owned())?;
     postmaster.signal(Signal::SIGINT).trying(|| what.to_owned())?;
-    if timeout(patience.as_duration(), watch.ended()).await.is_err() {
+    if timeout(clock::now().until(deadline).as_duration(), watch.ended()).await.is_err() {
         stop_at_once(settings).await?;
         return Ok(Stopped::AtOnce);
     }

@@ -13,8 +13,29 @@ pub(super) fn marker_path(settings: &InstanceSettings) -> PathBuf {
     settings.beside(".tenure-unfinished")
 }
 
+/// Says that the data was restored for a new cluster and that nobody has led it. Two members that restore the same backup
+/// one after the other get the same identity and the same timeline, and different data: only one of them may ever lead, and
+/// the other must not follow.
+fn never_led_path(settings: &InstanceSettings) -> PathBuf {
+    settings.beside(".tenure-never-led")
+}
+
+pub(super) fn has_never_led(settings: &InstanceSettings) -> bool {
+    never_led_path(settings).exists()
+}
+
+pub(super) fn mark_never_led(settings: &InstanceSettings) -> Result<(), Error> {
+    write_durably(&never_led_path(settings), "", 0o600, settings.identity()?)
+}
+
+/// Under a lease, or because it is not what it was.
+pub(super) fn lead(settings: &InstanceSettings) -> Result<(), Error> {
+    if has_never_led(settings) { remove_durably(&never_led_path(settings)) } else { Ok(()) }
+}
+
 /// Durable before the first byte of the work.
 pub(super) fn mark(settings: &InstanceSettings, work: Unfinished) -> Result<(), Error> {
+    lead(settings)?;
     write_durably(&marker_path(settings), &format!("{}\n", word(work)), 0o600, settings.identity()?)
 }
 

@@ -13,17 +13,14 @@ use crate::decide::fitness_told;
 use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Mind, PeerQuestion, Seen};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Disk, Errand, FenceOrder, Guardian as Known, MemberName, MemberState, Moment, PeerAnswer,
-    PeerStatus, Running, Span,
+    Cluster, Disk, Errand, FenceOrder, Guardian as Known, MemberName, MemberState, PeerAnswer, PeerStatus,
+    Postgres as Observed, Running, Span,
 };
 
 const LOOK_EVERY: Time = 500 * MS;
 /// Whoever is asked answers after this even if the look has not come to an end.
 const LOOK_PATIENCE: Time = 250 * MS;
 const SILENT_AFTER: Span = Span::from_ms(2_500);
-/// A record whose WAL positions alone have moved on is written this often.
-const RECORD_EVERY: Span = Span::from_secs(2);
-const STATUS_EVERY: Span = Span::from_secs(1);
 /// More turns in a second mean that the agent is busy with itself.
 const TURNS_MAX: u32 = 1_500;
 
@@ -98,7 +95,9 @@ impl World {
         let at = request.and_then(|request| request.value.scheduled_at.as_ref());
         let due = at.and_then(|at| at.parse().ok()).map(|at| clock.read(at));
         agent.mind.apply(now, Event::SwitchoverDue(due));
-        let turn = agent.mind.turn(now);
+        let mut turn = agent.mind.turn(now);
+        // Callbacks change nothing in this world, not even its chances.
+        turn.commands.retain(|command| !matches!(command, Command::Call(_)));
         agent.keeper.orders = turn.lease;
         agent.wake += 1;
         let (life, wake) = (agent.life, agent.wake);
@@ -166,13 +165,22 @@ impl World {
     pub fn agent_looks(&mut self, host: usize, life: u64) -> Time {
         let slow = if self.hosts[host].slow_disk { self.random.between(0, 2 * SECOND) } else { 0 };
         let takes = slow + self.random.between(MS, 20 * MS);
-        let seen = Box::new(Seen { postgres: self.hosts[host].pg.observe(), looked_at: self.local(host) });
+        let seen = Box::new(Seen { postgres: self.observe(host), looked_at: self.local(host) });
         self.probe_disk(host);
         let Some(agent) = self.hosts[host].agent.as_mut() else { return takes };
         agent.looks += 1;
         let look = agent.looks;
         self.after(takes, Happening::AgentSees { host, life, look, seen });
         takes
+    }
+
+    fn observe(&self, host: usize) -> Observed {
+        match self.hosts[host].pg.observe() {
+            Observed::Running(running) => {
+                Observed::Running(Running { synchrony: self.synchrony(host), ..running })
+            }
+            other => other,
+        }
     }
 
     /// The probe is a thread of its own, whose last word is there to be read whenever the agent looks.
@@ -200,7 +208,7 @@ impl World {
     }
 
     pub fn agent_hears_job(&mut self, host: usize, id: u64, outcome: JobOutcome) {
-        let seen = Seen { postgres: self.hosts[host].pg.observe(), looked_at: self.local(host) };
+        let seen = Seen { postgres: self.observe(host), looked_at: self.local(host) };
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         // A look that began before the job ended tells old news.
         agent.looked = agent.looks;
@@ -279,65 +287,6 @@ impl World {
         }
     }
 
-    fn publish(&mut self, host: usize, now: Moment) {
-        let wall_clock = format!("{}", self.now / SECOND);
-        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
-        let view = agent.mind.view();
-        let Some(session) = view.session else { return };
-        let mut calls = Vec::new();
-        if !agent.written.record_under_way {
-            let record = publish::member_record(view, &agent.identity);
-            let due = match &agent.written.record {
-                Some((in_session, old, at)) => {
-                    *in_session != session.id
-                        || publish::differs_in_substance(old, &record)
-                        || (*old != record && RECORD_EVERY <= now.since(*at))
-                }
-                None => true,
-            };
-            if due {
-                let name = view.me.clone();
-                agent.written.record_under_way = true;
-                calls.push(Call {
-                    purpose: Purpose::Member(Box::new(record.clone())),
-                    request: Request::PutMember { name, record: Box::new(record), session: session.id },
-                });
-            }
-        }
-        if let (Some(cluster), Some(lease)) = (view.cluster(), view.lease_in_force()) {
-            let term = lease.term;
-            let recently = agent.written.status.as_ref().is_some_and(|(_, at)| now.since(*at) < STATUS_EVERY);
-            if !agent.written.status_under_way
-                && !recently
-                && let Some(status) = publish::status(view, cluster)
-            {
-                agent.written.status_under_way = true;
-                calls.push(Call {
-                    purpose: Purpose::Status(status.clone()),
-                    request: Request::PutStatus { term, status },
-                });
-            }
-            if !agent.written.history_under_way
-                && let Some(history) = publish::history(view, cluster, &wall_clock)
-            {
-                agent.written.history_under_way = true;
-                calls
-                    .push(Call { purpose: Purpose::History, request: Request::PutHistory { term, history } });
-            }
-        }
-        if let (Some(cluster), Some(lease)) = (view.cluster(), view.lease)
-            && !agent.written.failsafe_under_way
-            && let Some(members) = publish::failsafe(view, cluster)
-        {
-            agent.written.failsafe_under_way = true;
-            let request = Request::PutFailsafe { term: lease.term, members };
-            calls.push(Call { purpose: Purpose::Failsafe, request });
-        }
-        for call in calls {
-            self.ask_store(host, call);
-        }
-    }
-
     // The commands.
 
     pub fn agent_acts(&mut self, host: usize, life: u64, commands: Vec<Command>) {
@@ -355,7 +304,7 @@ impl World {
                     self.ask_consent(host, life, round, lease, &questions);
                 }
                 Command::AnswerConsent { id, consent } => self.answer_consent(host, id, &consent),
-                Command::Answer { .. } => {}
+                Command::Answer { .. } | Command::Call(_) => {}
                 Command::Exit => self.agent_exits(host),
             }
         }
@@ -438,6 +387,7 @@ impl World {
             state: record.state,
             position: record.position(),
             tags: record.tags.clone(),
+            unreplayed: view.postgres.running().map_or(0, Running::unreplayed),
             watchdog_failed: view.guardian == Known::Absent || view.lacks_watchdog(),
             fitness: fitness_told(view, now),
             stale: view.looked_at < asked_at && !fault::active(Fault::AnswersFromMemory),
@@ -476,7 +426,7 @@ impl World {
 
 /// A few words on a step, for stories.
 fn describe(step: &crate::model::Step) -> String {
-    use crate::model::{Job, Step};
+    use crate::model::{Job, Step, SyncNames};
     match step {
         Step::Wait => String::new(),
         Step::Store(Errand::TakeInitialize) => ": take the initialize key".to_owned(),
@@ -488,6 +438,12 @@ fn describe(step: &crate::model::Step) -> String {
         Step::Store(Errand::ReleaseLease { .. }) => ": release the lease".to_owned(),
         Step::Store(Errand::ClearFailover { .. }) => ": clear the request".to_owned(),
         Step::Store(Errand::MakeDue { .. }) => ": ask for it now".to_owned(),
+        Step::Store(Errand::WriteSync { state, .. }) => {
+            let names: Vec<&str> = state.standbys.iter().map(MemberName::as_str).collect();
+            format!(": write /sync, {} of [{}]", state.quorum + 1, names.join(","))
+        }
+        Step::Store(Errand::ClearSync { .. }) => ": delete /sync".to_owned(),
+        Step::Run(Job::Synchronize { names: SyncNames::Ours(commits) }) => format!(": wait for [{commits}]"),
         Step::AskPeers(_) => ": ask".to_owned(),
         Step::Run(Job::Promote { timeline, .. }) => format!(": promote to timeline {timeline}"),
         Step::Run(job) => format!(": {}", job.name()),

@@ -78,6 +78,17 @@ bites! {
     promises_are_kept: ForgetsItsPromise, Both;
     everybody_must_agree: LeadsByFewerConsents, Lives;
     nothing_unfinished_is_started: StartsUnfinished, Both;
+    a_standby_cluster_writes_nothing: WritesInStandbyCluster, Both;
+    nobody_replicates_in_circles: CascadesInCircles, Lives;
+    who_may_lead_is_written_last: SyncElectsFirst, Lives;
+    who_may_not_lead_is_written_first: SyncSkipsRetreat, Lives;
+    a_standby_confirms_before_it_counts: SyncTrustsUnconfirmed, Lives;
+    names_are_seen_in_force: SyncSkipsProof, Lives;
+    a_write_without_an_answer_is_remembered: SyncForgetsWrites, Lives;
+    a_version_is_compared: SyncIgnoresVersions, Lives;
+    who_takes_over_says_so_first: SyncSkipsTakeover, Lives;
+    only_who_has_every_commit_is_elected: SyncLetsAnybodyLead, Lives;
+    votes_are_counted: SyncCountsNoVotes, Lives;
 }
 
 /// Nobody but an operator can take the key away from a living session, so no life has it; the mind is asked directly.

@@ -9,7 +9,7 @@ use super::random::Random;
 use super::world::{Happening, Line, World};
 use super::{MS, SECOND, Time};
 use crate::decide::mind::Event;
-use crate::model::{Ask, ControlState, SystemId};
+use crate::model::{Address, Ask, ControlState, Remote, SystemId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -37,6 +37,8 @@ pub(super) enum Trouble {
     AnswerIsLost(usize),
     /// Only where one is required does it matter.
     WatchdogFails(usize),
+    /// An operator makes the cluster the standby of another one, which is nowhere to be seen.
+    FollowsAnother,
 }
 
 /// A trouble, when it strikes, and how long it lasts.
@@ -85,7 +87,9 @@ impl World {
             }
             Trouble::Switchover(to) => self.ask_for_switchover(to),
             Trouble::Restart(host) => self.ask(host, Ask::Restart { timeout: None }),
-            Trouble::Reinitialize(host) => self.ask(host, Ask::Reinitialize { force: false }),
+            Trouble::Reinitialize(host) => {
+                self.ask(host, Ask::Reinitialize { force: false, from_leader: false });
+            }
             Trouble::AgentEnds(host) => {
                 if self.hosts[host].agent.as_ref().is_some_and(|agent| !agent.frozen) {
                     self.learn(host, Event::End);
@@ -111,6 +115,7 @@ impl World {
             }
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose += 1,
             Trouble::WatchdogFails(host) => self.break_watchdog(host, true),
+            Trouble::FollowsAnother => self.follow_another(true),
         }
     }
 
@@ -131,6 +136,7 @@ impl World {
             Trouble::LoopHangs(host) => self.unhang_loop(host),
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose = 0,
             Trouble::WatchdogFails(host) => self.break_watchdog(host, false),
+            Trouble::FollowsAnother => self.follow_another(false),
             Trouble::PostgresCrashes(_)
             | Trouble::GuardianDies(_)
             | Trouble::StoreElects
@@ -287,6 +293,18 @@ impl World {
         self.tell_watchers();
     }
 
+    /// The setting is in the store, and reaches every agent that listens.
+    pub fn follow_another(&mut self, follows: bool) {
+        let elsewhere = Address { host: "elsewhere".to_owned(), port: 5432 };
+        let remote = Remote { address: Some(elsewhere), ..Remote::default() };
+        self.policy.follows = follows.then_some(remote);
+        self.laws.follows_since = follows.then_some(self.now);
+        for host in 0..self.hosts.len() {
+            let life = self.hosts[host].agent_life;
+            self.after(MS, Happening::AgentHearsPolicy { host, life });
+        }
+    }
+
     /// A PostgreSQL that was there before any agent was.
     pub fn put_running_primary(&mut self, host: usize) {
         let branch = self.laws.new_branch();
@@ -313,6 +331,7 @@ impl World {
         (habits.job_failure_permille, habits.last_record_lost_permille) = (0, 0);
         self.network.heal_everything();
         self.store_starts();
+        self.follow_another(false);
         for host in 0..self.hosts.len() {
             self.freeze_agent(host, false);
             self.unhang_loop(host);

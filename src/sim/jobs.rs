@@ -1,5 +1,6 @@
 //! Work on PostgreSQL: what each job does, how long it takes, and what it leaves behind when it fails or is cut short.
 
+use super::commits::Waiting;
 use super::host::ActiveJob;
 use super::network::Place;
 use super::postgres::{Data, Instance, Server, lsn_after, records_before};
@@ -7,7 +8,7 @@ use super::world::{Happening, World};
 use super::{MS, SECOND, Time};
 use crate::decide::mind::JobOutcome;
 use crate::model::{
-    Address, ControlState, Job, MemberName, Moment, Position, SystemId, Timeline, Unfinished,
+    Address, ControlState, Job, MemberName, Moment, Position, SyncNames, SystemId, Timeline, Unfinished,
 };
 
 impl World {
@@ -33,6 +34,12 @@ impl World {
                 self.hosts[host].pg.unfinished = Some(Unfinished::Bootstrap);
                 self.job_goes_on(host, 1_500 * MS + disk);
             }
+            // There is no repository of backups in this world.
+            Job::CloneWithoutLeader => self.job_goes_on(host, 2 * SECOND),
+            Job::PrePromote { .. } => self.job_goes_on(host, 200 * MS),
+            // What the other cluster is like is not simulated: it gives no copy.
+            Job::CloneRemote | Job::RewindRemote => self.finish_job(host, JobOutcome::Failed),
+            Job::CopySlots { .. } => self.job_goes_on(host, 300 * MS),
             Job::Clone { .. } => {
                 self.must_be_vacant(host, "clone");
                 self.hosts[host].pg.unfinished = Some(Unfinished::Clone);
@@ -41,9 +48,22 @@ impl World {
             Job::Rewind { .. } | Job::StopOrderly { .. } | Job::StopFast { .. } => {
                 self.job_goes_on(host, 100 * MS);
             }
-            Job::StartPrimary { .. } => self.launch(host, true, None, fails, disk),
-            Job::StartStandby { upstream } => self.launch(host, false, upstream, fails, disk),
-            Job::Promote { timeline, .. } => self.begin_promotion(host, timeline, fails, disk),
+            Job::StartPrimary { names, .. } => {
+                self.hosts[host].pg.names = names;
+                self.launch(host, true, None, fails, disk);
+            }
+            Job::StartStandby { upstream } => {
+                self.hosts[host].pg.names = SyncNames::Unmanaged;
+                self.launch(host, false, upstream, fails, disk);
+            }
+            Job::Promote { timeline, names, .. } => {
+                self.hosts[host].pg.names = names;
+                self.begin_promotion(host, timeline, fails, disk);
+            }
+            Job::Synchronize { names } => {
+                let takes = self.names_are_written(host, names);
+                self.job_goes_on_at(host, self.now + takes);
+            }
             Job::Follow { .. } | Job::SetAside => self.job_goes_on(host, 20 * MS),
             Job::Checkpoint => self.job_goes_on(host, 200 * MS + disk),
             Job::StopAtOnce => self.stop_at_once(host),
@@ -57,7 +77,7 @@ impl World {
         }
     }
 
-    fn finish_job(&mut self, host: usize, outcome: JobOutcome) {
+    pub fn finish_job(&mut self, host: usize, outcome: JobOutcome) {
         if let Some(ActiveJob { agent_life: life, id, .. }) = self.hosts[host].job.take() {
             self.after(MS, Happening::AgentHearsJob { host, life, id, outcome });
         }
@@ -81,6 +101,10 @@ impl World {
         match job {
             Job::Bootstrap => self.end_bootstrap(host, fails),
             Job::Clone { from } => self.end_clone(host, &from, fails),
+            Job::CloneWithoutLeader => self.finish_job(host, JobOutcome::Failed),
+            Job::PrePromote { .. } => {
+                self.finish_job(host, if fails { JobOutcome::Failed } else { JobOutcome::Done });
+            }
             Job::Rewind { from } if phase == 1 => self.prepare_rewind(host, &from, fails),
             Job::Rewind { from } => self.end_rewind(host, &from, fails),
             Job::StartPrimary { .. } | Job::StartStandby { .. } | Job::Promote { .. } => {
@@ -88,9 +112,9 @@ impl World {
                 self.finish_job(host, if failed { JobOutcome::Failed } else { JobOutcome::Done });
             }
             Job::Follow { upstream } => {
-                let to = self.host_named(&upstream.host);
+                let to = upstream.as_ref().and_then(|address| self.host_named(&address.host));
                 let pg = &mut self.hosts[host].pg;
-                (pg.upstream, pg.upstream_address, pg.streaming) = (to, Some(upstream), false);
+                (pg.upstream, pg.upstream_address, pg.streaming) = (to, upstream, false);
                 self.finish_job(host, JobOutcome::Done);
             }
             Job::SetAside => {
@@ -100,9 +124,11 @@ impl World {
                 self.finish_job(host, JobOutcome::Done);
             }
             Job::Checkpoint => self.end_checkpoint(host, fails),
+            Job::Synchronize { .. } => self.end_synchronize(host, fails),
             Job::StopOrderly { by, .. } | Job::StopFast { by } if phase == 1 => self.stop_in_order(host, by),
             Job::StopOrderly { .. } | Job::StopFast { .. } => self.stop_at_once(host),
-            Job::StopAtOnce => {}
+            Job::CopySlots { .. } => self.finish_job(host, JobOutcome::Done),
+            Job::StopAtOnce | Job::CloneRemote | Job::RewindRemote => {}
         }
     }
 
@@ -126,13 +152,18 @@ impl World {
         self.finish_job(host, JobOutcome::Made(system));
     }
 
-    /// A primary that can be copied from, as seen from `host`.
+    /// A server that can be copied from, as seen from `host`.
     fn source(&self, host: usize, from: &MemberName) -> Option<&Instance> {
         let source = self.host_named(from.as_str())?;
         let reachable = self.network.both_ways(Place::Host(host), Place::Host(source));
         let pg = &self.hosts[source].pg;
-        (reachable && self.hosts[source].up && pg.server == Server::Primary && pg.hung_since.is_none())
-            .then_some(pg)
+        let serves = match pg.server {
+            Server::Primary => true,
+            // Who leads a standby cluster is copied from as well.
+            Server::Standby => self.policy.follows.is_some(),
+            Server::Down | Server::Starting { .. } | Server::Stopping { .. } => false,
+        };
+        (reachable && self.hosts[source].up && serves && pg.hung_since.is_none()).then_some(pg)
     }
 
     fn end_clone(&mut self, host: usize, from: &MemberName, fails: bool) {
@@ -234,6 +265,7 @@ impl World {
             data.state = ControlState::InProduction;
             data.recovery_end = None;
             pg.server = Server::Primary;
+            pg.waiting = Waiting::begin(&pg.names);
             self.primary_begins(host);
             self.may_die_again(host);
         } else {
@@ -264,6 +296,7 @@ impl World {
         let Some(data) = pg.data.as_mut() else { return };
         data.begin_timeline(timeline, branch);
         (pg.server, pg.checkpointed, pg.streaming) = (Server::Primary, false, false);
+        pg.waiting = Waiting::begin(&pg.names);
         self.primary_begins(host);
         self.may_die_again(host);
         if matches!(self.hosts[host].job, Some(ActiveJob { job: Job::Promote { .. }, .. })) {
@@ -379,6 +412,7 @@ impl World {
     fn postgres_is_gone(&mut self, host: usize) {
         let pg = &mut self.hosts[host].pg;
         (pg.server, pg.streaming, pg.hung_since, pg.batch_under_way) = (Server::Down, false, None, false);
+        pg.waiting = Waiting::default();
         pg.life += 1;
         match self.hosts[host].job.as_ref().map(|job| &job.job) {
             Some(Job::StopAtOnce | Job::StopOrderly { .. } | Job::StopFast { .. }) => {
@@ -388,12 +422,18 @@ impl World {
             Some(
                 Job::Bootstrap
                 | Job::Clone { .. }
+                | Job::CloneWithoutLeader
+                | Job::PrePromote { .. }
                 | Job::Rewind { .. }
                 | Job::StartPrimary { .. }
                 | Job::StartStandby { .. }
                 | Job::Follow { .. }
+                | Job::CloneRemote
+                | Job::RewindRemote
+                | Job::CopySlots { .. }
                 | Job::SetAside
-                | Job::Checkpoint,
+                | Job::Checkpoint
+                | Job::Synchronize { .. },
             )
             | None => {}
         }

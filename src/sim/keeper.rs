@@ -121,7 +121,9 @@ impl World {
     fn term_confirmed(&mut self, host: usize, session: Session, term: Term, timing: Timing) {
         let granted = Timing { ttl: session.ttl.min(timing.ttl), ..timing };
         let fence_at = granted.fence_at(session.asked_at);
-        self.order_guardian(host, FenceOrder::Arm { term, fence_at }, Speaker::Keeper);
+        if self.hosts[host].agent.as_ref().is_some_and(|agent| agent.keeper.orders.guard) {
+            self.order_guardian(host, FenceOrder::Arm { term, fence_at }, Speaker::Keeper);
+        }
         self.note_office(host, term, counted_from(session, timing));
         self.learn(host, Event::Lease(LeaseEvent::Renewed { session, term: Some(term) }));
     }

@@ -17,10 +17,14 @@ pub(super) struct Laws {
     pub broken: Option<String>,
     /// An operator has taken the key from a leader, who learns of it with its next renewal.
     pub key_deleted: bool,
+    /// The cluster follows another one since then.
+    pub follows_since: Option<Time>,
     pub planned_end: BTreeMap<SessionId, Time>,
     /// Every rule that anybody has decided by.
     pub rules: BTreeSet<Rule>,
     pub acknowledged: Vec<(Time, Record)>,
+    /// Acknowledged while the store said who may lead without loss.
+    pub protected: Vec<(Time, Record)>,
     /// Records that the test itself has destroyed.
     pub excused: BTreeSet<Record>,
     branches: BTreeMap<Timeline, Branch>,
@@ -80,17 +84,27 @@ impl World {
             }
             writer = Some(index);
             self.look_at_office(index);
+            self.look_at_site(index);
         }
         let writable = writer.is_some_and(|host| self.hosts[host].pg.accepts_writes());
         self.laws.count_outage(self.now, writable);
+    }
+
+    /// Soon after a cluster has begun to follow another one, nobody in it accepts writes.
+    fn look_at_site(&mut self, index: usize) {
+        let patience = self.policy.timing.ttl.times(2).as_ms() * super::MS + 15 * super::SECOND;
+        if self.laws.follows_since.is_some_and(|since| since + patience < self.now) {
+            let name = self.hosts[index].name.clone();
+            self.laws.breaks(format!("site: {name} accepts writes in a cluster that follows another one"));
+        }
     }
 
     /// S2: writes only between taking the lease and the machine's own deadline.
     fn look_at_office(&mut self, index: usize) {
         let now = self.local(index);
         let host = &self.hosts[index];
-        // What nobody has ever managed is nobody's to judge.
-        if !host.managed {
+        // What nobody has ever managed is nobody's to judge; nor is there a deadline in maintenance mode.
+        if !host.managed || self.policy.pause {
             return;
         }
         match host.office {
@@ -202,6 +216,7 @@ impl World {
         let Some(data) = self.hosts[index].pg.data.as_ref() else { return };
         let (timeline, branch, system) = (data.timeline, data.branch, data.system);
         self.tell(index, &format!("* accepts writes on timeline {timeline}"));
+        self.look_for_protected_records(index);
         if *self.laws.system.get_or_insert(system) != system {
             self.laws.breaks(format!("bootstrap: {name} leads a second cluster's data"));
         }

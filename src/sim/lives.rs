@@ -14,7 +14,7 @@ use super::story::render;
 use super::world::World;
 use super::{SECOND, Time};
 use crate::clock;
-use crate::model::{Policy, Rule, Span, Timing};
+use crate::model::{Policy, Rule, Span, SyncMode, SyncPolicy, Timing};
 use crate::store::zookeeper::TTL_MIN;
 
 /// How long troubles go on, and how long everything may take afterwards: with clones, rewinds and their pauses.
@@ -23,6 +23,8 @@ const CALM_MAX: Time = 240 * SECOND;
 /// Healthy means healthy twice, this far apart.
 const STEADY: Time = 5 * SECOND;
 const LINES_SHOWN: usize = 150;
+/// After so long without a leader an operator gives up what nobody has any more.
+const NOBODY_FOR: Time = 60 * SECOND;
 
 /// One life, as it follows from a seed. Gives the law that it broke, if it broke one.
 pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
@@ -37,12 +39,22 @@ pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
         timing: Timing::for_ttl(Span::from_secs(ttl)),
         watchdog_required: watchdogs(seed).is_some(),
         failsafe: failsafe(seed).is_some(),
+        asks_before_promotion: seed.is_multiple_of(5),
+        sync: synchronous(seed),
         ..Policy::default()
     };
     let mut world = World::new(seed, members, Habits::rough(), policy);
     if zookeeper {
         // As short a tick as the lease needs, and otherwise ZooKeeper's usual one.
         world.store.tick = Some(Span::from_ms(if ttl < 10 { 500 } else { 2_000 }));
+    }
+    if let Some(mut random) = cascades(seed) {
+        for host in 0..members {
+            let named = world.hosts[random.index(members)].name.to_string();
+            if random.chance(700) {
+                world.hosts[host].tags.0.insert("replicatefrom".to_owned(), named.into());
+            }
+        }
     }
     for host in 0..members {
         world.after(random.between(0, 2 * SECOND), super::world::Happening::AgentStarts { host });
@@ -52,10 +64,18 @@ pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
     world.calm();
     let calm_since = world.now;
     let mut healthy_since: Option<Time> = None;
+    let mut led_at = world.now;
+    let policy_sync = world.policy.sync.mode;
     while world.laws.broken.is_none() && world.now < calm_since + CALM_MAX {
         world.run_for(SECOND);
         restart_what_ended(&mut world);
-        healthy_since = if world.healthy() { healthy_since.or(Some(world.now)) } else { None };
+        healthy_since =
+            if world.healthy() && world.is_synchronous() { healthy_since.or(Some(world.now)) } else { None };
+        led_at = if world.store.leader.is_some() { world.now } else { led_at };
+        if led_at + NOBODY_FOR < world.now && policy_sync != SyncMode::Off {
+            world.give_up_what_is_lost();
+            led_at = world.now;
+        }
         if healthy_since.is_some_and(|since| since + STEADY <= world.now) {
             world.look_for_every_record();
             let broken = world.laws.broken.clone();
@@ -95,6 +115,10 @@ pub(super) fn plan_of(seed: u64) -> Vec<Planned> {
             plan.push(Planned { at, lasts, trouble });
         }
     }
+    if let Some(mut random) = sites(seed) {
+        let (at, lasts) = (random.between(10 * SECOND, 80 * SECOND), 100 * SECOND);
+        plan.push(Planned { at, lasts, trouble: Trouble::FollowsAnother });
+    }
     plan
 }
 
@@ -102,6 +126,30 @@ pub(super) fn plan_of(seed: u64) -> Vec<Planned> {
 fn failsafe(seed: u64) -> Option<Random> {
     let mut random = Random::new(seed ^ 0xFA11_5AFE);
     (random.below(3) == 0 && !seeds_to_remember().contains(&seed)).then_some(random)
+}
+
+/// In some lives members replicate from others than the leader, or are told to do so in circles.
+fn cascades(seed: u64) -> Option<Random> {
+    let mut random = Random::new(seed ^ 0xCA5C_ADE5);
+    (random.below(4) == 0 && !seeds_to_remember().contains(&seed)).then_some(random)
+}
+
+/// In some lives the cluster is another one's standby for a while.
+fn sites(seed: u64) -> Option<Random> {
+    let mut random = Random::new(seed ^ 0x517E_517E);
+    (random.below(5) == 0 && !seeds_to_remember().contains(&seed)).then_some(random)
+}
+
+/// In half of the lives replication is synchronous; by chance of its own as well.
+fn synchronous(seed: u64) -> SyncPolicy {
+    let mut random = Random::new(seed ^ 0x0051_C51C);
+    let mode = [SyncMode::Off, SyncMode::Off, SyncMode::On, SyncMode::Quorum][random.index(4)];
+    let (strict, node_count) = (random.below(3) == 0, [1, 1, 2][random.index(3)]);
+    match mode {
+        SyncMode::Off => SyncPolicy::default(),
+        _ if sites(seed).is_some() || seeds_to_remember().contains(&seed) => SyncPolicy::default(),
+        mode => SyncPolicy { mode, strict, node_count, lag_bytes_max: None },
+    }
 }
 
 /// In some lives watchdogs are required, and fail. By chance of their own: what the other lives are does not change.
@@ -219,6 +267,8 @@ const UNSEEN: &[(Rule, &str)] = &[
     (Rule::UnusableData, "no trouble spoils a directory so far"),
     (Rule::LeaderGivesUp, "story claimed_never_led"),
     (Rule::CandidateBacksOff, "story claimed_never_led"),
+    (Rule::ClonesWithoutLeader, "by the settings only; its own test in decide"),
+    (Rule::BootstrapUnled, "no life restores a backup; its own test in decide"),
     (Rule::OtherLeads, "the lease is over before; small views"),
     (Rule::PrimaryTakesLease, "story primary_found"),
     (Rule::PrimaryBarred, "a managed primary has a lease or is down; small views"),
@@ -238,6 +288,18 @@ const UNSEEN: &[(Rule, &str)] = &[
     (Rule::RestartStarts, "story paused_restart"),
     (Rule::RestartTookTooLong, "story restart_too_slow"),
     (Rule::ReinitializeCancels, "story reinitialize"),
+    (Rule::FollowsArchive, "story nostream"),
+    (Rule::TurnsToArchive, "story nostream"),
+    (Rule::StandbyStarved, "settings of PostgreSQL are not simulated"),
+    (Rule::CopiesSlots, "slots are not simulated"),
+    (
+        Rule::SiteDiverged,
+        "the other cluster is nowhere to be seen here; unit tests of decide::standby_cluster",
+    ),
+    (Rule::SiteSetsAside, "the same"),
+    (Rule::SiteOtherHistory, "the same"),
+    (Rule::SiteClones, "the same"),
+    (Rule::SyncEnds, "by the settings only; story synchronous_off"),
     (Rule::LeaderOnOldTimeline, "a promotion is whole or not at all here; small views"),
 ];
 

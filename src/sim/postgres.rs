@@ -3,9 +3,10 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::commits::Waiting;
 use crate::model::{
     Address, Control, ControlState, Fork, Lsn, Moment, Position, Postgres as Observed, Running, Serving,
-    SystemId, Timeline, Unfinished,
+    SyncNames, Synchrony, SystemId, Timeline, Unfinished,
 };
 
 const RECORD_BYTES: u64 = 0x100;
@@ -60,6 +61,9 @@ pub(super) struct Instance {
     pub set_aside: Vec<Data>,
     /// Records that a rewind took out of the way.
     pub kept: Vec<Record>,
+    /// What stands in the file.
+    pub names: SyncNames,
+    pub waiting: Waiting,
 }
 
 impl Data {
@@ -158,6 +162,7 @@ impl Data {
             recovery_end: self.recovery_end,
             standby_signal: self.standby_signal,
             backup_label: self.backup_label,
+            never_led: false,
             rewindable: true,
         }
     }
@@ -179,6 +184,8 @@ impl Instance {
             stalled: false,
             set_aside: Vec::new(),
             kept: Vec::new(),
+            names: SyncNames::Unmanaged,
+            waiting: Waiting::default(),
         }
     }
 
@@ -211,6 +218,7 @@ impl Instance {
             serving,
             silent_since: self.hung_since,
             version: 170_000,
+            synchrony: Synchrony::default(),
         })
     }
 
@@ -229,6 +237,8 @@ impl Instance {
             replayed: Some(data.end()),
             streaming: self.streaming,
             upstream: self.upstream_address.clone(),
+            forks: Some(Fork::without_gaps(data.forks.iter().copied(), data.timeline)),
+            starved: false,
         }
     }
 }

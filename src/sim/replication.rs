@@ -4,7 +4,7 @@ use super::network::Place;
 use super::postgres::{Branch, Data, Record, Server, records_before};
 use super::world::{Happening, World};
 use super::{MS, Time};
-use crate::model::{Fork, Timeline};
+use crate::model::{Fork, SyncMode, Timeline};
 
 const LOOK_EVERY: Time = 25 * MS;
 
@@ -25,6 +25,7 @@ impl World {
     pub fn senders_look(&mut self) {
         for host in 0..self.hosts.len() {
             self.send_to(host);
+            self.senders_give_up(host);
         }
         self.after(LOOK_EVERY, Happening::SendersLook);
     }
@@ -51,12 +52,20 @@ impl World {
             None => self.hosts[host].pg.streaming = false,
             Some(batch) if batch.records.is_empty() && Some(batch.timeline) == self.timeline(host) => {
                 self.hosts[host].pg.streaming = true;
+                if self.policy.sync.mode != SyncMode::Off && self.has_news_for_upstream(host) {
+                    self.answer_upstream(host);
+                }
             }
             Some(batch) => {
                 self.hosts[host].pg.batch_under_way = true;
                 let takes = (self.network)
                     .travel(&mut self.random, Place::Host(batch.source), Place::Host(host))
                     .unwrap_or(200 * MS);
+                // A standby that falls behind for a moment: who counts it as synchronous must not.
+                let synchronous = self.policy.sync.mode != SyncMode::Off;
+                let hiccups =
+                    synchronous && self.random.chance(self.network.habits.last_record_lost_permille / 8);
+                let takes = if hiccups { takes + self.random.between(0, 3_000 * MS) } else { takes };
                 self.after(takes, Happening::BatchArrives { host, pg_life, batch: Box::new(batch) });
             }
         }
@@ -96,6 +105,9 @@ impl World {
         (data.timeline, data.branch) = (batch.timeline, batch.branch);
         data.forks.clone_from(&batch.forks);
         pg.streaming = true;
+        if self.policy.sync.mode != SyncMode::Off {
+            self.answer_upstream(host);
+        }
         if !fits {
             let (name, source) = (self.hosts[host].name.clone(), self.hosts[batch.source].name.clone());
             self.laws.breaks(format!("lineage: {name} streams from {source}, but their records differ"));
@@ -125,14 +137,11 @@ impl World {
     pub fn clients_write(&mut self) {
         for host in 0..self.hosts.len() {
             let reachable = self.network.both_ways(Place::Clients, Place::Host(host));
-            let pg = &mut self.hosts[host].pg;
+            let pg = &self.hosts[host].pg;
             if !pg.accepts_writes() || !reachable {
                 continue;
             }
-            if let Some(data) = pg.data.as_mut() {
-                let record = data.append();
-                self.laws.acknowledged.push((self.now, record));
-            }
+            self.client_commits(host);
             // Sooner or later the next segment does not fit, and PostgreSQL panics.
             if self.hosts[host].disk_full && self.random.chance(20) {
                 self.crash_postgres(host);

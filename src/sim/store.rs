@@ -6,10 +6,11 @@ use std::rc::Rc;
 use serde_json::json;
 
 use super::{MS, Time};
+use crate::decide::fault::{self, Fault};
 use crate::decide::mind::ErrandOutcome;
 use crate::model::{
     Claim, Cluster, Errand, FailoverRequest, HistoryLine, Initialize, Leader, MemberName, MemberRecord,
-    SessionId, Span, Status, SystemId, Term, Versioned,
+    SessionId, Span, Status, SyncState, SystemId, Term, Versioned,
 };
 
 #[derive(Clone, Debug)]
@@ -104,6 +105,7 @@ pub(super) struct Store {
     history: Vec<HistoryLine>,
     failsafe: BTreeMap<MemberName, String>,
     failover: Option<Versioned<FailoverRequest>>,
+    pub sync: Option<Versioned<SyncState>>,
     next_session: i64,
     snapshot: Option<(i64, Rc<Cluster>)>,
 }
@@ -124,6 +126,7 @@ impl Store {
             history: Vec::new(),
             failsafe: BTreeMap::new(),
             failover: None,
+            sync: None,
             next_session: 1,
             snapshot: None,
         }
@@ -194,7 +197,7 @@ impl Store {
             config: Some(Versioned { value: json!({}), version: 1 }),
             status: self.status.clone(),
             failover: self.failover.clone(),
-            sync: None,
+            sync: self.sync.clone(),
             history: self.history.clone(),
             failsafe: self.failsafe.clone(),
             claim: self.claim.clone(),
@@ -321,7 +324,17 @@ impl Store {
                 self.failover = Some(Versioned { value: request.clone(), version: self.revision + 1 });
                 true
             }
-            Errand::MakeDue { .. }
+            Errand::WriteSync { term, state, version } if self.may_write_sync(*term, *version) => {
+                self.sync = Some(Versioned { value: state.clone(), version: self.revision + 1 });
+                true
+            }
+            Errand::ClearSync { term, version } if self.may_write_sync(*term, *version) => {
+                self.sync = None;
+                true
+            }
+            Errand::WriteSync { .. }
+            | Errand::ClearSync { .. }
+            | Errand::MakeDue { .. }
             | Errand::TakeInitialize
             | Errand::FinishInitialize { .. }
             | Errand::AbandonInitialize
@@ -333,6 +346,11 @@ impl Store {
         }
         self.revision += 1;
         ErrandOutcome::Done
+    }
+
+    fn may_write_sync(&self, term: Term, version: i64) -> bool {
+        let present = self.sync.as_ref().map_or(0, |sync| sync.version);
+        (self.led_in(term) && present == version) || fault::active(Fault::SyncIgnoresVersions)
     }
 
     fn led_in(&self, term: Term) -> bool {

@@ -10,7 +10,7 @@ use super::network::{Habits, Place};
 use super::world::{Line, World};
 use super::{SECOND, Time};
 use crate::decide::mind::Event;
-use crate::model::{Ask, Policy, Span, Timing};
+use crate::model::{Ask, Policy, Span, SyncMode, Timing};
 
 /// Nothing decided differently for this long: more than any lease of a story lasts.
 const QUIET: Time = 15 * SECOND;
@@ -51,8 +51,21 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
         ["ttl", secs] => {
             world.policy.timing = Timing::for_ttl(Span::from_secs(secs.parse().expect("seconds")));
         }
+        ["synchronous", words @ ..] => {
+            for word in words {
+                match *word {
+                    "on" => world.policy.sync.mode = SyncMode::On,
+                    "quorum" => world.policy.sync.mode = SyncMode::Quorum,
+                    "off" => world.policy.sync.mode = SyncMode::Off,
+                    "strict" => world.policy.sync.strict = true,
+                    count => world.policy.sync.node_count = count.parse().expect("how many"),
+                }
+            }
+            tell_policy(&mut world);
+        }
         ["lag", "at", "most", bytes] => world.policy.lag_bytes_max = bytes.parse().expect("bytes"),
         ["failsafe", "mode"] => world.policy.failsafe = true,
+        ["hook", "before", "promotions"] => world.policy.asks_before_promotion = true,
         ["watchdog", "required"] => world.policy.watchdog_required = true,
         ["break", "watchdog", name] => {
             let host = host(&world, name);
@@ -107,13 +120,26 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
         ["tag", name, tag] => {
             let host = host(&world, name);
             world.hosts[host].tags.0.insert((*tag).to_owned(), true.into());
+            world.learn(host, Event::Tags(world.hosts[host].tags.clone()));
         }
+        ["tag", name, tag, value] => {
+            let host = host(&world, name);
+            world.hosts[host].tags.0.insert((*tag).to_owned(), (*value).into());
+            world.learn(host, Event::Tags(world.hosts[host].tags.clone()));
+        }
+        ["follow", "another", "cluster"] => world.begin(Trouble::FollowsAnother),
+        ["lead", "again"] => world.pass(Trouble::FollowsAnother),
         ["found", "running", name] => {
             let host = host(&world, name);
             world.put_running_primary(host);
         }
         ["delete", "leader", "key"] => world.delete_leader_key(),
         ["switchover"] => world.ask_for_switchover(None),
+        ["failover", "to", name] => {
+            let name = world.hosts[host(&world, name)].name.clone();
+            world.store.request_failover(None, Some(name));
+            world.tell_watchers();
+        }
         ["switchover", "to", name] => world.ask_for_switchover(Some(host(&world, name))),
         ["switchover", "to", name, "in", secs] => {
             let at = world.now + secs.parse::<Time>().expect("seconds") * SECOND;
@@ -124,8 +150,12 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             let timeout = Some(Span::from_secs(secs.parse().expect("seconds")));
             world.ask(host(&world, name), Ask::Restart { timeout });
         }
-        ["reinitialize", name] => world.ask(host(&world, name), Ask::Reinitialize { force: false }),
-        ["reinitialize", name, "now"] => world.ask(host(&world, name), Ask::Reinitialize { force: true }),
+        ["reinitialize", name] => {
+            world.ask(host(&world, name), Ask::Reinitialize { force: false, from_leader: false });
+        }
+        ["reinitialize", name, "now"] => {
+            world.ask(host(&world, name), Ask::Reinitialize { force: true, from_leader: false });
+        }
         ["pause"] => set_pause(&mut world, true),
         ["resume"] => set_pause(&mut world, false),
         ["store", "fails"] => world.store_stops(),
@@ -137,7 +167,7 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             world.hosts[host].answers_to_lose = 1;
         }
         ["fail", kind, name, times] => {
-            let kind = ["rewind", "clone", "promote", "start-as-primary"]
+            let kind = ["rewind", "clone", "promote", "pre_promote", "start-as-primary"]
                 .into_iter()
                 .find(|k| k == kind)
                 .expect("a kind of job");
@@ -154,6 +184,10 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
 
 fn set_pause(world: &mut World, pause: bool) {
     world.policy.pause = pause;
+    tell_policy(world);
+}
+
+fn tell_policy(world: &mut World) {
     for host in 0..world.hosts.len() {
         world.learn(host, Event::Policy(Box::new(world.policy.clone())));
     }

@@ -16,6 +16,9 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
     let stopping = |job: &Job| job.is_stop();
     let promised = view.memory.promise.as_ref().is_some_and(|promise| view.now < promise.until);
     match &plan.step {
+        Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if view.policy.follows.is_some() => {
+            return Some("a standby cluster makes no primary");
+        }
         Step::Store(Errand::TakeLease { .. })
             if view.memory.unfenced_leader.is_some()
                 && view.postgres.running().is_some_and(|running| !running.is_primary()) =>
@@ -35,6 +38,11 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
         }
         Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if unwatched => {
             return Some("a primary is made only with the watchdog that is required");
+        }
+        Step::Run(Job::Promote { term, .. })
+            if view.policy.asks_before_promotion && view.memory.promotion_hook.agreed != Some(*term) =>
+        {
+            return Some("a promotion waits for the operator's command to agree");
         }
         Step::Run(Job::Promote { timeline, .. }) => {
             let claim = view.cluster().and_then(|cluster| cluster.claim.as_ref()).map(|claim| &claim.value);
@@ -133,7 +141,9 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
                 return Some("a leader hands over only to somebody who has the last record");
             }
         }
-        Step::Run(Job::Clone { .. } | Job::Bootstrap) if view.postgres != Postgres::Empty => {
+        Step::Run(Job::Clone { .. } | Job::CloneWithoutLeader | Job::Bootstrap)
+            if view.postgres != Postgres::Empty =>
+        {
             return Some("a directory that is not empty is never cloned or made into");
         }
         Step::Run(Job::StartStandby { .. }) if !matches!(view.postgres, Postgres::Stopped { .. }) => {
@@ -181,6 +191,10 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
         return Some("a primary without the watchdog that is required is not renewed");
     }
     let stops = matches!(&plan.step, Step::Run(job) if stopping(job)) || stops_now(view);
+    let led_here = writable && in_force.is_some() && view.work.job.is_none() && !view.ending;
+    if view.policy.follows.is_some() && led_here && !stops {
+        return Some("the primary of a cluster that follows another one is being stopped");
+    }
     // A restarted agent that finds its primary under a lease that still runs, or a primary that is nobody's yet.
     let excused = matches!(
         plan.reason.rule,

@@ -25,12 +25,19 @@ fn control(state: ControlState, timeline: u32, standby_signal: bool) -> Control 
         recovery_end: None,
         standby_signal,
         backup_label: false,
+        never_led: false,
         rewindable: true,
     }
 }
 
 fn running(serving: Serving, silent_since: Option<Moment>) -> Postgres {
-    Postgres::Running(Running { system: SYSTEM, serving, silent_since, version: 170_000 })
+    Postgres::Running(Running {
+        system: SYSTEM,
+        serving,
+        silent_since,
+        version: 170_000,
+        synchrony: Synchrony::default(),
+    })
 }
 
 fn every_postgres() -> Vec<Postgres> {
@@ -45,6 +52,8 @@ fn every_postgres() -> Vec<Postgres> {
         replayed: lsn.map(Lsn),
         streaming: true,
         upstream: None,
+        forks: None,
+        starved: false,
     };
     let long_ago = Some(NOW - Span::from_secs(8));
     vec![
@@ -164,8 +173,8 @@ fn every_guardian() -> Vec<(Guardian, Option<Watchdog>)> {
 fn every_job() -> Vec<Option<Job>> {
     vec![
         None,
-        Some(Job::Promote { term: TERM, timeline: Timeline(2) }),
-        Some(Job::StartPrimary { term: TERM }),
+        Some(Job::Promote { term: TERM, timeline: Timeline(2), names: SyncNames::Unmanaged }),
+        Some(Job::StartPrimary { term: TERM, names: SyncNames::Unmanaged }),
         Some(Job::StartStandby { upstream: None }),
         Some(Job::StopOrderly { by: NOW + Span::from_secs(30), handover: None }),
         Some(Job::StopAtOnce),
@@ -220,7 +229,7 @@ fn every_memory() -> Vec<Memory> {
         asked(Ask::Restart { timeout: None }, Stage::Asked),
         asked(restart, Stage::Stopping),
         asked(restart, Stage::Down),
-        asked(Ask::Reinitialize { force: true }, Stage::Asked),
+        asked(Ask::Reinitialize { force: true, from_leader: false }, Stage::Asked),
         base.clone(),
         Memory { managed: true, ..base.clone() },
         Memory { managed: true, has_led: true, ..base.clone() },
@@ -278,6 +287,7 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
         looked_at: NOW,
         disk: Disk::default(),
         peers: PeerRound::default(),
+        remote: None,
         work: Work::default(),
         guardian: Guardian::Absent,
         watchdog: Watchdog::Unknown,
@@ -286,6 +296,8 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
     };
     let [writes, stalled, full] = every_disk();
     let circumstances = [(writes, false), (writes, true), (stalled, false), (full, false)];
+    let elsewhere = Address { host: "elsewhere".to_owned(), port: 5432 };
+    let site = Remote { address: Some(elsewhere), ..Remote::default() };
     for cluster in &clusters {
         view.store.cluster.clone_from(cluster);
         for contact in contacts {
@@ -326,6 +338,10 @@ pub(super) fn every_view(mut look: impl FnMut(&View, &Plan)) -> u64 {
                                         look(&view, &decide(&view));
                                         seen += 1;
                                     }
+                                    (view.disk, view.ending) = (writes, false);
+                                    view.policy.follows = Some(site.clone());
+                                    look(&view, &decide(&view));
+                                    view.policy.follows = None;
                                 }
                             }
                         }

@@ -15,10 +15,10 @@ use super::random::Random;
 use super::replication::Batch;
 use super::store::{Answer, Request, Store};
 use super::{MS, NAMES, SECOND, Time};
-use crate::decide::mind::{Command, JobOutcome, Seen};
+use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Seen};
 use crate::model::{
-    Cluster, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Position, SessionId,
-    Span, Tags, Timeline,
+    Cluster, Errand, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Position,
+    SessionId, Span, Tags, Timeline,
 };
 
 /// etcd looks for sessions that have ended twice a second.
@@ -46,6 +46,7 @@ pub(super) enum Happening {
     AgentHearsConsent { host: usize, life: u64, round: u64, member: MemberName, agreed: bool },
     AgentAnswers { host: usize, life: u64, question: Question },
     AgentHearsJob { host: usize, life: u64, id: u64, outcome: JobOutcome },
+    AgentHearsPolicy { host: usize, life: u64 },
     AgentStarts { host: usize },
     JobAdvances { host: usize, life: u64, serial: u64 },
     KeeperTicks { host: usize, life: u64 },
@@ -58,6 +59,8 @@ pub(super) enum Happening {
     PostgresHasStopped { host: usize, pg_life: u64, in_good_order: bool },
     PostgresPromotes { host: usize, pg_life: u64, timeline: Timeline },
     BatchArrives { host: usize, pg_life: u64, batch: Box<Batch> },
+    StandbyAnswers { host: usize, pg_life: u64, standby: usize, records: usize },
+    NamesAreInForce { host: usize, pg_life: u64 },
     SendersLook,
     ClientsWrite,
     Strikes(Trouble),
@@ -91,6 +94,7 @@ impl Happening {
             | Happening::AgentHearsPeer { host, life, .. }
             | Happening::AgentHearsConsent { host, life, .. }
             | Happening::AgentHearsJob { host, life, .. }
+            | Happening::AgentHearsPolicy { host, life }
             | Happening::JobAdvances { host, life, .. }
             | Happening::KeeperTicks { host, life } => Some((*host, Some(*life))),
             Happening::AgentIsAsked { host, .. } | Happening::AgentIsAskedToAgree { host, .. } => {
@@ -110,6 +114,8 @@ impl Happening {
             | Happening::PostgresHasStopped { .. }
             | Happening::PostgresPromotes { .. }
             | Happening::BatchArrives { .. }
+            | Happening::StandbyAnswers { .. }
+            | Happening::NamesAreInForce { .. }
             | Happening::SendersLook
             | Happening::ClientsWrite
             | Happening::Strikes(_)
@@ -304,6 +310,9 @@ impl World {
             }
             Happening::AgentAnswers { host, question, .. } => self.agent_answers(host, question),
             Happening::AgentHearsJob { host, id, outcome, .. } => self.agent_hears_job(host, id, outcome),
+            Happening::AgentHearsPolicy { host, .. } => {
+                self.learn(host, Event::Policy(Box::new(self.policy.clone())));
+            }
             Happening::AgentStarts { host } => self.start_agent(host),
             Happening::JobAdvances { host, serial, .. } => self.job_advances(host, serial),
             Happening::KeeperTicks { host, life } => self.keeper_ticks(host, life),
@@ -322,6 +331,10 @@ impl World {
                 self.postgres_promotes(host, pg_life, timeline);
             }
             Happening::BatchArrives { host, pg_life, batch } => self.batch_arrives(host, pg_life, &batch),
+            Happening::StandbyAnswers { host, pg_life, standby, records } => {
+                self.standby_answers(host, pg_life, standby, records);
+            }
+            Happening::NamesAreInForce { host, pg_life } => self.names_are_in_force(host, pg_life),
             Happening::SendersLook => self.senders_look(),
             Happening::ClientsWrite => self.clients_write(),
             Happening::Strikes(trouble) => self.strike(trouble),
@@ -340,6 +353,11 @@ impl World {
         agent.pending.insert(ticket, call.purpose);
         self.after(patience, Happening::AgentGivesUpOnStore { host, life, ticket });
         let request = Box::new(call.request);
+        if self.takes_its_time(&request) {
+            let later = self.random.between(SECOND, 9 * SECOND);
+            self.after(later, Happening::StoreHears { host, life, ticket, request });
+            return;
+        }
         self.send(Place::Host(host), Place::Store, Happening::StoreHears { host, life, ticket, request });
     }
 
@@ -353,12 +371,16 @@ impl World {
         let before = self.store.revision;
         let taking =
             matches!(&*request, Request::Errand { errand: crate::model::Errand::TakeLease { .. }, .. });
+        let writes_sync = matches!(&*request, Request::Errand { errand: Errand::WriteSync { .. }, .. });
         let answer = self.store.answer(self.now, *request);
         if let Answer::Opened(_) | Answer::Renewed { .. } = answer {
             self.plan_expiry();
         }
         if before != self.store.revision {
             self.tell_watchers();
+        }
+        if writes_sync && matches!(answer, Answer::Errand(ErrandOutcome::Done)) {
+            self.test_new_electorate(host);
         }
         if taking && 0 < self.hosts[host].answers_to_lose {
             self.hosts[host].answers_to_lose -= 1;

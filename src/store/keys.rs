@@ -32,9 +32,13 @@ impl Store {
         Ok(cluster)
     }
 
-    /// The same, key by key and word for word, for whoever shows it.
+    /// The same, key by key and word for word, for whoever shows it. A znode that is there for those below it alone is no key.
     pub async fn entries(&self, within: Duration) -> Result<Vec<Entry>, StoreError> {
-        Ok(self.adapter.read("read the cluster", self.place.base(), within).await?.entries)
+        let mut entries = self.adapter.read("read the cluster", self.place.base(), within).await?.entries;
+        let paths: Vec<String> = entries.iter().map(|entry| format!("{}/", entry.path)).collect();
+        let holds_others = |folder: &str| paths.iter().any(|path| path != folder && path.starts_with(folder));
+        entries.retain(|entry| !entry.value.is_empty() || !holds_others(&format!("{}/", entry.path)));
+        Ok(entries)
     }
 
     /// The scopes of all clusters in our namespace.

@@ -18,7 +18,26 @@ pub struct OpenedSession {
     pub ttl: Span,
 }
 
+/// How short and how long a session of this store may be, whatever is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    pub shortest: Span,
+    /// None: as long as anybody wants.
+    pub longest: Option<Span>,
+}
+
+impl SessionLimits {
+    pub fn granted(&self, asked: Span) -> Span {
+        asked.min(self.longest.unwrap_or(asked)).max(self.shortest)
+    }
+}
+
 impl Store {
+    /// Read back from the running servers. Where they differ, what holds on all of them.
+    pub async fn session_limits(&self, within: Duration) -> Result<SessionLimits, StoreError> {
+        self.adapter.session_limits(within).await
+    }
+
     pub async fn open_session(&self, ttl: Span, within: Duration) -> Result<OpenedSession, StoreError> {
         self.adapter.open_session(ttl, within).await
     }

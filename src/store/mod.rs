@@ -15,6 +15,7 @@ pub mod kv;
 mod lease;
 pub mod memory;
 mod share;
+mod transfer;
 mod watch;
 pub mod zookeeper;
 
@@ -27,8 +28,9 @@ use format::Key;
 pub use format::Place;
 pub use keys::Expect;
 use kv::{Entry, Reading, Transaction, Verdict};
-pub use lease::OpenedSession;
+pub use lease::{OpenedSession, SessionLimits};
 pub use memory::Memory;
+pub use transfer::{CARGO, Cargo};
 pub use watch::{StoreEvent, Watch};
 use zookeeper::Zookeeper;
 pub use zookeeper::ZookeeperSettings;
@@ -86,6 +88,14 @@ impl Store {
 
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// With anything shorter a lease in this kind of store leaves nothing for a renewal that fails.
+    pub fn ttl_min(&self) -> Span {
+        match &self.adapter {
+            Adapter::Zookeeper(_) => zookeeper::TTL_MIN,
+            Adapter::Etcd(_) | Adapter::Memory(_) => Span::ZERO,
+        }
     }
 
     /// Whoever may not renew says so: from now on nothing in this process keeps the session alive. (In etcd only renewals do.)
@@ -165,6 +175,14 @@ impl Adapter {
             Adapter::Etcd(etcd) => etcd.open_session(ttl, within).await,
             Adapter::Zookeeper(zookeeper) => zookeeper.open_session(ttl, within).await,
             Adapter::Memory(memory) => memory.open_session(ttl),
+        }
+    }
+
+    async fn session_limits(&self, within: Duration) -> Result<SessionLimits, StoreError> {
+        match self {
+            Adapter::Etcd(etcd) => etcd.session_limits(within).await,
+            Adapter::Zookeeper(zookeeper) => zookeeper.session_limits(within).await,
+            Adapter::Memory(_) => Ok(SessionLimits { shortest: Span::ZERO, longest: None }),
         }
     }
 

@@ -103,7 +103,7 @@ async fn making_the_data_anew_is_answered_when_it_begins() {
     for (body, force, outcome, code, sentence) in table {
         let (answer, ()) = tokio::join!(post(server.address, "/reinitialize", body), async {
             let (ask, reply) = asked(&mut server).await;
-            assert_eq!(ask, Ask::Reinitialize { force });
+            assert_eq!(ask, Ask::Reinitialize { force, from_leader: force });
             reply.send(outcome).expect("somebody waits for the reply");
         });
         assert_eq!(answer, (code, sentence.to_owned()));

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test owns its tasks, and gives up after a while")]
 
 mod actions;
+mod fuzz;
 mod security;
 
 use std::net::SocketAddr;
@@ -423,10 +424,13 @@ fn standby() -> Standing {
             replayed: Some(Lsn(67_394_096)),
             streaming: true,
             upstream: None,
+            forks: None,
+            starved: false,
         }),
         looked_at: NOW,
         disk: Disk::default(),
         peers: PeerRound::default(),
+        remote: None,
         work: Work::default(),
         guardian: Guardian::Ready { confirmed: FenceOrder::Disarm },
         watchdog: Watchdog::Unknown,
@@ -445,7 +449,13 @@ fn standby() -> Standing {
 }
 
 fn running(serving: Serving) -> Postgres {
-    Postgres::Running(Running { system: SystemId(7), serving, silent_since: None, version: 150_018 })
+    Postgres::Running(Running {
+        system: SystemId(7),
+        serving,
+        silent_since: None,
+        version: 150_018,
+        synchrony: Synchrony::default(),
+    })
 }
 
 fn cluster() -> Cluster {

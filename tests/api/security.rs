@@ -159,8 +159,11 @@ async fn an_encrypted_key_needs_its_password() {
             .map_err(|why| why.split(": ").last().unwrap_or_default().to_owned())
     };
     assert_eq!(open(Some(PASSWORD)), Ok(()));
-    assert_eq!(open(Some("wrong")), Err("the key cannot be decrypted with keyfile_password".to_owned()));
-    assert_eq!(open(None), Err("the key is encrypted, and no keyfile_password is set".to_owned()));
+    assert_eq!(
+        open(Some("wrong")),
+        Err("the key cannot be decrypted with the password that is set".to_owned())
+    );
+    assert_eq!(open(None), Err("the key is encrypted, and no password for it is set".to_owned()));
     let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n";
     std::fs::write(&papers.encrypted_key, old).expect("our own file");
     assert!(open(Some(PASSWORD)).expect_err("an old form").contains("openssl pkcs8 -topk8"));

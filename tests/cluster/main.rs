@@ -1,12 +1,16 @@
 //! Whole nodes as real processes, and what a client sees when they fail. See `support::lab`.
 
+mod customs;
 mod failsafe;
 mod fencing;
 mod liveness;
 mod rest;
 mod service;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;
+mod synchronous;
+mod topology;
 mod zookeeper;
 
 use nix::sys::signal::Signal;

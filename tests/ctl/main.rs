@@ -2,9 +2,13 @@
 //! cluster of ours. Patroni comes from PyPI by `scripts/fetch-patroni`; without it these tests say that they did not run.
 
 mod acting;
+mod migrating;
 mod mixed;
+mod moving;
 mod patroni;
 mod reading;
 mod reverse;
 #[path = "../support/mod.rs"]
 mod support;
+mod watchers;
+mod zookeeper;

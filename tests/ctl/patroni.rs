@@ -23,7 +23,7 @@ pub struct Said {
     pub stderr: String,
 }
 
-fn tool(name: &str) -> Option<PathBuf> {
+pub fn tool(name: &str) -> Option<PathBuf> {
     // The real place: the user that Patroni runs as may not be allowed to walk through the link.
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/patroni").canonicalize().ok()?;
     Some(home.join("bin").join(name)).filter(|path| path.exists())
@@ -42,10 +42,14 @@ pub fn available() -> bool {
 
 /// Runs a test in a lab whose agents nobody has started.
 pub fn with_patronictl(nodes: usize, test: impl AsyncFnOnce(&mut Lab)) {
+    with_patronictl_in(&Setup { nodes, ..Setup::default() }, test);
+}
+
+pub fn with_patronictl_in(setup: &Setup, test: impl AsyncFnOnce(&mut Lab)) {
     if !available() {
         return;
     }
-    in_lab(&Setup { nodes, ..Setup::default() }, test);
+    in_lab(setup, test);
 }
 
 /// Runs a test on a cluster of two Patroni agents that is up.
@@ -72,15 +76,7 @@ pub fn in_patroni_lab(test: impl AsyncFnOnce(&mut Lab, &Patroni)) {
 
 impl Patroni {
     fn start(lab: &Lab) -> Patroni {
-        let authentication = format!("  authentication: {{username: operator, password: {PASSWORD}}}\n");
-        let children = lab.nodes.iter().map(|node| {
-            let zone = if lab.nodes[0].name == node.name {
-                "zone: a, clonefrom: true"
-            } else {
-                "zone: 'b: c', weight: 1.5"
-            };
-            spawn(node, &configuration(node, &authentication, zone))
-        });
+        let children = lab.nodes.iter().map(|node| spawn(node, &configuration(lab, node)));
         Patroni { children: children.collect() }
     }
 
@@ -91,7 +87,7 @@ impl Patroni {
 
 /// A member of Patroni's among ours: no password is asked for over REST.
 pub fn start_member(node: &Node) -> Child {
-    spawn(node, &configuration(node, "", ""))
+    spawn(node, &configuration_with(node, "", ""))
 }
 
 /// The end of what it has logged.
@@ -148,7 +144,7 @@ pub fn config_file(node: &Node) -> PathBuf {
     node.dir.join("patroni.yml")
 }
 
-fn run(program: &Path, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Said {
+pub fn run(program: &Path, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Said {
     let mut command = std::process::Command::new(program);
     command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("PGUSER", "postgres");
     command.env("PGPASSWORD", PASSWORD).env("LANG", "C.UTF-8").env("TZ", "Europe/Helsinki");
@@ -219,7 +215,15 @@ pub fn succeeds(lab: &Lab, arguments: &[&str], saying: &str) -> String {
     said.stdout
 }
 
-fn configuration(node: &Node, authentication: &str, tags: &str) -> String {
+/// A member of a cluster of Patroni's alone.
+pub fn configuration(lab: &Lab, node: &Node) -> String {
+    let zone =
+        if lab.nodes[0].name == node.name { "zone: a, clonefrom: true" } else { "zone: 'b: c', weight: 1.5" };
+    let authentication = format!("  authentication: {{username: operator, password: {PASSWORD}}}\n");
+    configuration_with(node, &authentication, zone)
+}
+
+fn configuration_with(node: &Node, authentication: &str, tags: &str) -> String {
     let (name, address, dir) = (&node.name, &node.address, node.dir.display());
     let bin_dir = Setup::default().bin_dir;
     let bin_dir = bin_dir.display();
@@ -231,6 +235,8 @@ restapi:
   connect_address: {address}:8008
 {authentication}etcd3:
   hosts: 10.99.0.21:2379
+tenure:
+  state_dir: {dir}/state
 bootstrap:
   dcs:
     ttl: 20

@@ -3,6 +3,7 @@
 
 mod agent;
 mod frozen;
+mod migrating;
 mod power;
 #[path = "../support/mod.rs"]
 mod support;

@@ -29,6 +29,7 @@ contract! {
     a_new_place_is_empty
     one_member_takes_the_lease_and_the_others_are_told_whose_it_is
     terms_grow
+    no_session_is_shorter_than_the_store_says
     a_renewal_confirms_the_term_or_says_that_the_key_is_not_ours
     a_session_is_found_again_by_its_number
     an_ended_session_takes_its_own_keys_away_and_no_others
@@ -82,6 +83,13 @@ async fn terms_grow(rig: Rig) {
         store.release_lease(&name("turku"), term, None, LONG).await.expect("it is ours");
         last = term;
     }
+}
+
+async fn no_session_is_shorter_than_the_store_says(rig: Rig) {
+    let store = rig.store();
+    let limits = store.session_limits(LONG).await.expect("it is asked for");
+    let opened = store.open_session(Span::from_secs(1), LONG).await.expect("a session is granted");
+    assert_eq!(opened.ttl, limits.granted(Span::from_secs(1)), "{limits:?}");
 }
 
 async fn a_renewal_confirms_the_term_or_says_that_the_key_is_not_ours(rig: Rig) {

@@ -1,6 +1,7 @@
 //! ZooKeeper's own troubles: servers that die, freeze, lag, lose their leader, and want to be shown who asks; sessions that
 //! belong to one connection at a time, and that nothing may keep alive but their keeper.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -276,6 +277,8 @@ async fn the_server_decides_how_short_and_how_long_a_session_is() {
     let lines = vec!["minSessionTimeout=3000".to_owned(), "maxSessionTimeout=8000".to_owned()];
     let zookeeper = Zookeeper::start(&Setup { servers: 1, lines, ..Setup::default() }).await;
     let store = at(zookeeper.endpoints());
+    let limits = store.session_limits(LONG).await.expect("it is asked for");
+    assert_eq!((limits.shortest, limits.longest), (Span::from_secs(3), Some(Span::from_secs(8))));
     for (asked, granted) in [(1, 3), (5, 5), (60, 8)] {
         let opened = store.open_session(Span::from_secs(asked), LONG).await.expect("a session is granted");
         assert_eq!(opened.ttl, Span::from_secs(granted), "{asked}");
@@ -416,6 +419,7 @@ async fn zookeeper_with_certificates_talks_to_those_who_have_one() {
             cacert: Some(ca.ca.clone()),
             cert: identity.map(|files| files.cert.clone()),
             key: identity.map(|files| files.key.clone()),
+            key_password: Some(Secret::new("of the key")),
             verify,
         };
         let settings = ZookeeperSettings { tls: Some(tls), ..settings(zookeeper.endpoints()) };
@@ -434,7 +438,22 @@ async fn zookeeper_with_certificates_talks_to_those_who_have_one() {
     let cause = std::error::Error::source(&distrust).expect("a cause").to_string();
     assert!(cause.contains("certificate"), "{cause}");
     assert!(with(&strangers, Some(&certificates), false).snapshot(LONG).await.is_ok(), "nobody is asked");
+    let locked = Certificates { key: encrypted(&certificates.key), ..certificates.clone() };
+    assert!(with(&certificates, Some(&locked), true).snapshot(LONG).await.is_ok(), "the password is known");
     let mut missing = certificates.clone();
     missing.ca = files.path().join("missing.pem");
     refused(with(&missing, None, true).snapshot(SHORT).await);
+}
+
+/// The same key in a file of its own, with a password.
+fn encrypted(key: &Path) -> PathBuf {
+    let text = std::fs::read_to_string(key).expect("our own file");
+    let plain = rcgen::KeyPair::from_pem(&text).expect("a key").serialize_der();
+    let how = pkcs8::pkcs5::pbes2::Parameters::pbkdf2_sha256_aes256cbc(2048, b"saltsalt", &[7; 16]);
+    let plain = pkcs8::PrivateKeyInfo::try_from(&plain[..]).expect("a key");
+    let hidden = plain.encrypt_with_params(how.expect("good parameters"), "of the key").expect("encrypted");
+    let path = key.with_extension("locked");
+    let text = hidden.to_pem("ENCRYPTED PRIVATE KEY", pkcs8::LineEnding::LF).expect("text");
+    std::fs::write(&path, text.as_bytes()).expect("our own directory");
+    path
 }

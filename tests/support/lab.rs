@@ -35,6 +35,8 @@ pub struct Setup {
     pub bin_dir: PathBuf,
     /// The data of each node lies on a disk of its own, of this size.
     pub disk_megabytes: Option<u64>,
+    /// Further dynamic settings of the new cluster: `name: value, …`.
+    pub dynamic: &'static str,
     /// Every node leads only with an armed watchdog, and has one that takes its power away.
     pub watchdogs: bool,
 }
@@ -49,6 +51,7 @@ impl Default for Setup {
             ttl: 5,
             bin_dir,
             disk_megabytes: None,
+            dynamic: "",
             watchdogs: false,
         }
     }
@@ -255,6 +258,12 @@ impl Node {
         self.agent.take().expect("the agent was started").wait().expect("our own child");
     }
 
+    /// The agent has been ended by somebody else.
+    pub fn reap_agent(&mut self) {
+        let status = self.agent.take().expect("the agent was started").wait().expect("our own child");
+        assert!(status.success(), "the agent ended with {status}");
+    }
+
     /// Asks the agent to end and waits until it has.
     pub fn end_agent(&mut self) {
         self.ends_after(Signal::SIGTERM);
@@ -330,6 +339,7 @@ fn configuration(setup: &Setup, name: &str, address: &str, dir: &Path, store_ser
     let (dir, store_servers, ttl) = (dir.display(), store_servers.join(","), setup.ttl);
     let bin_dir = setup.bin_dir.display();
     let data = if setup.disk_megabytes.is_some() { "disk/data" } else { "data" };
+    let dynamic = format!(", {}", setup.dynamic).replace(", ", "\n    ");
     let watchdog = if setup.watchdogs { "required" } else { "off" };
     let store = match setup.store {
         StoreKind::Etcd => "etcd3",
@@ -352,7 +362,7 @@ bootstrap:
   dcs:
     ttl: {ttl}
     loop_wait: 1
-    retry_timeout: 3
+    retry_timeout: 3{dynamic}
     postgresql:
       use_pg_rewind: true
       parameters:

@@ -1,6 +1,7 @@
 //! The servers of the store as processes, each in a network namespace of its own.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
@@ -16,6 +17,9 @@ pub enum StoreKind {
     Etcd,
     Zookeeper,
 }
+
+/// Its place among the addresses.
+const ANOTHER: usize = 8;
 
 /// A server of the store: etcd, or ZooKeeper.
 pub struct StoreServer {
@@ -42,34 +46,49 @@ impl StoreServer {
     }
 
     pub fn cluster(setup: &Setup, id: &str, hub: &Namespace, dir: &Path) -> Vec<StoreServer> {
+        StoreServer::servers(setup.store, 0..setup.store_servers, id, hub, dir)
+    }
+
+    /// A store of one server beside the one that a lab begins with.
+    pub fn another(kind: StoreKind, hub: &Namespace, dir: &Path) -> StoreServer {
+        let id = hub.name.trim_end_matches("-hub");
+        StoreServer::servers(kind, ANOTHER..ANOTHER + 1, id, hub, dir).remove(0)
+    }
+
+    fn servers(
+        kind: StoreKind,
+        indexes: Range<usize>,
+        id: &str,
+        hub: &Namespace,
+        dir: &Path,
+    ) -> Vec<StoreServer> {
         let start = |index: usize| {
             let (name, address) = (format!("e{index}"), StoreServer::address(index));
-            let arguments = match setup.store {
-                StoreKind::Etcd => StoreServer::etcd_arguments(setup.store_servers, index, dir),
+            let arguments = match kind {
+                StoreKind::Etcd => StoreServer::etcd_arguments(indexes.clone(), index, dir),
                 StoreKind::Zookeeper => {
-                    StoreServer::zookeeper_arguments(setup.store_servers, index, &dir.join(&name))
+                    StoreServer::zookeeper_arguments(indexes.clone(), index, &dir.join(&name))
                 }
             };
             let machine = Namespace::spoke(format!("{id}-{name}"), hub, &name, &address);
-            let kind = setup.store;
             let mut server =
                 StoreServer { machine, kind, address, name, arguments, dir: dir.to_owned(), server: None };
             server.start();
             server
         };
-        (0..setup.store_servers).map(start).collect()
+        indexes.clone().map(start).collect()
     }
 
-    fn zookeeper_arguments(count: usize, index: usize, home: &Path) -> Vec<String> {
+    fn zookeeper_arguments(indexes: Range<usize>, index: usize, home: &Path) -> Vec<String> {
         let peers: Vec<String> =
-            (0..count).map(|index| format!("{}:2888:3888", StoreServer::address(index))).collect();
+            indexes.map(|index| format!("{}:2888:3888", StoreServer::address(index))).collect();
         zookeeper::write_home(home, index, &peers, &["clientPort=2181".to_owned()]);
         zookeeper::arguments(home)
     }
 
-    fn etcd_arguments(count: usize, index: usize, dir: &Path) -> Vec<String> {
+    fn etcd_arguments(indexes: Range<usize>, index: usize, dir: &Path) -> Vec<String> {
         let members: Vec<String> =
-            (0..count).map(|index| format!("e{index}=http://{}:2380", StoreServer::address(index))).collect();
+            indexes.map(|index| format!("e{index}=http://{}:2380", StoreServer::address(index))).collect();
         let members = members.join(",");
         let address = StoreServer::address(index);
         let name = format!("e{index}");

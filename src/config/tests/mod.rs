@@ -1,5 +1,6 @@
 //! Whole configurations: what is read, what is refused and in which words.
 
+mod customs;
 mod dynamic;
 
 use crate::model::Secret;
@@ -123,13 +124,13 @@ hint: set key too
 #[test]
 fn what_is_not_there_yet_is_refused_or_warned_about_by_name() {
     refused(
-        "  callbacks: {on_start: /bin/x}\n",
-        "error: node1.yml:10:14: postgresql.callbacks: this version cannot do this yet (commands to run on events)\n\
+        "citus: {group: 0}\n",
+        "error: node1.yml:10:8: citus: this version cannot do this yet (Citus clusters: not planned)\n\
          hint: without it the cluster would not do what this file says; remove it if that is right",
     );
     refused(
         "exhibitor: {hosts: [a]}\n",
-        "error: node1.yml:10:12: exhibitor: this version cannot do this yet (ZooKeeper through Exhibitor)\n\
+        "error: node1.yml:10:12: exhibitor: this version cannot do this yet (ZooKeeper found through Exhibitor, which nobody maintains any more: name the servers in zookeeper.hosts)\n\
          hint: without it the cluster would not do what this file says; remove it if that is right",
     );
     refused(
@@ -143,7 +144,6 @@ fn what_is_not_there_yet_is_refused_or_warned_about_by_name() {
         &loaded,
         &[
             "node1.yml:10:1: ttl: has no effect here: it is the same for the whole cluster",
-            "node1.yml:11:16: tags.nosync: has no effect in this version yet (never be a synchronous standby)",
             "node1.yml:12:12: log.dir: has no effect in this version yet (directory for log files)",
         ],
     );
@@ -293,10 +293,11 @@ fn passwords_leave_no_trace_in_what_is_printed() {
     let text = GOOD.replace("hosts: [127.0.0.1:2379]", "url: 'https://root:hunter%32@10.0.0.1:2379/'")
         + "  authentication: {superuser: {password: hunter2}, rewind: {username: r, password: hunter2, sslpassword: hunter2}}\n\
            ctl: {authentication: {username: u, password: hunter2}}\n";
-    let config = good(&text).config;
+    let loaded = good(&text);
+    let config = &loaded.config;
     assert_eq!(config.etcd3.password.as_ref().map(Secret::reveal), Some("hunter2"));
     assert_eq!(config.etcd3.endpoints(), ["https://10.0.0.1:2379"]);
-    let shown = format!("{}{config:?}", config.to_yaml());
+    let shown = format!("{}{config:?}", loaded.to_yaml());
     assert!(!shown.contains("hunter"), "{shown}");
     assert!(shown.contains("username: root"), "{shown}");
 }
@@ -377,19 +378,27 @@ watchdog:
     );
 }
 
+const MADE: &str = "{dcs: {ttl: 10}, method: m, m: {command: /x}, post_bootstrap: /x, post_init: /x, init_sql: [/x], \
+                    initdb: [x], pg_hba: [x]}";
+const CUSTOMS: &str = "callbacks: {on_start: /x}\n  pre_promote: /x\n  before_stop: /x\n  create_replica_methods: [m]\n  \
+                       create_replica_method: [m]\n  basebackup: [verbose]\n  recovery_conf: {a: b}\n  custom_conf: /x\n  \
+                       config_base_name: x\n  krbsrvname: x\n  bin_name: {pg_ctl: a, initdb: a, pg_controldata: a, \
+                       pg_basebackup: a, postgres: a, pg_rewind: a}";
+
 #[test]
 fn every_setting_of_the_table_reaches_its_type_or_says_why_not() {
     // What is printed knows every field that the types have.
     let text = format!(
         "{GOOD}  authentication: {{rewind: {{username: r}}}}\n  config_dir: /c\n  bin_dir: /b\n  pgpass: /p\n  \
          proxy_address: a:1\n  pg_hba: [x]\n  pg_ident: [x]\n  use_pg_rewind: true\n  pg_ctl_timeout: 1\n  \
-         remove_data_directory_on_rewind_failure: true\n  remove_data_directory_on_diverged_timelines: true\n\
+         remove_data_directory_on_rewind_failure: true\n  remove_data_directory_on_diverged_timelines: true\n  {CUSTOMS}\n\
          ctl: {{cacert: a, certfile: a, keyfile: a, keyfile_password: a, authentication: {{username: a, password: b}}}}\n\
          tenure: {{state_dir: /s, guardian: /g}}\n"
     );
+    let text = text.replace("{dcs: {ttl: 10}}", MADE);
     let text = text.replace(
         "{hosts: [127.0.0.1:2379]}",
-        "{host: a, hosts: [b], url: 'http://u:p@c', cacert: a, cert: b, key: c}",
+        "{host: a, hosts: [b], url: 'http://u:p@c', proxy: 'http://d', cacert: a, cert: b, key: c}",
     );
     let config = good(&text.replace(
         "connect_address: '127.0.0.1:8008'}",
@@ -400,7 +409,8 @@ fn every_setting_of_the_table_reaches_its_type_or_says_why_not() {
     ));
     let printed = serde_json::to_value(&config.config).expect("it can be printed");
     for row in LOCAL.iter().copied().flatten().filter(|row| row.state == State::Honoured) {
-        let by_role = ["etcd.", "zookeeper.", "tags.", "postgresql.authentication."];
+        // The last one counts in the dynamic settings alone.
+        let by_role = ["etcd.", "zookeeper.", "tags.", "postgresql.authentication.", "postgresql.use_slots"];
         if by_role.iter().any(|prefix| row.path.starts_with(prefix)) {
             continue;
         }
@@ -420,13 +430,14 @@ fn zookeeper_is_configured_as_for_patroni() {
         assert_eq!(zookeeper.hosts, ["a", "b:2182", "c:2183/x"], "{hosts}");
         assert!(zookeeper.verify && !zookeeper.use_ssl);
     }
-    let everything = "{hosts: [a], use_ssl: true, cacert: /ca, cert: /c, key: /k, verify: false, \
+    let everything = "{hosts: [a], use_ssl: true, cacert: /ca, cert: /c, key: /k, key_password: hunter2, verify: false, \
                       set_acls: {CN=agent: [ALL], 'digest:u:x': [READ, WRITE]}, auth_data: {digest: 'u:hunter2'}}";
-    let config = good(&with(everything)).config;
+    let loaded = good(&with(everything));
+    let config = &loaded.config;
     let zookeeper = config.zookeeper.as_ref().expect("it is the store");
     assert_eq!(zookeeper.set_acls["digest:u:x"], ["READ", "WRITE"]);
     assert_eq!(zookeeper.auth_data["digest"].reveal(), "u:hunter2");
-    assert!(!config.to_yaml().contains("hunter2") && !config.to_yaml().contains("etcd3"));
+    assert!(!loaded.to_yaml().contains("hunter2") && !loaded.to_yaml().contains("etcd3"));
     let printed = serde_json::to_value(zookeeper).expect("it can be printed");
     for row in LOCAL.iter().copied().flatten().filter(|row| row.state == State::Honoured) {
         if let Some(name) = row.path.strip_prefix("zookeeper.") {
@@ -449,7 +460,7 @@ fn what_is_wrong_with_zookeepers_section_is_named() {
         ("{hosts: [a], set_acls: {x: [ANYTHING]}}", "wanted principals"),
         ("{hosts: [a], set_acls: [x]}", "wanted principals"),
         ("{hosts: [a], key: /k}", "has no cert beside it"),
-        ("{hosts: [a], key_password: hunter2}", "this version cannot do this yet (the key's password)"),
+        ("{hosts: [a], auth_data: {sasl: 'u:hunter2'}}", "SASL is not spoken"),
     ] {
         let text = GOOD.replace(ETCD, &format!("zookeeper: {section}"));
         let problems = load_all(&[&text], &[]).expect_err(section).to_string();

@@ -36,11 +36,28 @@ impl Mind {
         if let JobOutcome::Made(system) = outcome {
             self.view.memory.bootstrapped = Some(system);
         }
+        if let Job::CopySlots { .. } = job {
+            // What is still missing is told again.
+            self.view.memory.slots_to_copy.clear();
+        }
         let failures = &mut self.view.memory.failures;
         let counter = match job {
             Job::Bootstrap | Job::StartPrimary { .. } | Job::StartStandby { .. } => &mut failures.starts,
-            Job::Rewind { .. } => &mut failures.rewinds,
-            Job::Clone { .. } => &mut failures.clones,
+            Job::Rewind { .. } | Job::RewindRemote => &mut failures.rewinds,
+            Job::Clone { .. } | Job::CloneWithoutLeader => &mut failures.clones,
+            // It makes the cluster's data, as a bootstrap does.
+            Job::CloneRemote => &mut failures.starts,
+            Job::CopySlots { .. } => &mut failures.slot_copies,
+            Job::PrePromote { term } => {
+                let (term, now) = (*term, self.view.now);
+                let hook = &mut self.view.memory.promotion_hook;
+                match outcome {
+                    JobOutcome::Done => hook.agreed = Some(term),
+                    JobOutcome::Failed => hook.refused = Some((term, now)),
+                    JobOutcome::Made(_) | JobOutcome::Cancelled => {}
+                }
+                return;
+            }
             Job::Promote { .. } => &mut failures.promotions,
             Job::SetAside if outcome == JobOutcome::Done => {
                 failures.rewinds = 0;
@@ -55,14 +72,15 @@ impl Mind {
             | Job::StopFast { .. }
             | Job::StopAtOnce
             | Job::SetAside
-            | Job::Checkpoint => return,
+            | Job::Checkpoint
+            | Job::Synchronize { .. } => return,
         };
         match outcome {
             JobOutcome::Failed => {
                 *counter = counter.saturating_add(1);
                 failures.last_at = Some(self.view.now);
             }
-            JobOutcome::Done if !matches!(job, Job::Rewind { .. }) => *counter = 0,
+            JobOutcome::Done if !matches!(job, Job::Rewind { .. } | Job::RewindRemote) => *counter = 0,
             JobOutcome::Done | JobOutcome::Made(_) | JobOutcome::Cancelled => {}
         }
     }

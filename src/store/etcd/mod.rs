@@ -21,7 +21,7 @@ pub use settings::EtcdSettings;
 
 use super::kv::{Check, Entry, Must, Reading, StoreId, Transaction, Verdict, Write};
 use super::watch::Watch;
-use super::{OpenedSession, Place, Renewal, StoreError};
+use super::{OpenedSession, Place, Renewal, SessionLimits, StoreError};
 use crate::model::{SessionId, Span};
 use endpoint::{Endpoint, Endpoints};
 use fault::Fault;
@@ -110,6 +110,18 @@ impl Etcd {
             self.0.ask(ATTEMPT, within, ask).await.map_err(|failure| failure.named(ATTEMPT, None))?;
         self.0.remember_ttl(id, ttl);
         Ok(OpenedSession { id, ttl })
+    }
+
+    /// Found out with a lease that ends at once: etcd derives its minimum from its election timeout, and tells it nowhere else.
+    pub(super) async fn session_limits(&self, within: Duration) -> Result<SessionLimits, StoreError> {
+        const ATTEMPT: &str = "ask for the shortest lease";
+        let ask = |mut client: Client, _| async move {
+            let granted = client.lease_grant(1, None).await?;
+            // One that stays ends by itself.
+            let _ = client.lease_revoke(granted.id()).await;
+            Ok(SessionLimits { shortest: span(granted.ttl()), longest: None })
+        };
+        self.0.ask(ATTEMPT, within, ask).await.map_err(|failure| failure.named(ATTEMPT, None))
     }
 
     /// A lease is kept alive by whoever believes to lead etcd, without asking the others. One that has been deposed may

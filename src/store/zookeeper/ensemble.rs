@@ -14,6 +14,7 @@ use super::sessions::Sessions;
 use super::settings::{Ready, ZookeeperSettings};
 use crate::clock;
 use crate::model::{Moment, SessionId, Span};
+use crate::store::SessionLimits;
 use crate::store::share::share;
 
 /// Between rounds in which nobody answered.
@@ -197,6 +198,43 @@ impl Ensemble {
         let floor = self.greet(server, &probe).await?.timeout;
         locked(&self.floors).insert(server, floor);
         Ok(floor)
+    }
+
+    /// Each server has settings of its own; those that do not answer are passed over.
+    pub(super) async fn limits(
+        &self,
+        attempt: &'static str,
+        within: Duration,
+    ) -> Result<SessionLimits, Fault> {
+        const ENDLESS: Span = Span::from_ms(i32::MAX as u64);
+        let count = self.ready()?.servers.len();
+        let until = Instant::now() + within;
+        let (mut limits, mut failures) = (None::<SessionLimits>, BTreeMap::new());
+        for server in 0..count {
+            let probe = Greeting { session: None, timeout: ENDLESS, ends_with_connection: true };
+            let asked = async {
+                let shortest = self.floor(server).await?;
+                Ok((shortest, self.greet(server, &probe).await?.timeout))
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            let fault = match timeout(share(left, count - server), Box::pin(asked)).await {
+                Ok(Ok((shortest, longest))) => {
+                    let known = limits.unwrap_or(SessionLimits { shortest, longest: None });
+                    limits = Some(SessionLimits {
+                        shortest: known.shortest.max(shortest),
+                        longest: Some(known.longest.unwrap_or(longest).min(longest)),
+                    });
+                    continue;
+                }
+                Ok(Err(fault @ Fault::Refused(_))) => return Err(fault),
+                Ok(Err(Fault::Unanswered(text))) => text,
+                Ok(Err(Fault::SessionGone)) => "no session is granted".to_owned(),
+                Err(_) => "no answer".to_owned(),
+            };
+            tracing::debug!(server = self.name(server), fault, "{attempt}");
+            failures.insert(self.name(server), fault);
+        }
+        limits.ok_or_else(|| told(&failures, within))
     }
 
     /// The next question goes to somebody else first. Returns who answered last.

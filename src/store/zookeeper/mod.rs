@@ -27,7 +27,7 @@ pub use settings::{PERMISSIONS, TlsSettings, ZookeeperSettings};
 
 use super::kv::{Entry, Reading, Transaction, Verdict, Write};
 use super::watch::Watch;
-use super::{OpenedSession, Place, Renewal, StoreError};
+use super::{OpenedSession, Place, Renewal, SessionLimits, StoreError};
 use crate::clock;
 use crate::model::{Moment, SessionId, Span};
 use connection::Connection;
@@ -116,6 +116,11 @@ impl Zookeeper {
         let opened = self.0.open_session(ATTEMPT, ttl, within).await;
         let connection = opened.map_err(|fault| fault.named(ATTEMPT, None))?;
         Ok(OpenedSession { id: connection.session, ttl: connection.timeout })
+    }
+
+    pub(super) async fn session_limits(&self, within: Duration) -> Result<SessionLimits, StoreError> {
+        const ATTEMPT: &str = "ask for the shortest session";
+        self.0.limits(ATTEMPT, within).await.map_err(|fault| fault.named(ATTEMPT, None))
     }
 
     /// Any question keeps the session alive, but an answer alone proves little: a server that follows the leader answers reads

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::message::Acl;
 use super::sessions::Sessions;
 use crate::model::Secret;
+use crate::peers::tls::{certificates, key};
 
 /// The servers are tried in this order; the one that answered last is asked first.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,7 @@ pub struct TlsSettings {
     pub cert: Option<PathBuf>,
     /// Without it, the key stands in `cert`.
     pub key: Option<PathBuf>,
+    pub key_password: Option<Secret>,
     /// Without it, anybody may play the server.
     pub verify: bool,
 }
@@ -119,10 +120,10 @@ impl TlsSettings {
         let config = match &self.cert {
             None => builder.with_no_client_auth(),
             Some(cert) => {
-                let key = self.key.as_ref().unwrap_or(cert);
+                let path = self.key.as_ref().unwrap_or(cert);
                 builder
-                    .with_client_auth_cert(certificates(cert)?, private_key(key)?)
-                    .map_err(|error| format!("use {} with {}: {error}", cert.display(), key.display()))?
+                    .with_client_auth_cert(certificates(cert)?, key(path, self.key_password.as_ref())?)
+                    .map_err(|error| format!("use {} with {}: {error}", cert.display(), path.display()))?
             }
         };
         Ok(Arc::new(config))
@@ -138,21 +139,6 @@ impl TlsSettings {
         let (taken, _) = roots.add_parsable_certificates(certificates(&path)?);
         if taken == 0 { Err(format!("there is no certificate in {}", path.display())) } else { Ok(roots) }
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = read(path)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    all.map_err(|error| format!("read the certificates in {}: {error}", path.display()))
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(&read(path)?)
-        .map_err(|error| format!("read the private key in {}: {error}", path.display()))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("read {}: {error}", path.display()))
 }
 
 /// For `verify: false`: the line is encrypted, but with whom is not known.

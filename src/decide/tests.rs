@@ -1,0 +1,119 @@
+//! What the rules say in situations that the simulator's world does not know: backups, and who is copied from.
+
+use super::decide;
+use super::mind::Mind;
+use crate::model::{
+    Ask, Claim, Cluster, Contact, Control, ControlState, FenceOrder, Guardian, Initialize, Job, Leader,
+    MemberName, MemberRecord, MemberRole, MemberState, Moment, Policy, Position, Postgres, Rule, Stage, Step,
+    StoreView, SystemId, Tags, Term, Timeline, Versioned, View, Wish,
+};
+
+const SYSTEM: SystemId = SystemId(7);
+
+fn name(name: &str) -> MemberName {
+    name.parse().expect("a good name")
+}
+
+/// Turku's, with nobody leading and nothing wrong.
+fn view(postgres: Postgres) -> View {
+    let mut view = Mind::new(name("turku"), Tags::default(), Policy::default(), false).view().clone();
+    let cluster = Cluster { initialize: Initialize::Done(SYSTEM), ..Cluster::default() };
+    view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
+    view.guardian = Guardian::Ready { confirmed: FenceOrder::Disarm };
+    view.postgres = postgres;
+    view
+}
+
+fn cluster(view: &mut View) -> &mut Cluster {
+    view.store.cluster.as_mut().expect("it was given one")
+}
+
+/// Restored to the beginning of timeline 2, and shut down in good order.
+fn restored() -> Postgres {
+    let control = Control {
+        system: SYSTEM,
+        state: ControlState::ShutDown,
+        checkpoint: Position::new(2, 80),
+        recovery_end: None,
+        standby_signal: false,
+        backup_label: false,
+        never_led: true,
+        rewindable: true,
+    };
+    Postgres::Stopped { control }
+}
+
+fn claimed_by(view: &mut View, by: &str) {
+    let claim = Claim { timeline: Timeline(2), by: name(by) };
+    cluster(view).claim = Some(Versioned { value: claim, version: 1 });
+}
+
+#[track_caller]
+fn check(view: &View, rule: Rule) -> Step {
+    let plan = decide(view);
+    assert_eq!(plan.reason.rule, rule, "{:?}", plan.step);
+    plan.step
+}
+
+#[test]
+fn restored_data_is_led_by_who_is_first_and_set_aside_by_everybody_else() {
+    let mut unled = view(restored());
+    assert!(matches!(check(&unled, Rule::BootstrapLeads), Step::Store(_)));
+    claimed_by(&mut unled, "turku");
+    check(&unled, Rule::BootstrapLeads);
+    claimed_by(&mut unled, "oulu");
+    assert_eq!(check(&unled, Rule::ClearsUnfinished), Step::Run(Job::SetAside));
+
+    // Whoever leads without a claim is one of Patroni's members.
+    let mut led = view(restored());
+    cluster(&mut led).leader = Some(Leader { name: name("oulu"), term: Term(1), session: None });
+    assert_eq!(check(&led, Rule::ClearsUnfinished), Step::Run(Job::SetAside));
+}
+
+#[test]
+fn restored_data_is_never_started_as_a_standby() {
+    let mut unguarded = view(restored());
+    unguarded.guardian = Guardian::Absent;
+    assert_eq!(check(&unguarded, Rule::BootstrapUnled), Step::Wait);
+    let mut cut_off = view(restored());
+    cut_off.store.contact = Contact::Silent { since: Moment::default() };
+    assert_eq!(check(&cut_off, Rule::CutOffWaits), Step::Wait);
+}
+
+#[test]
+fn a_copy_without_a_leader_is_made_only_where_there_is_a_way_to_make_it() {
+    let mut empty = view(Postgres::Empty);
+    check(&empty, Rule::RaceWaitsForData);
+    empty.policy.clones_without_leader = true;
+    assert_eq!(check(&empty, Rule::ClonesWithoutLeader), Step::Run(Job::CloneWithoutLeader));
+}
+
+#[test]
+fn members_that_are_tagged_for_it_are_copied_from_before_the_leader_is() {
+    let mut empty = view(Postgres::Empty);
+    let record = |host: &str, role, tagged: bool| {
+        let mut tags = Tags::default();
+        tags.0.insert("clonefrom".to_owned(), tagged.into());
+        let conn_url = format!("postgres://{host}:5432/postgres");
+        let state = MemberState::Running;
+        MemberRecord { conn_url, state, role, tags, timeline: Some(Timeline(2)), ..MemberRecord::default() }
+    };
+    let members = &mut cluster(&mut empty).members;
+    members.insert(name("oulu"), record("oulu", MemberRole::Primary, false));
+    members.insert(name("vaasa"), record("vaasa", MemberRole::Replica, true));
+    members.insert(name("kemi"), record("kemi", MemberRole::Replica, false));
+    cluster(&mut empty).leader = Some(Leader { name: name("oulu"), term: Term(1), session: None });
+    let from = |view: &View, source: &str| {
+        assert_eq!(check(view, Rule::Clones), Step::Run(Job::Clone { from: name(source) }));
+    };
+    from(&empty, "vaasa");
+    let ask = Ask::Reinitialize { force: false, from_leader: true };
+    empty.memory.wish = Some(Wish { id: 1, ask, stage: Stage::Down, since: Moment::default() });
+    from(&empty, "oulu");
+    empty.memory.wish = None;
+    empty.memory.failures.clones = 1;
+    from(&empty, "oulu");
+    empty.memory.failures.clones = 0;
+    cluster(&mut empty).members.get_mut(&name("vaasa")).expect("it is there").timeline = Some(Timeline(1));
+    from(&empty, "oulu");
+}

@@ -1,0 +1,31 @@
+//! The explanations of what no rule says: what the guardian did and reports.
+
+use super::super::Notice;
+use super::{Explanation, Message};
+
+const fn notice(notice: Notice, meaning: &'static str, advice: &'static str) -> Explanation {
+    Explanation { message: Message::Notice(notice), meaning, advice }
+}
+
+pub const NOTICES: &[Explanation] = &[
+    notice(
+        Notice::GuardianKilled,
+        "The guardian killed every process of this PostgreSQL, because its term ran out and no newer deadline had come, \
+         because the agent asked for it, or because it was started again after that. It could not acknowledge any more \
+         writes.",
+        "`tenurectl list` on another machine shows whether somebody leads now. The agent should have stopped PostgreSQL \
+         by itself before: find out why it did not (a hang, memory, processors, a crash). The member comes back by \
+         itself, after a crash recovery.",
+    ),
+    notice(
+        Notice::KillReported,
+        "The agent has read the guardian's report: PostgreSQL was killed because the term ran out, or was asked to be.",
+        "See the guardian's own line, in the journal of tenure-fence@, for when, why and how long it took.",
+    ),
+    notice(
+        Notice::GuardianGone,
+        "The connection to the guardian has ended. A new guardian is looked for or started at once; until it answers, a \
+         leader does not renew its lease.",
+        "Nothing, if it is back at once. Otherwise look at the unit tenure-fence@ of this instance and its journal.",
+    ),
+];
