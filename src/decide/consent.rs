@@ -126,7 +126,10 @@ pub(super) fn as_promised(view: &View, choice: Choice) -> Choice {
         }
         (Step::Store(Errand::TakeLease { .. }), Some(promise)) => has_promised(view, promise),
         // A request for the lease that was thought lost has reached the store after all.
-        (Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }), Some(promise)) => match &view.lease {
+        (
+            Step::Run(Job::PrePromote { .. } | Job::Promote { .. } | Job::StartPrimary { .. }),
+            Some(promise),
+        ) => match &view.lease {
             Some(lease) => Choice::store(
                 Reason::about(Rule::LeaderHasPromised, &promise.to),
                 Errand::ReleaseLease { term: lease.term },
@@ -182,7 +185,9 @@ fn barred(view: &View) -> Option<Choice> {
 mod tests {
     use super::*;
     use crate::decide::mind::{Event, Mind};
-    use crate::model::{Leader, Policy, Tags, Term};
+    use crate::model::{
+        Contact, Initialize, Leader, Policy, Position, Serving, StoreView, Synchrony, SystemId, Tags, Term,
+    };
 
     fn name(name: &str) -> MemberName {
         name.parse().expect("a good name")
@@ -220,5 +225,31 @@ mod tests {
             timing: Policy::default().timing,
         };
         check(|view| view.lease = Some(lease), false, &Consent::Denied);
+    }
+
+    /// What is done with a primary that somebody has made by hand of a member that is bound by a promise.
+    fn primary_of_a_promiser(pause: bool) -> (Rule, Step) {
+        let mut view = Mind::new(name("oulu"), Tags::default(), Policy::default(), true).view().clone();
+        view.policy = Policy { failsafe: true, pause, ..Policy::default() };
+        let cluster = Cluster { initialize: Initialize::Done(SystemId(7)), ..Cluster::default() };
+        view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
+        view.memory.promise = Some(Promise { to: name("turku"), until: view.now + Span::from_secs(5) });
+        let position = Position::new(1, 100);
+        view.postgres = Postgres::Running(Running {
+            system: SystemId(7),
+            serving: Serving::Primary { position, checkpointed: true, forks: None },
+            silent_since: None,
+            version: 150_000,
+            synchrony: Synchrony::default(),
+        });
+        let plan = crate::decide::decide(&view);
+        (plan.reason.rule, plan.step)
+    }
+
+    #[test]
+    fn in_maintenance_mode_a_promise_keeps_the_lease_away_and_stops_nothing() {
+        assert_eq!(primary_of_a_promiser(true), (Rule::CandidateHasPromised, Step::Wait));
+        let (_, step) = primary_of_a_promiser(false);
+        assert_eq!(step, Step::Run(Job::StopAtOnce));
     }
 }
