@@ -131,7 +131,7 @@ fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) ->
             Choice::wait(Rule::LeaderPromotes)
         };
     }
-    if let Some(choice) = sync::before_promotion(view, cluster, lease) {
+    if let Some(choice) = sync::before_writing(view, cluster, lease) {
         return choice;
     }
     match &cluster.claim {
@@ -190,7 +190,7 @@ fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> 
     if !view.is_guarded(lease.term) && !fault::active(Fault::LeadsUnguarded) {
         return unguarded(view, lease);
     }
-    if let Some(choice) = sync::before_promotion(view, cluster, lease) {
+    if let Some(choice) = sync::before_writing(view, cluster, lease) {
         return choice;
     }
     let names = sync::names_to_begin_with(view, cluster);

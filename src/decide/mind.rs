@@ -315,7 +315,8 @@ impl Mind {
             (Errand::ReleaseLease { .. }, ErrandOutcome::Done | ErrandOutcome::Conflict) => {
                 memory.handover = None;
             }
-            (Errand::WriteSync { .. }, ErrandOutcome::Done) => {
+            (Errand::WriteSync { term, .. }, ErrandOutcome::Done) => {
+                memory.sync.written_in = Some(term);
                 memory.sync.sent.iter_mut().for_each(|sent| sent.done = true);
             }
             (

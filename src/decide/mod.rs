@@ -19,7 +19,7 @@ pub mod publish;
 mod race;
 pub mod slots;
 mod standby_cluster;
-mod sync;
+pub(crate) mod sync;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -257,16 +257,18 @@ fn fence_order(view: &View) -> FenceOrder {
     if view.policy.pause {
         return FenceOrder::Disarm;
     }
-    let becoming_primary = (view.work.job.as_ref())
-        .is_some_and(|running| matches!(running.job, Job::Promote { .. } | Job::StartPrimary { .. }));
+    let job = view.work.job.as_ref().map(|running| &running.job);
+    let becoming_primary = matches!(job, Some(Job::Promote { .. } | Job::StartPrimary { .. }));
     let writable = (view.postgres.may_accept_writes() || becoming_primary)
         && !fault::active(Fault::DisarmsWhileWritable);
+    // A stop may have gone ahead of a promotion or a start: until it ends, what was seen before them proves nothing.
+    let unknown = view.postgres == Postgres::Unobserved || job.is_some_and(Job::is_stop);
     match &view.lease {
         // Who leads a standby cluster has nothing to lose but readers.
         Some(lease) if writable || (view.now < lease.demote_at() && is_to_be_guarded(view)) => {
             FenceOrder::Arm { term: lease.term, fence_at: lease.fence_at() }
         }
-        Some(_) | None if writable || view.postgres == Postgres::Unobserved => FenceOrder::Keep,
+        Some(_) | None if writable || unknown => FenceOrder::Keep,
         Some(_) | None => FenceOrder::Disarm,
     }
 }

@@ -184,6 +184,8 @@ pub struct SyncMemory {
     /// What was last asked to be written, and over which version. As long as the store shows that version nobody knows
     /// which of the two holds.
     pub sent: Option<SentSync>,
+    /// The last term in which a write of this agent is known to have been carried out.
+    pub written_in: Option<Term>,
     /// When each standby, by its name in lower case, was last seen streaming.
     pub seen: BTreeMap<String, Moment>,
     /// When setting the names last failed.

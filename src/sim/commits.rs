@@ -10,6 +10,7 @@ use super::store::Request;
 use super::world::{Happening, World};
 use super::{MS, SECOND, Time};
 use crate::decide::mind::JobOutcome;
+use crate::decide::sync::resolver::{Electorate, is_safe};
 use crate::model::{Commits, Errand, MemberName, Receiver, SyncMode, SyncNames, Synchrony};
 
 /// Clients that hear nothing do not write more and more.
@@ -150,6 +151,7 @@ impl World {
         if pg.server == Server::Primary {
             let former = std::mem::replace(&mut pg.waiting.in_force, new);
             pg.waiting.former.get_or_insert(former);
+            self.look_at_electorate();
             self.acknowledge(host);
         }
         let takes = self.random.between(MS, 400 * MS);
@@ -191,7 +193,26 @@ impl World {
         }
     }
 
-    // The law.
+    // The laws.
+
+    /// The invariant of the resolver, whatever happens to hold at this moment: nobody may be elected who lacks a commit that is
+    /// acknowledged now.
+    pub fn look_at_electorate(&mut self) {
+        let leader = self.store.leader.as_ref().and_then(|leader| self.host_named(leader.name.as_str()));
+        let (Some(index), Some(state)) = (leader, &self.store.sync) else { return };
+        let host = &self.hosts[index];
+        let commits = [Some(&host.pg.waiting.in_force), host.pg.waiting.former.as_ref()];
+        let Some(electorate) = Electorate::of(&state.value).filter(|_| host.pg.server == Server::Primary) else {
+            return;
+        };
+        let name = host.name.clone();
+        let unsafe_now = commits.into_iter().flatten().find(|commits| !is_safe(&electorate, commits)).cloned();
+        if electorate.leader != name {
+            self.laws.breaks(format!("S3: {name} commits under the electorate of {}", electorate.leader));
+        } else if let Some(commits) = unsafe_now {
+            self.laws.breaks(format!("S3: {name} waits for {commits:?} under {electorate:?}"));
+        }
+    }
 
     /// S3: whoever begins to accept writes has every record that was acknowledged while the mode was on.
     pub fn look_for_protected_records(&mut self, index: usize) {

@@ -217,6 +217,7 @@ impl World {
         let (timeline, branch, system) = (data.timeline, data.branch, data.system);
         self.tell(index, &format!("* accepts writes on timeline {timeline}"));
         self.look_for_protected_records(index);
+        self.look_at_electorate();
         if *self.laws.system.get_or_insert(system) != system {
             self.laws.breaks(format!("bootstrap: {name} leads a second cluster's data"));
         }

@@ -31,7 +31,7 @@ pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
     let mut random = Random::new(seed ^ 0xC0FF_EE00);
     let members = [3, 3, 3, 2, 4, 5][random.index(6)];
     let mut ttl = [5, 10, 10, 15, 30][random.index(5)];
-    let zookeeper = Random::new(seed ^ 0x5EED_2EE9).below(3) == 0 && !seeds_to_remember().contains(&seed);
+    let zookeeper = on_zookeeper(seed);
     if zookeeper {
         ttl = ttl.max(TTL_MIN.as_ms() / 1000);
     }
@@ -138,6 +138,14 @@ fn cascades(seed: u64) -> Option<Random> {
 fn sites(seed: u64) -> Option<Random> {
     let mut random = Random::new(seed ^ 0x517E_517E);
     (random.below(5) == 0 && !seeds_to_remember().contains(&seed)).then_some(random)
+}
+
+pub(super) fn on_zookeeper(seed: u64) -> bool {
+    Random::new(seed ^ 0x5EED_2EE9).below(3) == 0 && !seeds_to_remember().contains(&seed)
+}
+
+pub(super) fn in_synchronous_mode(seed: u64) -> bool {
+    synchronous(seed).mode != SyncMode::Off
 }
 
 /// In half of the lives replication is synchronous; by chance of its own as well.

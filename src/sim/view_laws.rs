@@ -161,14 +161,10 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
         Step::Exit if writable => return Some("an agent does not leave a primary behind"),
         Step::Wait | Step::Store(_) | Step::AskPeers(_) | Step::Run(_) | Step::Cancel | Step::Exit => {}
     }
-    if plan.fence == FenceOrder::Disarm
-        && (writable
-            || view
-                .work
-                .job
-                .as_ref()
-                .is_some_and(|j| matches!(j.job, Job::Promote { .. } | Job::StartPrimary { .. })))
-    {
+    let becomes_primary = |running: &RunningJob| {
+        running.job.is_stop() || matches!(running.job, Job::Promote { .. } | Job::StartPrimary { .. })
+    };
+    if plan.fence == FenceOrder::Disarm && (writable || view.work.job.as_ref().is_some_and(becomes_primary)) {
         return Some("the guardian is not disarmed where something may write");
     }
     if view.now + Span::from_secs(3) < plan.renew_until {

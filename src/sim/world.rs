@@ -377,6 +377,7 @@ impl World {
             self.plan_expiry();
         }
         if before != self.store.revision {
+            self.look_at_electorate();
             self.tell_watchers();
         }
         if writes_sync && matches!(answer, Answer::Errand(ErrandOutcome::Done)) {

@@ -35,9 +35,9 @@ fn a_running_cluster_survives_what_stands_in_its_config() {
         &[
             "/config: frobnicate: there is no such setting",
             "/config: ttl: found \"soon\", wanted a number of seconds, at least 0, such as 30 or 500ms; the default is used",
+            "/config: synchronous_mode: found \"sometimes\", wanted one of off, on, quorum; the default is used",
             "/config: maximum_lag_on_failover: found a list, wanted a number of bytes, at least 0, such as 1048576 or 1MB; the default is used",
             "/config: pause: found \"3\", wanted true or false; the default is used",
-            "/config: synchronous_mode: found \"sometimes\", wanted one of off, on, quorum; the default is used",
         ],
     );
     assert_eq!((wrong.timing.ttl, wrong.lag_bytes_max, wrong.pause), (Span::from_secs(30), 1 << 20, false));

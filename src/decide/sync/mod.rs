@@ -26,14 +26,8 @@ pub(super) fn keep(view: &View, cluster: &Cluster, lease: &Lease, running: &Runn
         return None;
     }
     let write = |rule, next: &Electorate| Some(write(rule, cluster, lease, next));
-    let version = version(cluster);
-    let sent = (view.memory.sync.sent.as_ref())
-        .filter(|sent| (sent.term, sent.version) == (lease.term, version))
-        .filter(|_| !fault::active(Fault::SyncForgetsWrites));
-    if let Some(sent) = sent {
-        // Whether it holds or will hold is not known before the store shows another version.
-        let errand = Errand::WriteSync { term: lease.term, state: sent.state.clone(), version };
-        return (!sent.done).then(|| Choice::store(Rule::SyncWrites, errand));
+    if let Some(choice) = unanswered(view, cluster, lease) {
+        return Some(choice).filter(|choice| choice.step != Step::Wait);
     }
     let here = electorate(view, cluster);
     if view.policy.sync.mode == SyncMode::Off {
@@ -49,7 +43,7 @@ pub(super) fn keep(view: &View, cluster: &Cluster, lease: &Lease, running: &Runn
         let choice = set(begin_with(view, &mine, any));
         return may_set(view, &choice).then_some(choice);
     };
-    if mine != here {
+    if mine != here || !has_written(view, lease) {
         return write(Rule::SyncTakesOver, &mine);
     }
     let wanted = choice::wanted(view, cluster, &running.synchrony, &here);
@@ -103,11 +97,35 @@ pub(super) fn is_settling(view: &View, cluster: &Cluster) -> bool {
     new && alone && view.policy.sync.mode != SyncMode::Off && 1 < cluster.members.len()
 }
 
-/// A standby holds the lease and is about to be promoted: what must stand in the store before.
-pub(super) fn before_promotion(view: &View, cluster: &Cluster, lease: &Lease) -> Option<Choice> {
+/// A write of `/sync` that may still arrive. What holds is not known before the store shows another version than the one it
+/// was to replace.
+fn unanswered(view: &View, cluster: &Cluster, lease: &Lease) -> Option<Choice> {
+    let version = version(cluster);
+    let sent = (view.memory.sync.sent.as_ref())
+        .filter(|sent| (sent.term, sent.version) == (lease.term, version))
+        .filter(|_| !fault::active(Fault::SyncForgetsWrites))?;
+    if sent.done {
+        return Some(Choice::wait(Rule::SyncWrites));
+    }
+    let errand = Errand::WriteSync { term: lease.term, state: sent.state.clone(), version };
+    Some(Choice::store(Rule::SyncWrites, errand))
+}
+
+/// An agent that was started again in its term does not know what the one before it has sent. A write of its own makes
+/// that come too late.
+fn has_written(view: &View, lease: &Lease) -> bool {
+    view.memory.sync.written_in == Some(lease.term) || fault::active(Fault::SyncForgetsWrites)
+}
+
+/// A PostgreSQL is about to accept writes: what must be known, and stand in the store, before it does.
+pub(super) fn before_writing(view: &View, cluster: &Cluster, lease: &Lease) -> Option<Choice> {
     let here = electorate(view, cluster).filter(|_| view.policy.sync.mode != SyncMode::Off)?;
+    if let Some(choice) = unanswered(view, cluster, lease) {
+        return Some(choice);
+    }
     let mine = here.taken_over_by(&view.me, view.policy.sync.mode == SyncMode::Quorum);
-    if mine == here || fault::active(Fault::SyncSkipsTakeover) {
+    let stands = mine == here && has_written(view, lease);
+    if stands || fault::active(Fault::SyncSkipsTakeover) {
         return None;
     }
     Some(write(Rule::SyncTakesOver, cluster, lease, &mine))
