@@ -178,6 +178,7 @@ fn a_mixed_cluster_switches_over_both_ways_whoever_is_asked() {
             mixed.lab.more_rows(20).await;
         }
         assert_eq!(mixed.lab.missing_rows(THEIRS).await, 0, "a switchover loses nothing");
+        synchronous(mixed).await;
         drop(writer);
 
         maintenance(mixed).await;
@@ -186,6 +187,36 @@ fn a_mixed_cluster_switches_over_both_ways_whoever_is_asked() {
         }
         mixed.lab.ledger.check_one_history_at_a_time();
     });
+}
+
+/// Either kind keeps the key that says who may lead, and the other one goes by it.
+async fn synchronous(mixed: &Mixed<'_>) {
+    let set = |mode: &str| {
+        let said =
+            ours(mixed.lab, &["edit-config", "-s", &format!("synchronous_mode={mode}"), "--force"], "");
+        assert_eq!(said.code, 0, "{said:#?}");
+    };
+    set("on");
+    for to in [OURS, THEIRS] {
+        wait_for("the other one to be synchronous", async || {
+            let said = ours(mixed.lab, &["list", "-f", "json"], "");
+            let list: Value = serde_json::from_str(&said.stdout).ok()?;
+            let waited_for =
+                |member: &Value| member["Member"] == mixed.name(to) && member["Role"] == "Sync Standby";
+            list.as_array()?.iter().any(waited_for).then_some(())
+        })
+        .await;
+        mixed.hand_to(to).await;
+        mixed.lab.more_rows(20).await;
+    }
+    assert_eq!(mixed.lab.missing_rows(THEIRS).await, 0);
+    set("off");
+    wait_for("commits that wait for nobody", async || {
+        let client = mixed.lab.client(THEIRS).await;
+        let row = client.query_one("show synchronous_standby_names", &[]).await.ok()?;
+        row.get::<_, &str>(0).is_empty().then_some(())
+    })
+    .await;
 }
 
 /// Both kinds see the pause that either command asks for.
