@@ -165,7 +165,8 @@ pub(super) fn paused(view: &View, cluster: &Cluster) -> Option<Choice> {
     match (wish.ask, wish.stage, &view.postgres) {
         (Ask::Restart { .. }, Stage::Down, Postgres::Stopped { control }) if control.was_primary() => {
             let term = cluster.leader.as_ref().filter(|_| leads(view))?.term;
-            if let Some(choice) = (view.lease.as_ref()).and_then(|it| sync::before_writing(view, cluster, it)) {
+            if let Some(choice) = (view.lease.as_ref()).and_then(|it| sync::before_writing(view, cluster, it))
+            {
                 return Some(choice);
             }
             let names = sync::names_to_begin_with(view, cluster);

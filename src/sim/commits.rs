@@ -202,11 +202,13 @@ impl World {
         let (Some(index), Some(state)) = (leader, &self.store.sync) else { return };
         let host = &self.hosts[index];
         let commits = [Some(&host.pg.waiting.in_force), host.pg.waiting.former.as_ref()];
-        let Some(electorate) = Electorate::of(&state.value).filter(|_| host.pg.server == Server::Primary) else {
+        let Some(electorate) = Electorate::of(&state.value).filter(|_| host.pg.server == Server::Primary)
+        else {
             return;
         };
         let name = host.name.clone();
-        let unsafe_now = commits.into_iter().flatten().find(|commits| !is_safe(&electorate, commits)).cloned();
+        let unsafe_now =
+            commits.into_iter().flatten().find(|commits| !is_safe(&electorate, commits)).cloned();
         if electorate.leader != name {
             self.laws.breaks(format!("S3: {name} commits under the electorate of {}", electorate.leader));
         } else if let Some(commits) = unsafe_now {

@@ -104,7 +104,7 @@ fn unanswered(view: &View, cluster: &Cluster, lease: &Lease) -> Option<Choice> {
     let sent = (view.memory.sync.sent.as_ref())
         .filter(|sent| (sent.term, sent.version) == (lease.term, version))
         .filter(|_| !fault::active(Fault::SyncForgetsWrites))?;
-    if sent.done {
+    if sent.done || view.work.errand_since.is_some() {
         return Some(Choice::wait(Rule::SyncWrites));
     }
     let errand = Errand::WriteSync { term: lease.term, state: sent.state.clone(), version };
@@ -127,6 +127,9 @@ pub(super) fn before_writing(view: &View, cluster: &Cluster, lease: &Lease) -> O
     let stands = mine == here && has_written(view, lease);
     if stands || fault::active(Fault::SyncSkipsTakeover) {
         return None;
+    }
+    if view.work.errand_since.is_some() {
+        return Some(Choice::wait(Rule::SyncTakesOver));
     }
     Some(write(Rule::SyncTakesOver, cluster, lease, &mine))
 }
