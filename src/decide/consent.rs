@@ -186,7 +186,8 @@ mod tests {
     use super::*;
     use crate::decide::mind::{Event, Mind};
     use crate::model::{
-        Contact, Initialize, Leader, Policy, Position, Serving, StoreView, Synchrony, SystemId, Tags, Term,
+        Contact, FenceOrder, Guardian, Initialize, Leader, Policy, Position, Serving, StoreView, Synchrony,
+        SystemId, Tags, Term,
     };
 
     fn name(name: &str) -> MemberName {
@@ -235,6 +236,7 @@ mod tests {
         view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
         view.memory.promise = Some(Promise { to: name("turku"), until: view.now + Span::from_secs(5) });
         let position = Position::new(1, 100);
+        view.guardian = Guardian::Ready { confirmed: FenceOrder::Disarm };
         view.postgres = Postgres::Running(Running {
             system: SystemId(7),
             serving: Serving::Primary { position, checkpointed: true, forks: None },

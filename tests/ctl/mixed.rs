@@ -203,7 +203,8 @@ async fn synchronous(mixed: &Mixed<'_>) {
             let list: Value = serde_json::from_str(&said.stdout).ok()?;
             let waited_for =
                 |member: &Value| member["Member"] == mixed.name(to) && member["Role"] == "Sync Standby";
-            list.as_array()?.iter().any(waited_for).then_some(())
+            let known_to_itself = mixed.lab.nodes[to].http_status("/sync") == Some(200);
+            (known_to_itself && list.as_array()?.iter().any(waited_for)).then_some(())
         })
         .await;
         mixed.hand_to(to).await;
