@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::load::Loaded;
-use super::settings::Table;
+use super::settings::{Kind, Table};
 use super::yaml::Place;
 
 /// What may hold a password without being known as one: a key of somebody else's.
@@ -63,7 +63,8 @@ fn write_setting(
         | Value::Array(_)
         | Value::Object(_) => {
             let lower = name.to_ascii_lowercase();
-            let tells = TELLING.iter().any(|word| lower.contains(word)) && value.is_string();
+            let known = Table::Local.find(path).is_some_and(|row| row.kind != Kind::Secret);
+            let tells = !known && TELLING.iter().any(|word| lower.contains(word)) && value.is_string();
             let shown = if tells { scalar(&Value::from(HIDDEN)) } else { scalar(value) };
             let _ = writeln!(text, "{indent}{key}: {shown}  # {}", origin(path, origins));
         }

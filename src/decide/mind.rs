@@ -5,6 +5,7 @@ mod asked;
 mod consents;
 mod counts;
 mod synchrony;
+mod timeline;
 mod unfenced;
 
 use std::collections::BTreeMap;
@@ -259,6 +260,7 @@ impl Mind {
             Some(Serving::Standby { .. }) | None => {}
         }
         self.learn_received(&postgres);
+        self.learn_timeline(&postgres);
         self.learn_synchrony(&postgres);
         self.view.postgres = postgres;
         self.calls.extend(self.told.after_a_look(&self.view, ended));

@@ -131,20 +131,12 @@ fn rejoin(view: &View, control: &Control) -> Option<Rejoin> {
 }
 
 /// What the other cluster has said of itself lately. A timeline that it has begun since then may have reached this member
-/// already: a number that it did not know counts only if it was asked after this member was looked at.
+/// already: a number that it did not know counts only if it was asked after this member had come to it.
 fn heard(view: &View) -> Option<&RemoteStanding> {
     let told = view.remote.as_ref().filter(|remote| view.now.since(remote.asked_at) < REMOTE_KEEP)?;
-    let here = match &view.postgres {
-        Postgres::Running(running) => running.position(),
-        Postgres::Stopped { control } => Some(control.position()),
-        Postgres::Unobserved
-        | Postgres::Empty
-        | Postgres::Unfinished { .. }
-        | Postgres::Unusable { .. }
-        | Postgres::Starting { .. } => None,
-    };
-    let ahead = here.is_some_and(|here| told.lineage.timeline < here.timeline);
-    (!ahead || view.looked_at <= told.asked_at).then_some(told)
+    let ahead = view.postgres.position().is_some_and(|here| told.lineage.timeline < here.timeline);
+    let asked_later = view.memory.timeline_since.is_none_or(|(_, since)| since <= told.asked_at);
+    (!ahead || asked_later).then_some(told)
 }
 
 #[cfg(test)]
@@ -273,7 +265,7 @@ mod tests {
         let mut view = view(standby(3, 150, Some("far"), 100));
         told(&mut view, 100);
         check(&view, Rule::SiteDiverged, &Step::Run(Job::StopFast { by: NOW + STOP_BUDGET }));
-        view.looked_at = NOW + Span::from_ms(1);
+        view.memory.timeline_since = Some((Timeline(3), NOW + Span::from_ms(1)));
         check(&view, Rule::SiteFollows, &Step::Wait);
     }
 

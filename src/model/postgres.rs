@@ -155,6 +155,18 @@ impl Postgres {
         }
     }
 
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            Postgres::Running(running) => running.position(),
+            Postgres::Stopped { control } => Some(control.position()),
+            Postgres::Unobserved
+            | Postgres::Empty
+            | Postgres::Unfinished { .. }
+            | Postgres::Unusable { .. }
+            | Postgres::Starting { .. } => None,
+        }
+    }
+
     pub fn system_id(&self) -> Option<SystemId> {
         match self {
             Postgres::Stopped { control } => Some(control.system),

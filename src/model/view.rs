@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Cluster, Crashes, Disk, FenceOrder, Fitness, Job, Lsn, MemberName, MemberRole, MemberState, Moment,
     Policy, Position, Postgres, Promise, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory,
-    SystemId, Tags, Term, Timing, Watchdog, Wish,
+    SystemId, Tags, Term, Timeline, Timing, Watchdog, Wish,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -158,6 +158,9 @@ pub struct Memory {
     /// How far a standby's WAL reached when it was last seen to move, and when that was.
     #[serde(default)]
     pub received: Option<(Lsn, Moment)>,
+    /// The timeline that PostgreSQL was last seen on, and since when it has been.
+    #[serde(default)]
+    pub timeline_since: Option<(Timeline, Moment)>,
     /// We have made this cluster's data in this life, and nobody has led it yet.
     pub bootstrapped: Option<SystemId>,
     /// This member has been run by Tenure in this cluster before: a primary found here may have lost its lease.
