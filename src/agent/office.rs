@@ -18,8 +18,8 @@ use crate::config::Config;
 use crate::decide::mind::{Call, Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Errand, Facts, FenceOrder, Job, MemberName, MemberRecord, MessageId, Moment, Plan, Reason,
-    Running, SessionId, Severity, Span, Standing, View,
+    Cluster, Errand, Facts, FenceOrder, Job, Lease, MemberName, MemberRecord, MessageId, Moment, Plan,
+    Reason, Running, SessionId, Severity, Span, Standing, View,
 };
 use crate::peers;
 use crate::store::Store;
@@ -219,6 +219,8 @@ impl Office {
                 }
                 Command::CancelJob { id } => self.assign(Assignment::Cancel { id }),
                 Command::Fence(order) => self.order_guardian(order),
+                Command::AskConsent { round, lease, questions } => self.ask_consent(round, lease, questions),
+                Command::AnswerConsent { id, consent } => self.asks.consent(id, consent),
                 Command::Call(call) => self.call(call),
                 Command::Answer { id, outcome } => self.asks.answer(id, outcome),
                 Command::Exit => ended = true,
@@ -269,13 +271,26 @@ impl Office {
         let answers = self.desk.answers.clone();
         let client = Arc::clone(&self.desk.peers.borrow());
         self.running.spawn(async move {
-            let target = |PeerQuestion { member, api_url, patience }| peers::Target {
-                member,
-                api_url,
-                patience: patience.as_duration(),
-            };
             let heard = peers::ask(&client, questions.into_iter().map(target).collect()).await;
             let _ = answers.send(Event::PeersAnswered { round, answers: heard }).await;
+        });
+    }
+
+    fn ask_consent(&mut self, round: u64, lease: Lease, questions: Vec<PeerQuestion>) {
+        let identity = &self.desk.identity;
+        let view = self.mind.view();
+        let request = peers::ConsentRequest {
+            name: view.me.clone(),
+            conn_url: identity.conn_url.clone(),
+            api_url: identity.api_url.clone(),
+            slots: view.cluster().map(|cluster| cluster.status.slots.clone()).unwrap_or_default(),
+            promise_ms: lease.timing.ttl.as_ms(),
+        };
+        let answers = self.desk.answers.clone();
+        let client = Arc::clone(&self.desk.peers.borrow());
+        self.running.spawn(async move {
+            let agreed = peers::ask_consent(&client, &request, questions.into_iter().map(target)).await;
+            let _ = answers.send(Event::ConsentAnswered { round, agreed }).await;
         });
     }
 
@@ -331,6 +346,7 @@ impl Office {
             record_stands: cluster.members.contains_key(&view.me),
             status: publish::status_with_slots(view, cluster, &self.desk.sight.borrow().slots),
             history: publish::history(view, cluster, &clock::wall().to_string()),
+            failsafe: publish::failsafe(view, cluster),
             positions_every: view.policy.loop_wait,
         });
         self.desk.publication.send_if_modified(|known| {
@@ -351,6 +367,11 @@ impl Office {
         facts.scheduled_restart = self.asks.document();
         facts
     }
+}
+
+fn target(question: PeerQuestion) -> peers::Target {
+    let PeerQuestion { member, api_url, patience } = question;
+    peers::Target { member, api_url, patience: patience.as_duration() }
 }
 
 /// A rule is told once, when it begins to hold.

@@ -108,7 +108,11 @@ fn patronis(page: &mut Page, look: Look) {
         "Value is 1 if the cluster has no leader, 0 if it has one.",
         flag(is_unlocked(look)),
     );
-    page.gauge("patroni_failsafe_mode_is_active", "Value is 1 if failsafe mode is active, 0 otherwise.", 0);
+    page.gauge(
+        "patroni_failsafe_mode_is_active",
+        "Value is 1 if failsafe mode is active, 0 otherwise.",
+        flag(look.failsafe_active()),
+    );
     page.gauge(
         "patroni_postgres_timeline",
         "Timeline of Postgres, 0 if it does not run.",

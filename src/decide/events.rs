@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Ask, Cluster, Disk, Errand, FenceOrder, Guardian, Job, MemberName, Moment, Outcome, PeerAnswer, Plan,
-    Policy, Postgres, RemoteStanding, Session, SessionId, Span, SystemId, Tags, Term, Watchdog,
+    Ask, Cluster, Consent, Disk, Errand, FenceOrder, Guardian, Job, Lease, MemberName, Moment, Outcome,
+    PeerAnswer, Plan, Policy, Postgres, RemoteStanding, Session, SessionId, Span, SystemId, Tags, Term,
+    Watchdog,
 };
 
 /// Everything that a member can learn.
@@ -47,6 +48,17 @@ pub enum Event {
     SlotsToCopy(BTreeSet<String>),
     /// When the scheduled switchover falls due, by the wall clock as it stands now.
     SwitchoverDue(Option<Moment>),
+    /// Failsafe mode: who has agreed that this member leads on.
+    ConsentAnswered {
+        round: u64,
+        agreed: BTreeSet<MemberName>,
+    },
+    /// Failsafe mode: a leader asks this member to leave the lease to it for so long.
+    ConsentAsked {
+        id: u64,
+        from: MemberName,
+        wanted: Span,
+    },
     /// An orderly end is asked for.
     End,
 }
@@ -116,6 +128,16 @@ pub enum Command {
         id: u64,
     },
     Fence(FenceOrder),
+    /// Ask these members to leave the lease alone for its length. Whoever has not agreed in time has not agreed.
+    AskConsent {
+        round: u64,
+        lease: Lease,
+        questions: Vec<PeerQuestion>,
+    },
+    AnswerConsent {
+        id: u64,
+        consent: Consent,
+    },
     /// Tell an operator's callback.
     Call(super::callbacks::Call),
     /// Tell whoever asked.

@@ -53,6 +53,12 @@ pub(crate) enum Fault {
     RestartsForEver,
     /// Lets the lease be renewed however long the loop is silent.
     PermitsForEver,
+    /// Takes or uses the lease that it has promised to leave to another member.
+    ForgetsItsPromise,
+    /// Takes over from a primary that nobody has fenced and that still writes.
+    DeposesTheUnfenced,
+    /// Leads on if only some have agreed.
+    LeadsByFewerConsents,
     /// Replicates from whoever the tag names, whatever state that member is in.
     CascadesFromAnybody,
     /// Replicates from a member that replicates from it.

@@ -2,9 +2,11 @@
 //! simulator run the very same code; only carrying out the commands differs.
 
 mod asked;
+mod consents;
 mod counts;
 mod synchrony;
 mod timeline;
+mod unfenced;
 
 use std::collections::BTreeMap;
 
@@ -14,9 +16,9 @@ pub use super::events::*;
 use super::fault::{self, Fault};
 use super::{decide, is_to_be_guarded, slots};
 use crate::model::{
-    Cluster, Contact, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
-    Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, SentSync, Serving,
-    Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
+    Cluster, Consent, Contact, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease,
+    MemberName, Memory, Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob,
+    SentSync, Serving, Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
 };
 
 /// An errand that failed is not repeated at once.
@@ -38,6 +40,9 @@ pub struct Mind {
     guardian_heard: bool,
     /// How wishes have ended that nobody has been told of yet.
     answers: Vec<(u64, Outcome)>,
+    seeking: consents::Seeking,
+    /// What leaders in failsafe mode have not been told yet.
+    consents: Vec<(u64, Consent)>,
     /// Of which an operator's callbacks have been told.
     told: Told,
     calls: Vec<Call>,
@@ -74,6 +79,8 @@ impl Mind {
             seen_too_early: None,
             guardian_heard: false,
             answers: Vec::new(),
+            seeking: consents::Seeking::default(),
+            consents: Vec::new(),
             told: Told::default(),
             calls: Vec::new(),
         }
@@ -85,6 +92,7 @@ impl Mind {
 
     pub fn apply(&mut self, now: Moment, event: Event) {
         self.view.now = now;
+        self.view.memory.begun_at.get_or_insert(now);
         match event {
             Event::Tick => {}
             Event::Snapshot(cluster) => self.learn_cluster(*cluster),
@@ -100,6 +108,8 @@ impl Mind {
             Event::Policy(policy) => self.view.policy = *policy,
             Event::Tags(tags) => self.view.tags = tags,
             Event::Asked { id, ask } => self.learn_wish(id, ask),
+            Event::ConsentAnswered { round, agreed } => self.learn_consent(round, &agreed),
+            Event::ConsentAsked { id, from, wanted } => self.learn_question(id, from, wanted),
             Event::Remote(remote) => self.view.remote = remote,
             Event::SlotsToCopy(slots) => self.view.memory.slots_to_copy = slots,
             Event::SwitchoverDue(due) => self.view.memory.switchover_due = due,
@@ -128,6 +138,10 @@ impl Mind {
             Step::Cancel => self.cancel_job(&mut commands),
             Step::Exit => commands.push(Command::Exit),
         }
+        if plan.seek_consent {
+            self.seek_consent(&mut commands);
+        }
+        commands.extend(self.consents.drain(..).map(|(id, consent)| Command::AnswerConsent { id, consent }));
         commands.extend(self.calls.drain(..).map(Command::Call));
         commands.extend(self.answers.drain(..).map(|(id, outcome)| Command::Answer { id, outcome }));
         let lease = LeaseOrders {
@@ -149,6 +163,7 @@ impl Mind {
             Some(leader) => {
                 memory.no_leader_since = None;
                 memory.last_leader = Some(leader.name.clone());
+                unfenced::remember(memory, &cluster, &leader.name);
                 memory.electorate = cluster
                     .members
                     .iter()
@@ -184,7 +199,7 @@ impl Mind {
         match event {
             LeaseEvent::Opened(session) => {
                 self.view.session = Some(session);
-                self.lose_what_hung_on_the_session();
+                self.keep_what_is_consented();
             }
             LeaseEvent::Renewed { session, term } => {
                 self.view.session = Some(session);
@@ -198,20 +213,16 @@ impl Mind {
             LeaseEvent::KeyNotOurs { .. } if fault::active(Fault::KeepsLostKey) => {}
             LeaseEvent::KeyNotOurs { term } => {
                 if self.view.lease.is_some_and(|lease| lease.term == term) {
-                    self.view.lease = None;
+                    self.keep_what_is_consented();
                 }
             }
             LeaseEvent::SessionGone { session } => {
                 if self.view.session.is_some_and(|ours| ours.id == session) {
                     self.view.session = None;
-                    self.lose_what_hung_on_the_session();
+                    self.keep_what_is_consented();
                 }
             }
         }
-    }
-
-    fn lose_what_hung_on_the_session(&mut self) {
-        self.view.lease = None;
     }
 
     /// The deadline counts from the last renewal of the session: the key hangs on it, and lives at least as long.
@@ -248,6 +259,7 @@ impl Mind {
             }
             Some(Serving::Standby { .. }) | None => {}
         }
+        self.learn_received(&postgres);
         self.learn_timeline(&postgres);
         self.learn_synchrony(&postgres);
         self.view.postgres = postgres;
@@ -377,7 +389,8 @@ impl Mind {
                 .cluster()
                 .and_then(|cluster| cluster.members.get(member))
                 .map(|r| r.api_url.clone());
-            known.or_else(|| self.view.memory.electorate.get(member).cloned())
+            let told = || self.view.cluster().and_then(|cluster| cluster.failsafe.get(member)).cloned();
+            known.or_else(|| self.view.memory.electorate.get(member).cloned()).or_else(told)
         };
         let questions: Vec<PeerQuestion> = (questions.into_iter())
             .filter_map(|question| {
@@ -481,7 +494,7 @@ impl Mind {
                 && leader.session.is_some()
                 && leader.session == self.view.session.map(|session| session.id)
         });
-        let term = self.view.lease.map(|lease| lease.term).or(shown.map(|leader| leader.term));
+        let term = self.view.lease.map(|lease| lease.term).max(shown.map(|leader| leader.term));
         term.filter(|&term| self.view.memory.released != Some(term))
     }
 }

@@ -1,9 +1,11 @@
 //! What a member tells the others of itself through the store: its record, and as leader the status and the history.
 
+use std::collections::BTreeMap;
+
 use super::slots;
 use crate::model::{
-    Cluster, ControlState, Fork, HistoryLine, Job, Lsn, MemberRecord, MemberRole, MemberState, Postgres,
-    Running, Serving, SlotRow, Status, Timeline, View, Watchdog,
+    Cluster, ControlState, Fork, HistoryLine, Job, Lsn, MemberName, MemberRecord, MemberRole, MemberState,
+    Postgres, Running, Serving, SlotRow, Status, Timeline, View, Watchdog,
 };
 
 /// What is written in every record of this member and does not depend on what it knows.
@@ -25,6 +27,7 @@ pub fn member_record(view: &View, identity: &Identity) -> MemberRecord {
         tags: view.tags.clone(),
         pause: view.policy.pause.then_some(true),
         watchdog: (view.watchdog != Watchdog::Unknown).then(|| view.watchdog.to_string()),
+        tenure: Some(env!("CARGO_PKG_VERSION").to_owned()),
         ..MemberRecord::default()
     };
     let Some(running) = view.postgres.running() else { return record };
@@ -76,6 +79,15 @@ fn leading_position(view: &View) -> Option<Lsn> {
     Some(view.postgres.running().filter(leads)?.position()?.lsn)
 }
 
+/// Who takes part in failsafe mode, if the store is to be told anew: everybody who has said where to find it.
+pub fn failsafe(view: &View, cluster: &Cluster) -> Option<BTreeMap<MemberName, String>> {
+    view.lease_in_force().filter(|_| view.policy.failsafe && !view.cut_off())?;
+    let records = cluster.members.iter().filter(|(_, record)| !record.api_url.is_empty());
+    let members: BTreeMap<MemberName, String> =
+        records.map(|(name, record)| (name.clone(), record.api_url.clone())).collect();
+    (members.contains_key(&view.me) && members != cluster.failsafe).then_some(members)
+}
+
 /// The lines that `/history` should have, if the leader has something to add to it. `wall_clock` stamps a new last line.
 pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<HistoryLine>> {
     view.lease_in_force()?;
@@ -98,6 +110,10 @@ pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<H
         return None;
     }
     let newest = forks.len() - 1;
+    let kept = match view.policy.history_lines_max {
+        0 => forks.len(),
+        max => max.min(forks.len()),
+    };
     let line = |(index, fork): (usize, &Fork)| {
         let stored =
             cluster.history.iter().find(|line| line.timeline == fork.parent && line.switch == fork.at);
@@ -119,7 +135,7 @@ pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<H
             },
         }
     };
-    Some(forks.iter().enumerate().map(line).collect())
+    Some(forks.iter().enumerate().skip(forks.len() - kept).map(line).collect())
 }
 
 fn member_state(view: &View) -> MemberState {

@@ -99,6 +99,9 @@ pub struct MemberRecord {
     /// How the watchdog is, for people; Patroni has no such field and passes it over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<String>,
+    /// The version of our agent, which Patroni's members pass over. Without it, the member is one of theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenure: Option<String>,
 }
 
 /// Where PostgreSQL can be reached.
@@ -275,6 +278,11 @@ impl MemberRecord {
             None => 5432,
         };
         (!host.is_empty()).then(|| Address { host: host.to_owned(), port })
+    }
+
+    /// A guardian stops this member's PostgreSQL before anybody else may lead.
+    pub fn is_fenced(&self) -> bool {
+        self.tenure.is_some()
     }
 
     /// How far this member's WAL reaches, received or written.

@@ -3,6 +3,7 @@
 mod catalog;
 mod cluster;
 mod command_line;
+mod consent;
 mod fitness;
 mod message;
 mod moment;
@@ -24,6 +25,7 @@ mod wish;
 pub use catalog::*;
 pub use cluster::*;
 pub use command_line::*;
+pub use consent::*;
 pub use fitness::*;
 pub use message::*;
 pub use moment::*;

@@ -13,17 +13,14 @@ use crate::decide::fitness_told;
 use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Mind, PeerQuestion, Seen};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Disk, Errand, FenceOrder, Guardian as Known, MemberName, MemberState, Moment, PeerAnswer,
-    PeerStatus, Postgres as Observed, Running, Span,
+    Cluster, Disk, Errand, FenceOrder, Guardian as Known, MemberName, MemberState, PeerAnswer, PeerStatus,
+    Postgres as Observed, Running, Span,
 };
 
 const LOOK_EVERY: Time = 500 * MS;
 /// Whoever is asked answers after this even if the look has not come to an end.
 const LOOK_PATIENCE: Time = 250 * MS;
 const SILENT_AFTER: Span = Span::from_ms(2_500);
-/// A record whose WAL positions alone have moved on is written this often.
-const RECORD_EVERY: Span = Span::from_secs(2);
-const STATUS_EVERY: Span = Span::from_secs(1);
 /// More turns in a second mean that the agent is busy with itself.
 const TURNS_MAX: u32 = 1_500;
 
@@ -60,6 +57,9 @@ impl World {
             heard_at: now,
             reading: false,
             asking: None,
+            seeking: None,
+            askers: BTreeMap::new(),
+            asked: 0,
             written: Written::default(),
             reason: None,
             confirmed: BTreeMap::new(),
@@ -270,6 +270,7 @@ impl World {
                 }
             }
             Purpose::History => agent.written.history_under_way = false,
+            Purpose::Failsafe => agent.written.failsafe_under_way = false,
             Purpose::Read => {
                 agent.reading = false;
                 if let Some(Answer::Cluster(cluster, revision)) = answer {
@@ -286,57 +287,6 @@ impl World {
         }
     }
 
-    fn publish(&mut self, host: usize, now: Moment) {
-        let wall_clock = format!("{}", self.now / SECOND);
-        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
-        let view = agent.mind.view();
-        let Some(session) = view.session else { return };
-        let mut calls = Vec::new();
-        if !agent.written.record_under_way {
-            let record = publish::member_record(view, &agent.identity);
-            let due = match &agent.written.record {
-                Some((in_session, old, at)) => {
-                    *in_session != session.id
-                        || publish::differs_in_substance(old, &record)
-                        || (*old != record && RECORD_EVERY <= now.since(*at))
-                }
-                None => true,
-            };
-            if due {
-                let name = view.me.clone();
-                agent.written.record_under_way = true;
-                calls.push(Call {
-                    purpose: Purpose::Member(Box::new(record.clone())),
-                    request: Request::PutMember { name, record: Box::new(record), session: session.id },
-                });
-            }
-        }
-        if let (Some(cluster), Some(lease)) = (view.cluster(), view.lease_in_force()) {
-            let term = lease.term;
-            let recently = agent.written.status.as_ref().is_some_and(|(_, at)| now.since(*at) < STATUS_EVERY);
-            if !agent.written.status_under_way
-                && !recently
-                && let Some(status) = publish::status(view, cluster)
-            {
-                agent.written.status_under_way = true;
-                calls.push(Call {
-                    purpose: Purpose::Status(status.clone()),
-                    request: Request::PutStatus { term, status },
-                });
-            }
-            if !agent.written.history_under_way
-                && let Some(history) = publish::history(view, cluster, &wall_clock)
-            {
-                agent.written.history_under_way = true;
-                calls
-                    .push(Call { purpose: Purpose::History, request: Request::PutHistory { term, history } });
-            }
-        }
-        for call in calls {
-            self.ask_store(host, call);
-        }
-    }
-
     // The commands.
 
     pub fn agent_acts(&mut self, host: usize, life: u64, commands: Vec<Command>) {
@@ -350,6 +300,10 @@ impl World {
                 Command::StartJob { id, job } => self.begin_job(host, life, id, job),
                 Command::CancelJob { id } => self.cancel_job(host, life, id),
                 Command::Fence(order) => self.order_fence(host, order),
+                Command::AskConsent { round, lease, questions } => {
+                    self.ask_consent(host, life, round, lease, &questions);
+                }
+                Command::AnswerConsent { id, consent } => self.answer_consent(host, id, &consent),
                 Command::Answer { .. } | Command::Call(_) => {}
                 Command::Exit => self.agent_exits(host),
             }

@@ -86,6 +86,9 @@ bites! {
     nobody_crashes_for_ever: RestartsForEver, Views;
     a_hung_loop_runs_out: PermitsForEver, Views;
     the_last_record_is_waited_for: HandsOverTooEarly, Both;
+    the_unfenced_are_not_deposed: DeposesTheUnfenced, Views;
+    promises_are_kept: ForgetsItsPromise, Both;
+    everybody_must_agree: LeadsByFewerConsents, Lives;
     nothing_unfinished_is_started: StartsUnfinished, Both;
     a_standby_cluster_writes_nothing: WritesInStandbyCluster, Both;
     nobody_replicates_in_circles: CascadesInCircles, Lives;

@@ -162,6 +162,13 @@ impl World {
         if self.laws.key_deleted {
             return;
         }
+        // By the others' consent it may act without the key, as long as nobody else has it.
+        if agent.mind.view().leads_by_consent() {
+            if let Some(other) = self.store.leader.as_ref().filter(|leader| leader.name != *name) {
+                self.laws.breaks(format!("consent: {name} leads by it, and {} has the lease", other.name));
+            }
+            return;
+        }
         if self.store.leader.as_ref().is_none_or(|leader| leader.term != lease.term || leader.name != *name) {
             self.laws.breaks(format!("lease: {name} acts on term {}, which the store has ended", lease.term));
         }

@@ -7,6 +7,7 @@
 mod agent;
 mod bite;
 mod commits;
+mod consent;
 mod explore;
 mod faults;
 mod guardian;
@@ -17,6 +18,7 @@ mod laws;
 mod lives;
 mod network;
 mod postgres;
+mod publisher;
 mod random;
 mod replication;
 mod store;

@@ -46,6 +46,10 @@ pub(super) enum Request {
         term: Term,
         history: Vec<HistoryLine>,
     },
+    PutFailsafe {
+        term: Term,
+        members: BTreeMap<MemberName, String>,
+    },
     Read,
 }
 
@@ -99,6 +103,7 @@ pub(super) struct Store {
     members: BTreeMap<MemberName, (MemberRecord, SessionId)>,
     status: Status,
     history: Vec<HistoryLine>,
+    failsafe: BTreeMap<MemberName, String>,
     failover: Option<Versioned<FailoverRequest>>,
     pub sync: Option<Versioned<SyncState>>,
     next_session: i64,
@@ -119,6 +124,7 @@ impl Store {
             members: BTreeMap::new(),
             status: Status::default(),
             history: Vec::new(),
+            failsafe: BTreeMap::new(),
             failover: None,
             sync: None,
             next_session: 1,
@@ -156,7 +162,13 @@ impl Store {
                 self.history = history;
                 self.written()
             }
-            Request::PutStatus { .. } | Request::PutHistory { .. } => Answer::NotWritten,
+            Request::PutFailsafe { term, members } if self.led_in(term) => {
+                self.failsafe = members;
+                self.written()
+            }
+            Request::PutStatus { .. } | Request::PutHistory { .. } | Request::PutFailsafe { .. } => {
+                Answer::NotWritten
+            }
             Request::Read => {
                 let cluster = self.cluster();
                 Answer::Cluster(cluster, self.revision)
@@ -187,7 +199,7 @@ impl Store {
             failover: self.failover.clone(),
             sync: self.sync.clone(),
             history: self.history.clone(),
-            failsafe: BTreeMap::new(),
+            failsafe: self.failsafe.clone(),
             claim: self.claim.clone(),
         });
         self.snapshot = Some((self.revision, Rc::clone(&cluster)));

@@ -64,6 +64,7 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             tell_policy(&mut world);
         }
         ["lag", "at", "most", bytes] => world.policy.lag_bytes_max = bytes.parse().expect("bytes"),
+        ["failsafe", "mode"] => world.policy.failsafe = true,
         ["hook", "before", "promotions"] => world.policy.asks_before_promotion = true,
         ["watchdog", "required"] => world.policy.watchdog_required = true,
         ["break", "watchdog", name] => {

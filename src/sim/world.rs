@@ -18,7 +18,7 @@ use super::{MS, NAMES, SECOND, Time};
 use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Seen};
 use crate::model::{
     Cluster, Errand, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Position,
-    SessionId, Tags, Timeline,
+    SessionId, Span, Tags, Timeline,
 };
 
 /// etcd looks for sessions that have ended twice a second.
@@ -42,6 +42,8 @@ pub(super) enum Happening {
     AgentHearsGuardian { host: usize, life: u64, known: Known },
     AgentHearsPeer { host: usize, life: u64, round: u64, member: MemberName, answer: Box<PeerAnswer> },
     AgentIsAsked { host: usize, asker: usize, asker_life: u64, round: u64 },
+    AgentIsAskedToAgree { host: usize, from: MemberName, wanted: Span, asker: (usize, u64, u64) },
+    AgentHearsConsent { host: usize, life: u64, round: u64, member: MemberName, agreed: bool },
     AgentAnswers { host: usize, life: u64, question: Question },
     AgentHearsJob { host: usize, life: u64, id: u64, outcome: JobOutcome },
     AgentHearsPolicy { host: usize, life: u64 },
@@ -90,11 +92,14 @@ impl Happening {
             | Happening::AgentActs { host, life, .. }
             | Happening::AgentHearsGuardian { host, life, .. }
             | Happening::AgentHearsPeer { host, life, .. }
+            | Happening::AgentHearsConsent { host, life, .. }
             | Happening::AgentHearsJob { host, life, .. }
             | Happening::AgentHearsPolicy { host, life }
             | Happening::JobAdvances { host, life, .. }
             | Happening::KeeperTicks { host, life } => Some((*host, Some(*life))),
-            Happening::AgentIsAsked { host, .. } => Some((*host, None)),
+            Happening::AgentIsAsked { host, .. } | Happening::AgentIsAskedToAgree { host, .. } => {
+                Some((*host, None))
+            }
             Happening::StoreHears { .. }
             | Happening::StoreEndsSession { .. }
             | Happening::StoreBeats
@@ -296,6 +301,12 @@ impl World {
             }
             Happening::AgentIsAsked { host, asker, asker_life, round } => {
                 self.agent_is_asked(host, asker, asker_life, round);
+            }
+            Happening::AgentIsAskedToAgree { host, from, wanted, asker } => {
+                self.agent_is_asked_to_agree(host, from, wanted, asker);
+            }
+            Happening::AgentHearsConsent { host, round, member, agreed, .. } => {
+                self.agent_hears_consent(host, round, member, agreed);
             }
             Happening::AgentAnswers { host, question, .. } => self.agent_answers(host, question),
             Happening::AgentHearsJob { host, id, outcome, .. } => self.agent_hears_job(host, id, outcome),

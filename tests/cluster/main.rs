@@ -1,6 +1,7 @@
 //! Whole nodes as real processes, and what a client sees when they fail. See `support::lab`.
 
 mod customs;
+mod failsafe;
 mod fencing;
 mod liveness;
 mod rest;

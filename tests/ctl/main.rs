@@ -3,6 +3,7 @@
 
 mod acting;
 mod migrating;
+mod mixed;
 mod moving;
 mod patroni;
 mod reading;
