@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::decide::mind::{Call, Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Errand, Facts, FenceOrder, Job, MemberName, MemberRecord, MessageId, Moment, Plan, Reason,
+    Cluster, Errand, Facts, FenceOrder, Job, MemberName, MemberRecord, MessageId, Moment, Plan, Reason, Rule,
     Running, SessionId, Severity, Span, Standing, View,
 };
 use crate::peers;
@@ -211,6 +211,7 @@ impl Office {
                 Command::Errand(errand) => self.send_errand(errand),
                 Command::Look => self.desk.looks.want(clock::now()),
                 Command::AskPeers { round, questions } => self.ask_peers(round, questions),
+                Command::AskLeader { asked_at, question } => self.ask_leader(asked_at, question),
                 Command::StartJob { id, job } => {
                     let start_patience =
                         self.mind.view().policy.primary_start_timeout.max(Span::from_secs(60));
@@ -238,13 +239,7 @@ impl Office {
 
     fn send_errand(&mut self, errand: Errand) {
         let view = self.mind.view();
-        let status = view.cluster().map(|cluster| {
-            let mut status = cluster.status.clone();
-            if let crate::model::Postgres::Stopped { control } = &view.postgres {
-                status.optime = Some(control.checkpoint.lsn);
-            }
-            status
-        });
+        let status = view.cluster().map(|cluster| publish::last_status(view, cluster));
         let context = ErrandContext {
             me: view.me.clone(),
             session: view.session.map(|session| session.id),
@@ -269,13 +264,20 @@ impl Office {
         let answers = self.desk.answers.clone();
         let client = Arc::clone(&self.desk.peers.borrow());
         self.running.spawn(async move {
-            let target = |PeerQuestion { member, api_url, patience }| peers::Target {
-                member,
-                api_url,
-                patience: patience.as_duration(),
-            };
             let heard = peers::ask(&client, questions.into_iter().map(target).collect()).await;
             let _ = answers.send(Event::PeersAnswered { round, answers: heard }).await;
+        });
+    }
+
+    fn ask_leader(&mut self, asked_at: Moment, question: PeerQuestion) {
+        let answers = self.desk.answers.clone();
+        let client = Arc::clone(&self.desk.peers.borrow());
+        self.running.spawn(async move {
+            let heard = peers::ask(&client, vec![target(question)]).await;
+            for answer in heard.into_values() {
+                // A loop that does not come to it hears the next one.
+                let _ = answers.try_send(Event::LeaderAnswered { asked_at, answer: Box::new(answer) });
+            }
         });
     }
 
@@ -330,7 +332,7 @@ impl Office {
             },
             record_stands: cluster.members.contains_key(&view.me),
             status: publish::status_with_slots(view, cluster, &self.desk.sight.borrow().slots),
-            history: publish::history(view, cluster, &clock::wall().to_string()),
+            history: publish::history(view, cluster, wall_clock()),
             positions_every: view.policy.loop_wait,
         });
         self.desk.publication.send_if_modified(|known| {
@@ -353,9 +355,26 @@ impl Office {
     }
 }
 
+fn target(question: PeerQuestion) -> peers::Target {
+    let PeerQuestion { member, api_url, patience } = question;
+    peers::Target { member, api_url, patience: patience.as_duration() }
+}
+
+/// Tells moments of the boot clock by the wall clock as it stands now.
+fn wall_clock() -> impl Fn(Moment) -> String {
+    let (now, wall) = (clock::now(), clock::wall());
+    move |at| {
+        let ago = std::time::Duration::from_millis(now.since(at).as_ms());
+        wall.checked_sub(ago).unwrap_or(wall).round(jiff::Unit::Millisecond).unwrap_or(wall).to_string()
+    }
+}
+
 /// A rule is told once, when it begins to hold.
 fn tell(view: &View, reason: &Reason) {
     let position = view.postgres.running().and_then(Running::position);
+    let takeover = view.memory.takeover.filter(|_| reason.rule == Rule::LeaderPromotes);
+    let loss = takeover.map(|takeover| takeover.loss);
+    let cost = loss.map(|loss| format!("; lost: {}", loss.told(wall_clock()))).unwrap_or_default();
     macro_rules! say {
         ($level:expr) => {
             tracing::event!(
@@ -366,7 +385,10 @@ fn tell(view: &View, reason: &Reason) {
                 lsn = position.map(|position| position.lsn.to_string()),
                 other_member = reason.member.as_ref().map(MemberName::as_str),
                 message_id = reason.rule.message_id().map(MessageId::as_str),
-                "{reason}"
+                loss_ms_max = loss.and_then(|loss| loss.span_max()).map(Span::as_ms),
+                loss_bytes_max = loss.and_then(|loss| loss.bytes_max()).map(|bytes| bytes.0),
+                loss_bytes_known = loss.and_then(|loss| loss.bytes_known()).map(|bytes| bytes.0),
+                "{reason}{cost}"
             )
         };
     }
@@ -381,7 +403,7 @@ fn tell(view: &View, reason: &Reason) {
 mod tests {
     use super::*;
     use crate::log::captured;
-    use crate::model::{Policy, Rule, Tags};
+    use crate::model::{Policy, Tags};
 
     #[test]
     fn a_rule_is_told_with_its_fields_at_the_level_that_it_deserves() {

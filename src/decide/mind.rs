@@ -3,6 +3,7 @@
 
 mod asked;
 mod counts;
+mod heard;
 mod synchrony;
 
 use std::collections::BTreeMap;
@@ -94,6 +95,7 @@ impl Mind {
             Event::Disk(disk) => self.view.disk = disk,
             Event::JobEnded { id, outcome, seen } => self.end_job(id, outcome, seen),
             Event::PeersAnswered { round, answers } => self.learn_peers(round, answers),
+            Event::LeaderAnswered { asked_at, answer } => self.learn_leaders_word(asked_at, &answer),
             Event::Guardian(guardian) => self.learn_guardian(guardian),
             Event::Watchdog(watchdog) => self.view.watchdog = watchdog,
             Event::Policy(policy) => self.view.policy = *policy,
@@ -127,6 +129,7 @@ impl Mind {
             Step::Cancel => self.cancel_job(&mut commands),
             Step::Exit => commands.push(Command::Exit),
         }
+        commands.extend(self.ask_leader());
         commands.extend(self.calls.drain(..).map(Command::Call));
         commands.extend(self.answers.drain(..).map(|(id, outcome)| Command::Answer { id, outcome }));
         let lease = LeaseOrders {
@@ -348,6 +351,9 @@ impl Mind {
         let lost_just_now = self.errand_lost_at.is_some_and(|lost| self.view.now.since(lost) < ERRAND_PAUSE);
         if self.errand.is_some() || lost_just_now {
             return;
+        }
+        if let Errand::TakeLease { claim } = errand {
+            self.count_cost(claim);
         }
         if let Errand::ReleaseLease { term } = errand {
             // From here on the key may go at any moment, even if no answer ever comes.

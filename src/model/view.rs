@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Cluster, Crashes, Disk, FenceOrder, Fitness, Job, MemberName, MemberRole, MemberState, Moment, Policy,
-    Position, Postgres, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory, SystemId, Tags, Term,
-    Timing, Watchdog, Wish,
+    Cluster, Crashes, Disk, FenceOrder, Fitness, Heard, Job, MemberName, MemberRole, MemberState, Moment,
+    Policy, Position, Postgres, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory, SystemId, Tags,
+    Takeover, Term, Timing, Watchdog, Wish,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -182,6 +182,12 @@ pub struct Memory {
     pub switchover_due: Option<Moment>,
     #[serde(default)]
     pub sync: SyncMemory,
+    /// What leaders have said of the end of their WAL.
+    #[serde(default)]
+    pub heard: Heard,
+    /// What the timeline that this member was last allowed to begin costs at most.
+    #[serde(default)]
+    pub takeover: Option<Takeover>,
 }
 
 /// How often in a row something has failed, and when it last did.

@@ -93,6 +93,8 @@ bites! {
     who_takes_over_says_so_first: SyncSkipsTakeover, SynchronousLives;
     only_who_has_every_commit_is_elected: SyncLetsAnybodyLead, SynchronousLives;
     votes_are_counted: SyncCountsNoVotes, SynchronousLives;
+    what_was_published_is_no_end: TakesStatusForEnd, Lives;
+    a_word_is_as_old_as_its_question: CountsWordsFromTheAnswer, Lives;
 }
 
 /// Nobody but an operator can take the key away from a living session, so no life has it; the mind is asked directly.

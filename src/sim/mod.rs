@@ -15,6 +15,7 @@ mod jobs;
 mod keeper;
 mod laws;
 mod lives;
+mod losses;
 mod network;
 mod postgres;
 mod random;

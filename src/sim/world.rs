@@ -43,6 +43,8 @@ pub(super) enum Happening {
     AgentHearsPeer { host: usize, life: u64, round: u64, member: MemberName, answer: Box<PeerAnswer> },
     AgentIsAsked { host: usize, asker: usize, asker_life: u64, round: u64 },
     AgentAnswers { host: usize, life: u64, question: Question },
+    LeaderIsAsked { host: usize, asker: usize, asker_life: u64, asked_at: Moment },
+    AgentHearsLeader { host: usize, life: u64, asked_at: Moment, answer: Box<PeerAnswer> },
     AgentHearsJob { host: usize, life: u64, id: u64, outcome: JobOutcome },
     AgentHearsPolicy { host: usize, life: u64 },
     AgentStarts { host: usize },
@@ -90,11 +92,14 @@ impl Happening {
             | Happening::AgentActs { host, life, .. }
             | Happening::AgentHearsGuardian { host, life, .. }
             | Happening::AgentHearsPeer { host, life, .. }
+            | Happening::AgentHearsLeader { host, life, .. }
             | Happening::AgentHearsJob { host, life, .. }
             | Happening::AgentHearsPolicy { host, life }
             | Happening::JobAdvances { host, life, .. }
             | Happening::KeeperTicks { host, life } => Some((*host, Some(*life))),
-            Happening::AgentIsAsked { host, .. } => Some((*host, None)),
+            Happening::AgentIsAsked { host, .. } | Happening::LeaderIsAsked { host, .. } => {
+                Some((*host, None))
+            }
             Happening::StoreHears { .. }
             | Happening::StoreEndsSession { .. }
             | Happening::StoreBeats
@@ -296,6 +301,12 @@ impl World {
             }
             Happening::AgentIsAsked { host, asker, asker_life, round } => {
                 self.agent_is_asked(host, asker, asker_life, round);
+            }
+            Happening::LeaderIsAsked { host, asker, asker_life, asked_at } => {
+                self.leader_is_asked(host, asker, asker_life, asked_at);
+            }
+            Happening::AgentHearsLeader { host, asked_at, answer, .. } => {
+                self.agent_hears_leader(host, asked_at, answer);
             }
             Happening::AgentAnswers { host, question, .. } => self.agent_answers(host, question),
             Happening::AgentHearsJob { host, id, outcome, .. } => self.agent_hears_job(host, id, outcome),
