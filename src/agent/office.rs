@@ -19,7 +19,7 @@ use crate::decide::mind::{Call, Command, Event, LeaseEvent, LeaseOrders, Mind, P
 use crate::decide::publish::{self, Identity};
 use crate::model::{
     Cluster, Errand, Facts, FenceOrder, Job, Lease, MemberName, MemberRecord, MessageId, Moment, Plan,
-    Reason, Running, SessionId, Severity, Span, Standing, View,
+    Reason, Rule, Running, SessionId, Severity, Span, Standing, View,
 };
 use crate::peers;
 use crate::store::Store;
@@ -211,6 +211,7 @@ impl Office {
                 Command::Errand(errand) => self.send_errand(errand),
                 Command::Look => self.desk.looks.want(clock::now()),
                 Command::AskPeers { round, questions } => self.ask_peers(round, questions),
+                Command::AskLeader { asked_at, question } => self.ask_leader(asked_at, question),
                 Command::StartJob { id, job } => {
                     let start_patience =
                         self.mind.view().policy.primary_start_timeout.max(Span::from_secs(60));
@@ -240,13 +241,7 @@ impl Office {
 
     fn send_errand(&mut self, errand: Errand) {
         let view = self.mind.view();
-        let status = view.cluster().map(|cluster| {
-            let mut status = cluster.status.clone();
-            if let crate::model::Postgres::Stopped { control } = &view.postgres {
-                status.optime = Some(control.checkpoint.lsn);
-            }
-            status
-        });
+        let status = view.cluster().map(|cluster| publish::last_status(view, cluster));
         let context = ErrandContext {
             me: view.me.clone(),
             session: view.session.map(|session| session.id),
@@ -291,6 +286,18 @@ impl Office {
         self.running.spawn(async move {
             let agreed = peers::ask_consent(&client, &request, questions.into_iter().map(target)).await;
             let _ = answers.send(Event::ConsentAnswered { round, agreed }).await;
+        });
+    }
+
+    fn ask_leader(&mut self, asked_at: Moment, question: PeerQuestion) {
+        let answers = self.desk.answers.clone();
+        let client = Arc::clone(&self.desk.peers.borrow());
+        self.running.spawn(async move {
+            let heard = peers::ask(&client, vec![target(question)]).await;
+            for answer in heard.into_values() {
+                // A loop that does not come to it hears the next one.
+                let _ = answers.try_send(Event::LeaderAnswered { asked_at, answer: Box::new(answer) });
+            }
         });
     }
 
@@ -345,7 +352,7 @@ impl Office {
             },
             record_stands: cluster.members.contains_key(&view.me),
             status: publish::status_with_slots(view, cluster, &self.desk.sight.borrow().slots),
-            history: publish::history(view, cluster, &clock::wall().to_string()),
+            history: publish::history(view, cluster, wall_clock()),
             failsafe: publish::failsafe(view, cluster),
             positions_every: view.policy.loop_wait,
         });
@@ -374,9 +381,21 @@ fn target(question: PeerQuestion) -> peers::Target {
     peers::Target { member, api_url, patience: patience.as_duration() }
 }
 
+/// Tells moments of the boot clock by the wall clock as it stands now.
+fn wall_clock() -> impl Fn(Moment) -> String {
+    let (now, wall) = (clock::now(), clock::wall());
+    move |at| {
+        let ago = std::time::Duration::from_millis(now.since(at).as_ms());
+        wall.checked_sub(ago).unwrap_or(wall).round(jiff::Unit::Millisecond).unwrap_or(wall).to_string()
+    }
+}
+
 /// A rule is told once, when it begins to hold.
 fn tell(view: &View, reason: &Reason) {
     let position = view.postgres.running().and_then(Running::position);
+    let takeover = view.memory.takeover.filter(|_| reason.rule == Rule::LeaderPromotes);
+    let loss = takeover.map(|takeover| takeover.loss);
+    let cost = loss.map(|loss| format!("; lost: {}", loss.told(wall_clock()))).unwrap_or_default();
     macro_rules! say {
         ($level:expr) => {
             tracing::event!(
@@ -387,7 +406,10 @@ fn tell(view: &View, reason: &Reason) {
                 lsn = position.map(|position| position.lsn.to_string()),
                 other_member = reason.member.as_ref().map(MemberName::as_str),
                 message_id = reason.rule.message_id().map(MessageId::as_str),
-                "{reason}"
+                loss_ms_max = loss.and_then(|loss| loss.span_max()).map(Span::as_ms),
+                loss_bytes_max = loss.and_then(|loss| loss.bytes_max()).map(|bytes| bytes.0),
+                loss_bytes_known = loss.and_then(|loss| loss.bytes_known()).map(|bytes| bytes.0),
+                "{reason}{cost}"
             )
         };
     }
@@ -402,7 +424,7 @@ fn tell(view: &View, reason: &Reason) {
 mod tests {
     use super::*;
     use crate::log::captured;
-    use crate::model::{Policy, Rule, Tags};
+    use crate::model::{Policy, Tags};
 
     #[test]
     fn a_rule_is_told_with_its_fields_at_the_level_that_it_deserves() {

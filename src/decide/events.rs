@@ -31,6 +31,11 @@ pub enum Event {
         round: u64,
         answers: BTreeMap<MemberName, PeerAnswer>,
     },
+    /// The leader's answer to the question where its WAL ends.
+    LeaderAnswered {
+        asked_at: Moment,
+        answer: Box<PeerAnswer>,
+    },
     /// Said once in the beginning even if none answers: nothing is decided before.
     Guardian(Guardian),
     /// What the guardian says of the device behind it.
@@ -119,6 +124,11 @@ pub enum Command {
     AskPeers {
         round: u64,
         questions: Vec<PeerQuestion>,
+    },
+    /// Ask the leader where its WAL ends. Nothing waits for the answer.
+    AskLeader {
+        asked_at: Moment,
+        question: PeerQuestion,
     },
     StartJob {
         id: u64,

@@ -87,6 +87,10 @@ pub(crate) enum Fault {
     SyncLetsAnybodyLead,
     /// Elects a voter that has asked nobody.
     SyncCountsNoVotes,
+    /// Takes the position that the former leader published last for the end of its WAL.
+    TakesStatusForEnd,
+    /// Takes a word of the leader for as young as the look at what it is compared with.
+    CountsWordsFromTheAnswer,
 }
 
 #[cfg(not(test))]

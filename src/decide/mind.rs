@@ -4,6 +4,8 @@
 mod asked;
 mod consents;
 mod counts;
+mod heard;
+mod snapshots;
 mod synchrony;
 mod timeline;
 mod unfenced;
@@ -14,11 +16,11 @@ pub use super::callbacks::Call;
 use super::callbacks::Told;
 pub use super::events::*;
 use super::fault::{self, Fault};
-use super::{decide, is_to_be_guarded, slots};
+use super::{decide, is_to_be_guarded};
 use crate::model::{
-    Cluster, Consent, Contact, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease,
-    MemberName, Memory, Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob,
-    SentSync, Serving, Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
+    Consent, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory, Moment,
+    Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, SentSync, Serving, Session,
+    Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
 };
 
 /// An errand that failed is not repeated at once.
@@ -103,6 +105,7 @@ impl Mind {
             Event::Disk(disk) => self.view.disk = disk,
             Event::JobEnded { id, outcome, seen } => self.end_job(id, outcome, seen),
             Event::PeersAnswered { round, answers } => self.learn_peers(round, answers),
+            Event::LeaderAnswered { asked_at, answer } => self.learn_leaders_word(asked_at, &answer),
             Event::Guardian(guardian) => self.learn_guardian(guardian),
             Event::Watchdog(watchdog) => self.view.watchdog = watchdog,
             Event::Policy(policy) => self.view.policy = *policy,
@@ -142,6 +145,7 @@ impl Mind {
             self.seek_consent(&mut commands);
         }
         commands.extend(self.consents.drain(..).map(|(id, consent)| Command::AnswerConsent { id, consent }));
+        commands.extend(self.ask_leader());
         commands.extend(self.calls.drain(..).map(Command::Call));
         commands.extend(self.answers.drain(..).map(|(id, outcome)| Command::Answer { id, outcome }));
         let lease = LeaseOrders {
@@ -155,45 +159,6 @@ impl Mind {
     }
 
     // What is learnt.
-
-    fn learn_cluster(&mut self, cluster: Cluster) {
-        slots::remember_members(&mut self.view, &cluster);
-        let memory = &mut self.view.memory;
-        match &cluster.leader {
-            Some(leader) => {
-                memory.no_leader_since = None;
-                memory.last_leader = Some(leader.name.clone());
-                unfenced::remember(memory, &cluster, &leader.name);
-                memory.electorate = cluster
-                    .members
-                    .iter()
-                    .map(|(name, record)| (name.clone(), record.api_url.clone()))
-                    .collect();
-                if leader.name != self.view.me {
-                    memory.handover = None;
-                }
-                memory.bootstrapped = memory.bootstrapped.filter(|made| Some(*made) != cluster.system_id());
-            }
-            None => {
-                memory.no_leader_since.get_or_insert(self.view.now);
-            }
-        }
-        let sync_version = cluster.sync.as_ref().map_or(0, |sync| sync.version);
-        self.view.memory.sync.sent.take_if(|sent| sent.version != sync_version);
-        let request = cluster.failover.as_ref().filter(|request| !request.value.is_empty());
-        let known = self.view.memory.request_seen;
-        self.view.memory.request_seen = request.map(|request| match known {
-            Some((version, seen)) if version == request.version => (version, seen),
-            Some(_) | None => (request.version, self.view.now),
-        });
-        self.view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
-    }
-
-    fn learn_silence(&mut self) {
-        if self.view.store.contact == Contact::Current {
-            self.view.store.contact = Contact::Silent { since: self.view.now };
-        }
-    }
 
     fn learn_lease(&mut self, event: LeaseEvent) {
         match event {
@@ -362,6 +327,9 @@ impl Mind {
         let lost_just_now = self.errand_lost_at.is_some_and(|lost| self.view.now.since(lost) < ERRAND_PAUSE);
         if self.errand.is_some() || lost_just_now {
             return;
+        }
+        if let Errand::TakeLease { claim } = errand {
+            self.count_cost(claim);
         }
         if let Errand::ReleaseLease { term } = errand {
             // From here on the key may go at any moment, even if no answer ever comes.

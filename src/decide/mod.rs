@@ -13,6 +13,7 @@ mod fitness;
 mod following;
 mod handover;
 mod leading;
+mod loss;
 pub mod mind;
 mod paused;
 pub mod publish;

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use super::slots;
 use crate::model::{
     Cluster, ControlState, Fork, HistoryLine, Job, Lsn, MemberName, MemberRecord, MemberRole, MemberState,
-    Postgres, Running, Serving, SlotRow, Status, Timeline, View, Watchdog,
+    Moment, Postgres, Running, Serving, SlotRow, Status, Timeline, View, Watchdog,
 };
+
+/// The reason that PostgreSQL's own history files give for every promotion of ours.
+const UNTARGETED: &str = "no recovery target specified";
 
 /// What is written in every record of this member and does not depend on what it knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +66,25 @@ pub fn differs_in_substance(old: &MemberRecord, new: &MemberRecord) -> bool {
 /// The leader's word on its position. A standby that leads and is about to be promoted has nothing to say.
 pub fn status(view: &View, cluster: &Cluster) -> Option<Status> {
     let lsn = leading_position(view)?;
-    Some(Status { optime: Some(lsn), ..cluster.status.clone() })
+    Some(Status { optime: Some(lsn), ended_on: None, ..cluster.status.clone() })
+}
+
+/// The last word of a leader that gives the lease back.
+pub fn last_status(view: &View, cluster: &Cluster) -> Status {
+    match &view.postgres {
+        Postgres::Stopped { control } if control.was_primary() => {
+            let at = control.checkpoint;
+            let ended = control.state == ControlState::ShutDown && at.timeline == cluster.highest_timeline();
+            Status { optime: Some(at.lsn), ended_on: ended.then_some(at.timeline), ..cluster.status.clone() }
+        }
+        Postgres::Unobserved
+        | Postgres::Empty
+        | Postgres::Unfinished { .. }
+        | Postgres::Unusable { .. }
+        | Postgres::Stopped { .. }
+        | Postgres::Starting { .. }
+        | Postgres::Running(_) => cluster.status.clone(),
+    }
 }
 
 /// The same with what a leader says of its slots.
@@ -88,8 +109,12 @@ pub fn failsafe(view: &View, cluster: &Cluster) -> Option<BTreeMap<MemberName, S
     (members.contains_key(&view.me) && members != cluster.failsafe).then_some(members)
 }
 
-/// The lines that `/history` should have, if the leader has something to add to it. `wall_clock` stamps a new last line.
-pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<HistoryLine>> {
+/// The lines that `/history` should have, if the leader has something to add to it. `wall_clock` tells a moment, for people.
+pub fn history(
+    view: &View,
+    cluster: &Cluster,
+    wall_clock: impl Fn(Moment) -> String,
+) -> Option<Vec<HistoryLine>> {
     view.lease_in_force()?;
     let running = view.postgres.running()?;
     let (timeline, forks) = match &running.serving {
@@ -122,20 +147,28 @@ pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<H
             None if index == newest => HistoryLine {
                 timeline: fork.parent,
                 switch: fork.at,
-                reason: "no recovery target specified".to_owned(),
-                timestamp: Some(wall_clock.to_owned()),
+                reason: reason(view, timeline, &wall_clock),
+                timestamp: Some(wall_clock(view.now)),
                 new_leader: Some(view.me.clone()),
             },
             None => HistoryLine {
                 timeline: fork.parent,
                 switch: fork.at,
-                reason: "no recovery target specified".to_owned(),
+                reason: UNTARGETED.to_owned(),
                 timestamp: None,
                 new_leader: None,
             },
         }
     };
     Some(forks.iter().enumerate().skip(forks.len() - kept).map(line).collect())
+}
+
+/// What PostgreSQL says itself, and what was lost at most.
+fn reason(view: &View, timeline: Timeline, wall_clock: impl Fn(Moment) -> String) -> String {
+    match view.memory.takeover.filter(|takeover| takeover.timeline == timeline) {
+        Some(takeover) => format!("{UNTARGETED}; lost: {}", takeover.loss.told(wall_clock)),
+        None => UNTARGETED.to_owned(),
+    }
 }
 
 fn member_state(view: &View) -> MemberState {

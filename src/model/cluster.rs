@@ -178,6 +178,9 @@ pub struct Status {
     pub slots: BTreeMap<String, Lsn>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retain_slots: Vec<String>,
+    /// The leader of that timeline has stopped in good order, and its WAL ended here. Patroni passes the field over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_on: Option<Timeline>,
 }
 
 /// Somebody's wish that another member leads. With a leader named it is a switchover, without one a failover.

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Cluster, Crashes, Disk, FenceOrder, Fitness, Job, Lsn, MemberName, MemberRole, MemberState, Moment,
-    Policy, Position, Postgres, Promise, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory,
-    SystemId, Tags, Term, Timeline, Timing, Watchdog, Wish,
+    Cluster, Crashes, Disk, FenceOrder, Fitness, Heard, Job, Lsn, MemberName, MemberRole, MemberState,
+    Moment, Policy, Position, Postgres, Promise, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory,
+    SystemId, Tags, Takeover, Term, Timeline, Timing, Watchdog, Wish,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -203,6 +203,12 @@ pub struct Memory {
     pub others_bound_until: Option<Moment>,
     #[serde(default)]
     pub sync: SyncMemory,
+    /// What leaders have said of the end of their WAL.
+    #[serde(default)]
+    pub heard: Heard,
+    /// What the timeline that this member was last allowed to begin costs at most.
+    #[serde(default)]
+    pub takeover: Option<Takeover>,
 }
 
 /// How often in a row something has failed, and when it last did.

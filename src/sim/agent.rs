@@ -6,6 +6,7 @@ use super::guardian::Speaker;
 use super::host::{Agent, Asking, Call, Keeper, Purpose, Written};
 use super::network::Place;
 use super::store::{Answer, Request};
+use super::story::describe;
 use super::world::{Happening, Question, World};
 use super::{MS, SECOND, Time};
 use crate::decide::fault::{self, Fault};
@@ -98,6 +99,8 @@ impl World {
         let mut turn = agent.mind.turn(now);
         // Callbacks change nothing in this world, not even its chances.
         turn.commands.retain(|command| !matches!(command, Command::Call(_)));
+        let asked =
+            turn.commands.extract_if(.., |command| matches!(command, Command::AskLeader { .. })).next();
         agent.keeper.orders = turn.lease;
         agent.wake += 1;
         let (life, wake) = (agent.life, agent.wake);
@@ -130,6 +133,9 @@ impl World {
             agent.acts_at = agent.acts_at.max(true_now + takes);
             let acts_at = agent.acts_at;
             self.at(acts_at, Happening::AgentActs { host, life, commands: turn.commands });
+        }
+        if let Some(Command::AskLeader { asked_at, question }) = asked {
+            self.ask_leader(host, asked_at, &question);
         }
         self.look_at_mind(host);
         self.publish(host, now);
@@ -304,7 +310,7 @@ impl World {
                     self.ask_consent(host, life, round, lease, &questions);
                 }
                 Command::AnswerConsent { id, consent } => self.answer_consent(host, id, &consent),
-                Command::Answer { .. } | Command::Call(_) => {}
+                Command::AskLeader { .. } | Command::Answer { .. } | Command::Call(_) => {}
                 Command::Exit => self.agent_exits(host),
             }
         }
@@ -322,9 +328,11 @@ impl World {
         let name = self.hosts[host].name.clone();
         let Some(agent) = self.hosts[host].agent.as_ref() else { return };
         let session = agent.mind.view().session.map(|session| session.id);
+        let view = agent.mind.view();
+        let status = view.cluster().map(|cluster| Box::new(publish::last_status(view, cluster)));
         self.ask_store(
             host,
-            Call { purpose: Purpose::Errand, request: Request::Errand { errand, name, session } },
+            Call { purpose: Purpose::Errand, request: Request::Errand { errand, name, session, status } },
         );
     }
 
@@ -421,33 +429,5 @@ impl World {
             agent.asking = None;
             self.learn(host, Event::PeersAnswered { round, answers });
         }
-    }
-}
-
-/// A few words on a step, for stories.
-fn describe(step: &crate::model::Step) -> String {
-    use crate::model::{Job, Step, SyncNames};
-    match step {
-        Step::Wait => String::new(),
-        Step::Store(Errand::TakeInitialize) => ": take the initialize key".to_owned(),
-        Step::Store(Errand::FinishInitialize { .. }) => ": write the initialize key".to_owned(),
-        Step::Store(Errand::AbandonInitialize) => ": give the initialize key back".to_owned(),
-        Step::Store(Errand::TakeLease { claim }) => {
-            format!(": take the lease, for timeline {}", claim.timeline)
-        }
-        Step::Store(Errand::ReleaseLease { .. }) => ": release the lease".to_owned(),
-        Step::Store(Errand::ClearFailover { .. }) => ": clear the request".to_owned(),
-        Step::Store(Errand::MakeDue { .. }) => ": ask for it now".to_owned(),
-        Step::Store(Errand::WriteSync { state, .. }) => {
-            let names: Vec<&str> = state.standbys.iter().map(MemberName::as_str).collect();
-            format!(": write /sync, {} of [{}]", state.quorum + 1, names.join(","))
-        }
-        Step::Store(Errand::ClearSync { .. }) => ": delete /sync".to_owned(),
-        Step::Run(Job::Synchronize { names: SyncNames::Ours(commits) }) => format!(": wait for [{commits}]"),
-        Step::AskPeers(_) => ": ask".to_owned(),
-        Step::Run(Job::Promote { timeline, .. }) => format!(": promote to timeline {timeline}"),
-        Step::Run(job) => format!(": {}", job.name()),
-        Step::Cancel => ": cancel".to_owned(),
-        Step::Exit => ": exit".to_owned(),
     }
 }

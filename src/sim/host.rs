@@ -45,6 +45,32 @@ pub(super) struct Host {
     pub office: Option<(Term, Moment)>,
 }
 
+impl Host {
+    pub fn new(name: MemberName, clock: Clock) -> Host {
+        Host {
+            name,
+            tags: Tags::default(),
+            up: true,
+            clock,
+            agent: None,
+            agent_life: 0,
+            guardian: Guardian::default(),
+            pg: Instance::empty(),
+            job: None,
+            job_serial: 0,
+            saved_session: None,
+            managed: false,
+            slow_disk: false,
+            stalled_since: None,
+            disk_full: false,
+            crash_loops: false,
+            failing: BTreeMap::new(),
+            answers_to_lose: 0,
+            office: None,
+        }
+    }
+}
+
 /// A boot clock: how fast it runs, and when it started.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {

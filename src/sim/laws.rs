@@ -25,6 +25,8 @@ pub(super) struct Laws {
     pub acknowledged: Vec<(Time, Record)>,
     /// Acknowledged while the store said who may lead without loss.
     pub protected: Vec<(Time, Record)>,
+    /// Acknowledged, and lacking where somebody has begun to lead.
+    pub lost: BTreeSet<Record>,
     /// Records that the test itself has destroyed.
     pub excused: BTreeSet<Record>,
     branches: BTreeMap<Timeline, Branch>,
@@ -230,7 +232,9 @@ impl World {
                 self.laws.breaks(format!("timelines: timeline {timeline} was begun twice, now by {name}"));
             }
             Some(_) | None => {
-                self.laws.branches.insert(timeline, branch);
+                if self.laws.branches.insert(timeline, branch).is_none() {
+                    self.look_at_loss(index, timeline);
+                }
             }
         }
     }

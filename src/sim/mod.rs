@@ -16,6 +16,7 @@ mod jobs;
 mod keeper;
 mod laws;
 mod lives;
+mod losses;
 mod network;
 mod postgres;
 mod publisher;

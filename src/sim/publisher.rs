@@ -1,6 +1,5 @@
 //! What an agent publishes, as the daemon's publisher does.
 
-use super::SECOND;
 use super::host::{Call, Purpose};
 use super::store::Request;
 use super::world::World;
@@ -13,7 +12,6 @@ const STATUS_EVERY: Span = Span::from_secs(1);
 
 impl World {
     pub fn publish(&mut self, host: usize, now: Moment) {
-        let wall_clock = format!("{}", self.now / SECOND);
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         let view = agent.mind.view();
         let Some(session) = view.session else { return };
@@ -51,7 +49,7 @@ impl World {
                 });
             }
             if !agent.written.history_under_way
-                && let Some(history) = publish::history(view, cluster, &wall_clock)
+                && let Some(history) = publish::history(view, cluster, |at| at.as_ms().to_string())
             {
                 agent.written.history_under_way = true;
                 calls

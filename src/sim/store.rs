@@ -32,6 +32,8 @@ pub(super) enum Request {
         errand: Errand,
         name: MemberName,
         session: Option<SessionId>,
+        /// The last word of a leader that gives the lease back.
+        status: Option<Box<Status>>,
     },
     PutMember {
         name: MemberName,
@@ -145,7 +147,15 @@ impl Store {
                 self.end_session(session);
                 Answer::Written
             }
-            Request::Errand { errand, name, session } => Answer::Errand(self.run(&errand, name, session)),
+            Request::Errand { errand, name, session, status } => {
+                let outcome = self.run(&errand, name, session);
+                if let (Errand::ReleaseLease { .. }, ErrandOutcome::Done, Some(status)) =
+                    (errand, outcome, status)
+                {
+                    self.status = *status;
+                }
+                Answer::Errand(outcome)
+            }
             Request::PutMember { name, record, session } => {
                 if !self.sessions.contains_key(&session) {
                     return Answer::SessionGone;
