@@ -137,7 +137,7 @@ async fn a_standby_is_promoted_over_a_gap_and_everybody_finds_back() {
         assert_eq!(std::fs::read_to_string(&conf).expect("kept"), "# of turku\n");
         let kept = list_diverged(turku.data_dir()).expect("readable");
         let [(place, Some(about))] = kept.as_slice() else { panic!("{kept:?}") };
-        let told = summarize_diverged(oulu.data_dir(), place, about, PATIENCE).await.expect("read");
+        let told = summarize_diverged(&bin_dir, place, about, PATIENCE).await.expect("read");
         assert!(told.contains("Transaction"), "{told}");
         assert!(about.from < about.to && 0 < about.bytes && place.join("pg_control").is_file(), "{about:?}");
         start_standby(&turku.settings, Some(oulu.address().clone()), PATIENCE).await.expect("started");

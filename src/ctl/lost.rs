@@ -10,7 +10,7 @@ use super::console::print;
 use super::document::Document;
 use super::table::{Column, Format, Table};
 use crate::model::Span;
-use crate::postgres::{Diverged, list_diverged, list_set_aside, summarize_diverged};
+use crate::postgres::{Diverged, list_diverged, list_set_aside, programs_for, summarize_diverged};
 
 /// Reading a gibibyte of WAL takes seconds, unless the disk is slow.
 const SUMMARY: Span = Span::from_secs(60);
@@ -23,6 +23,9 @@ pub struct LostArguments {
     /// Summarize the records of the newest diverged WAL with pg_waldump
     #[arg(long)]
     stats: bool,
+    /// Where pg_waldump is, unless it is where packages install PostgreSQL of the data directory's version
+    #[arg(long, value_name = "DIR", requires = "stats")]
+    bin_dir: Option<PathBuf>,
     #[arg(short, long, value_enum, default_value_t)]
     format: Format,
 }
@@ -35,15 +38,18 @@ pub fn lost(arguments: &LostArguments) -> Result<()> {
     print(&table(&diverged, &set_aside).render(arguments.format, "\t"))?;
     let newest = diverged.iter().rev().find_map(|(place, about)| Some((place, about.as_ref()?)));
     match newest.filter(|_| arguments.stats) {
-        Some((place, about)) => print(&summary(&data_dir, place, about)?),
+        Some((place, about)) => {
+            let programs = arguments.bin_dir.clone().map_or_else(|| programs_for(&data_dir), Ok)?;
+            print(&summary(&programs, place, about)?)
+        }
         None => Ok(()),
     }
 }
 
-fn summary(data_dir: &Path, place: &Path, about: &Diverged) -> Result<String> {
+fn summary(programs: &Path, place: &Path, about: &Diverged) -> Result<String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    Ok(runtime.block_on(summarize_diverged(data_dir, place, about, SUMMARY))?)
+    Ok(runtime.block_on(summarize_diverged(programs, place, about, SUMMARY))?)
 }
 
 fn table(diverged: &[(PathBuf, Option<Diverged>)], set_aside: &[PathBuf]) -> Table {

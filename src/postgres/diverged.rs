@@ -13,7 +13,6 @@ use super::command::{prepared, run};
 use super::control::ControlFile;
 use super::error::{Error, Trying};
 use super::files::{give_to, make_private_directory, names_in, sync_parent, write_durably};
-use super::programs::installed_majors;
 use super::set_aside::{stamp, stamped};
 use super::settings::{InstanceSettings, RunAs};
 use crate::model::{Lsn, Position, Span, SystemId, Timeline};
@@ -104,20 +103,12 @@ pub fn list_diverged(data_dir: &Path) -> io::Result<Vec<(PathBuf, Option<Diverge
 
 /// How many records of which kind there are, in the words of pg_waldump.
 pub async fn summarize_diverged(
-    data_dir: &Path,
+    programs: &Path,
     place: &Path,
     about: &Diverged,
     patience: Span,
 ) -> Result<String, Error> {
     let what = format!("summarize the WAL in {}", place.display());
-    let version = fs::read_to_string(data_dir.join("PG_VERSION")).trying(|| what.clone())?;
-    let programs = installed_majors().into_iter().find(|(major, _)| version.trim() == major.to_string());
-    let Some((_, programs)) = programs else {
-        return Err(Error::refused(
-            what,
-            format!("no pg_waldump of version {} is installed", version.trim()),
-        ));
-    };
     let mut command = prepared(programs.join("pg_waldump"), None);
     command.env("LC_ALL", "C").arg("--stats").arg("-p").arg(place);
     command.arg(format!("--timeline={}", about.timeline)).arg(format!("--start={}", about.from));

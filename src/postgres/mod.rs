@@ -49,7 +49,7 @@ pub use history::{HistoryFile, HistoryFileError, HistoryFork};
 pub use observe::{Observation, Observer};
 pub use probe::{PROBE_FILE, ProbeError, probe_free_bytes, probe_places, probe_write};
 pub use process::{ExitWatch, PidFile, PidFileStatus, Postmaster, running_postmaster, watch_exit};
-pub use programs::{Programs, installed_majors};
+pub use programs::{Programs, installed_majors, programs_for};
 pub use promote::promote;
 pub use remote::ask_lineage;
 pub use rewind::rewind_from;
