@@ -54,11 +54,7 @@ pub fn in_patroni_lab(test: impl AsyncFnOnce(&mut Lab, &Patroni)) {
         });
         let outcome = futures_util::FutureExt::catch_unwind(outcome).await;
         if let Err(panic) = outcome {
-            for node in &lab.nodes {
-                let log = fs::read_to_string(node.dir.join("patroni.log")).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
-                println!("---- {}\n{}", node.name, lines[lines.len().saturating_sub(60)..].join("\n"));
-            }
+            print_logs(lab);
             std::panic::resume_unwind(panic);
         }
         for node in &mut lab.nodes {
@@ -68,11 +64,24 @@ pub fn in_patroni_lab(test: impl AsyncFnOnce(&mut Lab, &Patroni)) {
     });
 }
 
+/// The ends of the logs of Patroni's agents.
+pub fn print_logs(lab: &Lab) {
+    for node in &lab.nodes {
+        let log = fs::read_to_string(node.dir.join("patroni.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        println!("---- {}\n{}", node.name, lines[lines.len().saturating_sub(60)..].join("\n"));
+    }
+}
+
 impl Patroni {
     fn start(lab: &Lab) -> Patroni {
-        let children = lab.nodes.iter().map(|node| {
+        Patroni::start_with(&lab.nodes, |node| configuration(lab, node))
+    }
+
+    pub fn start_with(nodes: &[Node], configuration: impl Fn(&Node) -> String) -> Patroni {
+        let children = nodes.iter().map(|node| {
             let path = config_file(node);
-            fs::write(&path, configuration(lab, node)).expect("our own directory");
+            fs::write(&path, configuration(node)).expect("our own directory");
             let log = fs::File::create(node.dir.join("patroni.log")).expect("our own directory");
             let mut command = node.machine.command("setpriv");
             command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
