@@ -181,7 +181,7 @@ impl Office {
     fn reload(&mut self) {
         let Some(config) = self.desk.reloads.borrow_and_update().clone() else { return };
         let now = clock::now();
-        self.mind.apply(now, Event::Tags(config.tags.clone()));
+        self.mind.apply(now, Event::Tags(config.tags.told()));
         let policy = self.desk.wishes.relearn(*config);
         self.order_watchdog();
         self.mind.apply(now, Event::Policy(Box::new(policy)));

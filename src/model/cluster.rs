@@ -322,6 +322,21 @@ impl Tags {
         }
     }
 
+    /// As they are told to others. A flag that is off says nothing, except where it speaks against a priority.
+    #[must_use]
+    pub fn told(&self) -> Tags {
+        let mut told = self.clone();
+        told.0.retain(|tag, value| match tag.as_str() {
+            "nofailover" if self.0.contains_key("failover_priority") => true,
+            "nosync" if self.0.contains_key("sync_priority") => true,
+            "clonefrom" | "nofailover" | "noloadbalance" | "nosync" | "nostream" => {
+                *value != Value::Bool(false)
+            }
+            _ => true,
+        });
+        told
+    }
+
     pub fn noloadbalance(&self) -> bool {
         self.flag("noloadbalance")
     }

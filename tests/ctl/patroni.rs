@@ -62,9 +62,7 @@ pub fn in_patroni_lab(test: impl AsyncFnOnce(&mut Lab, &Patroni)) {
         });
         let outcome = futures_util::FutureExt::catch_unwind(outcome).await;
         if let Err(panic) = outcome {
-            for node in &lab.nodes {
-                println!("---- {}\n{}", node.name, log_of(node));
-            }
+            print_logs(lab);
             std::panic::resume_unwind(panic);
         }
         for node in &mut lab.nodes {
@@ -74,9 +72,20 @@ pub fn in_patroni_lab(test: impl AsyncFnOnce(&mut Lab, &Patroni)) {
     });
 }
 
+/// The ends of the logs of Patroni's agents.
+pub fn print_logs(lab: &Lab) {
+    for node in &lab.nodes {
+        println!("---- {}\n{}", node.name, log_of(node));
+    }
+}
+
 impl Patroni {
     fn start(lab: &Lab) -> Patroni {
-        let children = lab.nodes.iter().map(|node| spawn(node, &configuration(lab, node)));
+        Patroni::start_with(&lab.nodes, |node| configuration(lab, node))
+    }
+
+    pub fn start_with(nodes: &[Node], configuration: impl Fn(&Node) -> String) -> Patroni {
+        let children = nodes.iter().map(|node| spawn(node, &configuration(node)));
         Patroni { children: children.collect() }
     }
 
