@@ -134,17 +134,22 @@ fn what_is_not_there_yet_is_refused_or_warned_about_by_name() {
          hint: without it the cluster would not do what this file says; remove it if that is right",
     );
     refused(
+        "log: {format: [message]}\n",
+        "error: node1.yml:10:15: log.format: a list of fields is for lines of JSON\n\
+         hint: set log.type to json, or write the form as text",
+    );
+    refused(
         "watchdog: {device: watchdog1}\n",
         "error: node1.yml:10:12: watchdog.device: \"watchdog1\" is not an absolute path of at most 255 bytes",
     );
     let loaded = good(&format!(
-        "{GOOD}ttl: 30\ntags: {{nosync: true, rack: r7, nostream: false}}\nlog: {{dir: /l}}\n"
+        "{GOOD}ttl: 30\ntags: {{nosync: true, rack: r7, nostream: false}}\nbootstrap: {{users: {{a: {{}}}}}}\n"
     ));
     warned(
         &loaded,
         &[
             "node1.yml:10:1: ttl: has no effect here: it is the same for the whole cluster",
-            "node1.yml:12:12: log.dir: has no effect in this version yet (directory for log files)",
+            "node1.yml:12:20: bootstrap.users: has no effect in this version yet (gone from Patroni since 4.0)",
         ],
     );
     assert_eq!(loaded.config.tags.0.get("rack"), Some(&json!("r7")));
