@@ -88,22 +88,19 @@ impl Form {
         fields.extend(self.static_fields.iter().map(|(name, value)| text((name, value))));
         fields.extend(line.fields.iter().map(|(name, value)| text((name, value))));
         // The line's own words win over a field that happens to bear the same name.
-        match &self.format {
-            Some(format) => {
-                let told = format.fields().into_iter();
-                fields.extend(told.map(|(attribute, name)| (name, self.attribute(attribute, line))));
-            }
-            None => {
-                let at = line.at.strftime(self.time.as_deref().unwrap_or(JSON_TIME)).to_string();
-                fields.extend([
-                    text(("asctime", &at)),
-                    text(("levelname", python_name(*line.place.level()).0)),
-                    text(("cluster", &author.cluster)),
-                    text(("member", &author.member)),
-                    text(("module", line.place.target())),
-                    text(("message", &line.sentence)),
-                ]);
-            }
+        if let Some(format) = &self.format {
+            let told = format.fields().into_iter();
+            fields.extend(told.map(|(attribute, name)| (name, self.attribute(attribute, line))));
+        } else {
+            let at = line.at.strftime(self.time.as_deref().unwrap_or(JSON_TIME)).to_string();
+            fields.extend([
+                text(("asctime", &at)),
+                text(("levelname", python_name(*line.place.level()).0)),
+                text(("cluster", &author.cluster)),
+                text(("member", &author.member)),
+                text(("module", line.place.target())),
+                text(("message", &line.sentence)),
+            ]);
         }
         Value::Object(fields)
     }
