@@ -109,10 +109,6 @@ impl LogFormat {
             }
         }
     }
-
-    pub fn is_list(&self) -> bool {
-        matches!(self.parts, Parts::Fields(_))
-    }
 }
 
 /// Can a time be written so?
@@ -167,9 +163,9 @@ fn parts_of(text: &str) -> Result<Vec<Part>, String> {
         let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let (width, after) = after.split_at(digits);
         let width: usize = if width.is_empty() { 0 } else { width.parse().unwrap_or(usize::MAX) };
-        let precision =
-            after.strip_prefix('.').map(|after| after.trim_start_matches(|c: char| c.is_ascii_digit()));
-        let after = precision.unwrap_or(after);
+        if after.starts_with('.') {
+            return Err(format!("%({name}) without a precision: nothing is cut short"));
+        }
         let after = after
             .strip_prefix(['s', 'd', 'f', 'r', 'i'])
             .ok_or_else(|| format!("%({name}) followed by its kind, such as %({name})s"))?;
@@ -210,7 +206,7 @@ mod tests {
         let told = |attribute, width, filling| Part::Told { attribute, width, filling };
         let text = |text: &str| Part::Text(text.to_owned());
         assert_eq!(
-            read(json!("%(asctime)s 100%% %(levelname)-8s|%(lineno)04d %(name).10s")),
+            read(json!("%(asctime)s 100%% %(levelname)-8s|%(lineno)04d %(name)s")),
             Ok(Parts::Line(vec![
                 told(Attribute::Time, 0, Filling::Before),
                 text(" 100% "),
@@ -242,6 +238,7 @@ mod tests {
         check(json!("%(nonsense)s"), "\"nonsense\"");
         check(json!("100%"), "another %");
         check(json!("%(message)"), "%(message)s");
+        check(json!("%(name).10s"), "precision");
         check(json!("%(message)999999999999999999999s"), "200");
         check(json!([{"message": "a", "asctime": "b"}]), "each a name");
         check(json!(7), "a list of fields");

@@ -129,21 +129,8 @@ fn with_descendants(mut family: BTreeSet<i32>, all: &BTreeMap<i32, Stat>) -> BTr
 
 /// Whoever descends from a process now. Those whose parents have died are nobody's any more.
 pub(super) fn descendants_of(pid: i32) -> Vec<Postmaster> {
-    let all = all_processes();
-    let mut family = BTreeSet::from([pid]);
-    loop {
-        let before = family.len();
-        let children = all.iter().filter(|(_, stat)| family.contains(&stat.parent)).map(|(pid, _)| *pid);
-        family.extend(children.collect::<Vec<_>>());
-        if family.len() == before {
-            break;
-        }
-    }
-    family.remove(&pid);
-    family
-        .iter()
-        .filter_map(|pid| Some(Postmaster { pid: *pid, start_ticks: all.get(pid)?.start_ticks }))
-        .collect()
+    let family = with_descendants(BTreeSet::from([pid]), &all_processes());
+    family.into_iter().filter(|one| one.pid != pid).collect()
 }
 
 impl Postmaster {
