@@ -281,10 +281,10 @@ fn same_place(directory: &Path, data_dir: &Path) -> bool {
 
 /// An upgrade of the package leaves ` (deleted)` behind the name of the program that still runs.
 fn is_server(pid: i32) -> bool {
-    let program = match fs::read_link(format!("/proc/{pid}/exe")) {
+    let program = match program_of(pid) {
         Ok(program) => program,
-        // On its way out it has no program any more, and still holds its sockets.
-        Err(error) => return error.kind() == io::ErrorKind::NotFound,
+        // It still holds its sockets.
+        Err(error) => return is_on_its_way_out(&error),
     };
     let name = program.file_name().and_then(|name| name.to_str());
     name.is_some_and(|name| {
@@ -292,10 +292,22 @@ fn is_server(pid: i32) -> bool {
     })
 }
 
-/// Children of a postmaster call themselves `postgres: …` before they serve anybody. Whoever is on its way out has no name any more.
+/// Children of a postmaster call themselves `postgres: …` before they serve anybody. Whoever is on its way out has no name any more;
+/// whoever has only just become a PostgreSQL has none yet, but a program.
 fn is_child_by_name(pid: i32) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline"))
-        .is_ok_and(|name| name.is_empty() || name.starts_with(b"postgres: "))
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|name| {
+        name.starts_with(b"postgres: ")
+            || name.is_empty() && program_of(pid).is_err_and(|error| is_on_its_way_out(&error))
+    })
+}
+
+fn program_of(pid: i32) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe"))
+}
+
+/// A process that ends gives up its memory first, and its program with it.
+fn is_on_its_way_out(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 fn ticks_per_second() -> u64 {
@@ -359,6 +371,13 @@ mod tests {
         let pids = |those: &BTreeSet<Postmaster>| those.iter().map(|one| one.pid).collect::<Vec<_>>();
         let own = |child: &std::process::Child| i32::try_from(child.id()).expect("a pid");
         let mut children = [server("postgres: walwriter"), server("/usr/lib/postgresql/15/bin/postgres")];
+        // The kernel lets us go on as soon as a child has its program; its name comes a moment later.
+        for child in &children {
+            let name = format!("/proc/{}/cmdline", own(child));
+            while fs::read(&name).expect("alive").is_empty() {
+                std::thread::yield_now();
+            }
+        }
         let left = left_behind(&data_dir);
         assert_eq!(
             (pids(&left.orphans), pids(&left.emerging)),
@@ -369,6 +388,25 @@ mod tests {
             child.wait().expect("reaped");
         }
         assert_eq!(left_behind(&data_dir), Leftovers::default());
+    }
+
+    #[test]
+    fn a_server_that_has_no_name_yet_is_no_orphan() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let program = directory.path().join("postgres");
+        fs::copy("/bin/sleep", &program).expect("a program of that name");
+        for _ in 0..200 {
+            let mut child = Command::new(&program).arg("600").spawn().expect("a child");
+            let pid = i32::try_from(child.id()).expect("a pid");
+            let name = format!("/proc/{pid}/cmdline");
+            let mut taken_for_a_child = false;
+            while fs::read(&name).expect("alive").is_empty() {
+                taken_for_a_child |= is_child_by_name(pid);
+            }
+            child.kill().expect("killed");
+            child.wait().expect("reaped");
+            assert!(!taken_for_a_child);
+        }
     }
 
     #[tokio::test]
