@@ -14,9 +14,9 @@ use nix::unistd::Pid;
 use support::{Instance, LOOK, PATIENCE, bin_dirs, tries};
 use tenure::model::{ControlState, Lsn, Moment, Postgres, Serving, Span, Timeline, Unfinished};
 use tenure::postgres::{
-    Error, Gauge, Leftovers, Observer, bootstrap, checkpoint, clone_from, discard_unfinished_clone, end_leftovers,
-    follow, kill_completely, list_diverged, promote, rewind_from, running_postmaster, set_aside,
-    start_primary, start_standby, stop_at_once, stop_orderly, summarize_diverged, watch_exit,
+    Error, Gauge, Leftovers, Observer, bootstrap, checkpoint, clone_from, discard_unfinished_clone,
+    end_leftovers, follow, kill_completely, list_diverged, promote, rewind_from, running_postmaster,
+    set_aside, start_primary, start_standby, stop_at_once, stop_orderly, summarize_diverged, watch_exit,
 };
 
 async fn wait() {
@@ -364,7 +364,8 @@ async fn a_clone_that_did_not_end_is_never_started_and_leaves_nothing() {
         let turku = Instance::primary(&bin_dir, "turku").await;
         let mut oulu = Instance::new(&bin_dir, "oulu");
         let nobody = tenure::model::Address { host: "127.0.0.1".to_owned(), port: 1 };
-        let failure = clone_from(&oulu.settings, &nobody, PATIENCE, &Gauge::default()).await.expect_err("nobody there");
+        let failure =
+            clone_from(&oulu.settings, &nobody, PATIENCE, &Gauge::default()).await.expect_err("nobody there");
         assert!(failure.to_string().starts_with("clone from 127.0.0.1:1: "), "{failure}");
         assert_eq!(oulu.look().await.postgres, Postgres::Empty);
 
@@ -374,8 +375,9 @@ async fn a_clone_that_did_not_end_is_never_started_and_leaves_nothing() {
             basebackup: vec![tenure::postgres::ProgramOption::value("max-rate", "1M")],
             ..slow
         };
+        let gauge = Gauge::default();
         tokio::select! {
-            outcome = clone_from(&slow, turku.address(), PATIENCE) => panic!("it ended: {outcome:?}"),
+            outcome = clone_from(&slow, turku.address(), PATIENCE, &gauge) => panic!("it ended: {outcome:?}"),
             () = async { while !begun.exists() { wait().await } } => {}
         }
         assert_eq!(oulu.look().await.postgres, Postgres::Unfinished { work: Unfinished::Clone });

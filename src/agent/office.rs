@@ -18,8 +18,8 @@ use crate::config::Config;
 use crate::decide::mind::{Call, Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Copying, Errand, Facts, FenceOrder, Job, Lease, MemberName, MemberRecord, MessageId, Moment, Plan,
-    Reason, Rule, Running, SessionId, Severity, Span, Standing, View,
+    Cluster, Copying, Errand, Facts, FenceOrder, Job, Lease, MemberName, MemberRecord, MessageId, Moment,
+    Plan, Reason, Rule, Running, SessionId, Severity, Span, Standing, View,
 };
 use crate::peers;
 use crate::store::Store;

@@ -177,10 +177,12 @@ async fn perform(
             }
         },
         // The methods of this cluster's replicas copy this cluster; the other one is copied as its section says.
-        Job::CloneRemote => match postgres::clone_from(&built_in(settings), &from(source)?, CLONE, &gauge).await {
-            Ok(()) => return made(settings).await,
-            Err(error) => Err(error),
-        },
+        Job::CloneRemote => {
+            match postgres::clone_from(&built_in(settings), &from(source)?, CLONE, &gauge).await {
+                Ok(()) => return made(settings).await,
+                Err(error) => Err(error),
+            }
+        }
         Job::RewindRemote => done(postgres::rewind_from(settings, &from(source)?, REWIND).await),
         Job::CopySlots { slots, upstream, .. } => told(
             postgres::copy_slots(settings, &from(source)?, &slots, upstream, start_patience)

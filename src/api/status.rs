@@ -114,12 +114,12 @@ struct Tenure {
     #[serde(skip_serializing_if = "Option::is_none")]
     disk_stalled_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    copying: Option<Copied>,
+    copying: Option<CloneProgress>,
 }
 
 /// A clone that is being made.
 #[derive(Debug, Serialize)]
-struct Copied {
+struct CloneProgress {
     copied_bytes: u64,
     whole_bytes: Option<u64>,
     percent: Option<u64>,
@@ -172,7 +172,7 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             disk_free_bytes: view.disk.free_bytes,
             disk_full: view.disk.is_full(),
             disk_stalled_ms: disk_stalled(look).map(Span::as_ms),
-            copying: facts.copying.map(|copying| Copied {
+            copying: facts.copying.map(|copying| CloneProgress {
                 copied_bytes: copying.copied,
                 whole_bytes: copying.whole,
                 percent: copying.percent(),

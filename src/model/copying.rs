@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_told_with_its_rate_and_what_is_left() {
-        let check = |copied, whole, ms, told: &str| {
+        let check = |copied, whole, ms: u64, told: &str| {
             let copying = Copying {
                 begun_at: Moment::from_ms(1_000),
                 told_at: Moment::from_ms(1_000 + ms),

@@ -168,7 +168,10 @@ async fn run_reaching(
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let status = {
-        let reading = async { tokio::join!(read_tail(stdout, &mut out, &mut |_| false), read_tail(stderr, &mut err, heard)) };
+        let mut unheard = |_: &str| false;
+        let reading = async {
+            tokio::join!(read_tail(stdout, &mut out, &mut unheard), read_tail(stderr, &mut err, heard))
+        };
         tokio::pin!(ending, reading);
         let ended = async {
             let status = tokio::select! {

@@ -58,8 +58,14 @@ mod tests {
     fn lines_about_progress_are_told_from_others() {
         let check = |line: &str, wanted| assert_eq!(parse(line), wanted, "{line}");
         check("    0/98321 kB (0%), 0/1 tablespace", Some((0, Some(98_321 << 10))));
-        check("24570/98321 kB (24%), 0/1 tablespace (/data/base/1/2)", Some((24_570 << 10, Some(98_321 << 10))));
-        check("24570/98321 kB (100%), 1/1 tablespace                                  ", Some((24_570 << 10, Some(98_321 << 10))));
+        check(
+            "24570/98321 kB (24%), 0/1 tablespace (/data/base/1/2)",
+            Some((24_570 << 10, Some(98_321 << 10))),
+        );
+        check(
+            "24570/98321 kB (100%), 1/1 tablespace                                  ",
+            Some((24_570 << 10, Some(98_321 << 10))),
+        );
         check("24570 kB, 0/1 tablespace", Some((24_570 << 10, None)));
         check("24570/0 kB, 0/2 tablespaces", Some((24_570 << 10, None)));
         check("pg_basebackup: error: could not write 12 kB", None);

@@ -71,7 +71,9 @@ async fn a_logical_slot_goes_on_where_the_next_primary_is() {
         let mut oulu = Instance::new(&bin_dir, "oulu");
         oulu.settings.parameters.extend([logical_wal]);
         oulu.settings.copied_slots = true;
-        tenure::postgres::clone_from(&oulu.settings, turku.address(), PATIENCE, &Gauge::default()).await.expect("cloned");
+        tenure::postgres::clone_from(&oulu.settings, turku.address(), PATIENCE, &Gauge::default())
+            .await
+            .expect("cloned");
         turku.make_slot_for(&oulu).await;
         let upstream = Some(turku.address().clone());
         start_standby(&oulu.settings, upstream.clone(), PATIENCE).await.expect("started");
