@@ -14,9 +14,9 @@ use nix::unistd::Pid;
 use support::{Instance, LOOK, PATIENCE, bin_dirs, tries};
 use tenure::model::{ControlState, Lsn, Moment, Postgres, Serving, Span, Timeline, Unfinished};
 use tenure::postgres::{
-    Error, Leftovers, Observer, bootstrap, checkpoint, clone_from, discard_unfinished_clone, end_leftovers,
-    follow, kill_completely, list_diverged, promote, rewind_from, running_postmaster, set_aside,
-    start_primary, start_standby, stop_at_once, stop_orderly, summarize_diverged, watch_exit,
+    Error, Gauge, Leftovers, Observer, bootstrap, checkpoint, clone_from, discard_unfinished_clone,
+    end_leftovers, follow, kill_completely, list_diverged, promote, rewind_from, running_postmaster,
+    set_aside, start_primary, start_standby, stop_at_once, stop_orderly, summarize_diverged, watch_exit,
 };
 
 async fn wait() {
@@ -328,7 +328,7 @@ async fn a_standby_that_cannot_reach_its_upstream_goes_on_starting() {
     for bin_dir in bin_dirs() {
         let turku = Instance::primary(&bin_dir, "turku").await;
         let mut oulu = Instance::new(&bin_dir, "oulu");
-        clone_from(&oulu.settings, turku.address(), PATIENCE).await.expect("cloned");
+        clone_from(&oulu.settings, turku.address(), PATIENCE, &Gauge::default()).await.expect("cloned");
         turku.make_slot_for(&oulu).await;
         match oulu.look().await.postgres {
             Postgres::Stopped { control } => {
@@ -364,7 +364,8 @@ async fn a_clone_that_did_not_end_is_never_started_and_leaves_nothing() {
         let turku = Instance::primary(&bin_dir, "turku").await;
         let mut oulu = Instance::new(&bin_dir, "oulu");
         let nobody = tenure::model::Address { host: "127.0.0.1".to_owned(), port: 1 };
-        let failure = clone_from(&oulu.settings, &nobody, PATIENCE).await.expect_err("nobody there");
+        let failure =
+            clone_from(&oulu.settings, &nobody, PATIENCE, &Gauge::default()).await.expect_err("nobody there");
         assert!(failure.to_string().starts_with("clone from 127.0.0.1:1: "), "{failure}");
         assert_eq!(oulu.look().await.postgres, Postgres::Empty);
 
@@ -374,8 +375,9 @@ async fn a_clone_that_did_not_end_is_never_started_and_leaves_nothing() {
             basebackup: vec![tenure::postgres::ProgramOption::value("max-rate", "1M")],
             ..slow
         };
+        let gauge = Gauge::default();
         tokio::select! {
-            outcome = clone_from(&slow, turku.address(), PATIENCE) => panic!("it ended: {outcome:?}"),
+            outcome = clone_from(&slow, turku.address(), PATIENCE, &gauge) => panic!("it ended: {outcome:?}"),
             () = async { while !begun.exists() { wait().await } } => {}
         }
         assert_eq!(oulu.look().await.postgres, Postgres::Unfinished { work: Unfinished::Clone });
@@ -383,7 +385,7 @@ async fn a_clone_that_did_not_end_is_never_started_and_leaves_nothing() {
         assert!(refused.to_string().contains("a clone has not ended here"), "{refused}");
         discard_unfinished_clone(&oulu.settings).await.expect("discarded");
         assert_eq!(oulu.look().await.postgres, Postgres::Empty);
-        clone_from(&oulu.settings, turku.address(), PATIENCE).await.expect("cloned");
+        clone_from(&oulu.settings, turku.address(), PATIENCE, &Gauge::default()).await.expect("cloned");
     }
 }
 
@@ -396,7 +398,7 @@ async fn a_directory_is_set_aside_whole_and_makes_room_for_a_clone() {
         let kept = set_aside(&oulu.settings).await.expect("set aside");
         assert_eq!(oulu.look().await.postgres, Postgres::Empty);
         assert!(kept.join("PG_VERSION").exists() && kept.join("global/pg_control").exists());
-        clone_from(&oulu.settings, turku.address(), PATIENCE).await.expect("cloned");
+        clone_from(&oulu.settings, turku.address(), PATIENCE, &Gauge::default()).await.expect("cloned");
         start_standby(&oulu.settings, Some(turku.address().clone()), PATIENCE).await.expect("started");
         oulu.until_streaming().await;
     }

@@ -184,7 +184,8 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         sight,
     };
     tasks.spawn_on(eyes.look(), hands);
-    let workshop = Workshop { settings: instance.clone(), assignments: assigned, finished };
+    let (gauge, copying) = watch::channel(None);
+    let workshop = Workshop { settings: instance.clone(), assignments: assigned, finished, gauge };
     tasks.spawn_on(workshop.work(), hands);
     let (probe, _) = disk::start(instance.clone()).context("start the probe of the disk")?;
     tasks.spawn(probe.report(events.clone()));
@@ -260,6 +261,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         identity: wishes::identity(&config),
         wishes,
         sight: seen,
+        copying,
         looks,
         assignments,
         calls,

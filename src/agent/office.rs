@@ -18,8 +18,8 @@ use crate::config::Config;
 use crate::decide::mind::{Call, Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Errand, Facts, FenceOrder, Job, Lease, MemberName, MemberRecord, MessageId, Moment, Plan,
-    Reason, Rule, Running, SessionId, Severity, Span, Standing, View,
+    Cluster, Copying, Errand, Facts, FenceOrder, Job, Lease, MemberName, MemberRecord, MessageId, Moment,
+    Plan, Reason, Rule, Running, SessionId, Severity, Span, Standing, View,
 };
 use crate::peers;
 use crate::store::Store;
@@ -43,6 +43,7 @@ pub struct Desk {
     pub identity: Identity,
     pub wishes: Wishes,
     pub sight: watch::Receiver<Sight>,
+    pub copying: watch::Receiver<Option<Copying>>,
     pub looks: api::Looks,
     pub assignments: mpsc::Sender<Assignment>,
     pub calls: mpsc::Sender<Call>,
@@ -348,6 +349,7 @@ impl Office {
                 pending_restart: facts.pending_restart.is_some().then_some(true),
                 pending_restart_reason: facts.pending_restart.clone(),
                 scheduled_restart: facts.scheduled_restart.clone(),
+                copying: facts.copying.map(|copying| copying.to_string()),
                 ..publish::member_record(view, &self.desk.identity)
             },
             record_stands: cluster.members.contains_key(&view.me),
@@ -372,6 +374,7 @@ impl Office {
         facts.decisions = self.decisions;
         facts.store_last_seen = self.store_seen.map(|(_, seconds)| seconds);
         facts.scheduled_restart = self.asks.document();
+        facts.copying = *self.desk.copying.borrow();
         facts
     }
 }

@@ -147,7 +147,7 @@ impl Said {
 
     fn status(&mut self, now: Moment, view: &View, plan: &Plan, facts: &Facts, words: &mut Vec<String>) {
         let status = status(view, plan);
-        let lag = lag(view, facts);
+        let lag = lag(view, facts).or_else(|| facts.copying.map(|copying| copying.to_string()));
         let lag_due = lag != self.lag && LAG_EVERY <= now.since(self.lag_at);
         if status != self.status || lag_due {
             let shown: Vec<&str> = [status.as_str()].into_iter().chain(lag.as_deref()).collect();
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
     use crate::decide::decide;
     use crate::decide::mind::{Event, Mind, Seen};
-    use crate::model::{Lsn, Policy, SystemId, Tags, Timeline};
+    use crate::model::{Copying, Lsn, Policy, SystemId, Tags, Timeline};
 
     const WATCHDOG: Option<Span> = Some(Span::from_secs(3));
 
@@ -266,6 +266,20 @@ mod tests {
 
     fn next(said: &mut Said, at_ms: u64, view: &View, facts: &Facts) -> String {
         said.next(Moment::from_ms(at_ms), view, &decide(view), facts).join("\n")
+    }
+
+    #[test]
+    fn a_clone_is_told_with_how_far_it_has_come() {
+        let view = view(vec![seen(Postgres::Empty)]);
+        let copying = Copying {
+            begun_at: Moment::from_ms(1_000),
+            told_at: Moment::from_ms(3_000),
+            copied: 40 << 20,
+            whole: Some(100 << 20),
+        };
+        let facts = Facts { copying: Some(copying), ..Facts::default() };
+        let words = Said::default().next(Moment::from_ms(20_000), &view, &decide(&view), &facts).join("\n");
+        assert!(words.contains("; 40 %, 40 MB of 100 MB, 20 MB/s, 3 s left"), "{words}");
     }
 
     #[test]

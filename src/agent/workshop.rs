@@ -46,6 +46,8 @@ pub struct Workshop {
     pub settings: watch::Receiver<Arc<InstanceSettings>>,
     pub assignments: mpsc::Receiver<Assignment>,
     pub finished: mpsc::Sender<Finished>,
+    /// How far a clone has come.
+    pub gauge: postgres::Gauge,
 }
 
 struct Bench {
@@ -77,7 +79,7 @@ impl Workshop {
                     Some(Assignment::Start { id, job, source, start_patience }) => {
                         clear(&mut bench).await;
                         let settings = self.settings.borrow().clone();
-                        let work = perform(settings, job.clone(), source, start_patience);
+                        let work = perform(settings, job.clone(), source, start_patience, self.gauge.clone());
                         #[expect(clippy::disallowed_methods, reason = "the bench holds it, and clears it before it goes")]
                         let task = tokio::spawn(work);
                         bench = Some(Bench { id, job, task });
@@ -128,6 +130,7 @@ async fn perform(
     job: Job,
     source: Option<Address>,
     start_patience: Span,
+    gauge: postgres::Gauge,
 ) -> Result<JobOutcome, String> {
     let settings = settings.as_ref();
     let from = |source: Option<Address>| source.ok_or("the address to copy from is not known".to_owned());
@@ -146,7 +149,7 @@ async fn perform(
             }
             Err(error) => Err(error),
         },
-        Job::Clone { .. } => done(postgres::clone_from(settings, &from(source)?, CLONE).await),
+        Job::Clone { .. } => done(postgres::clone_from(settings, &from(source)?, CLONE, &gauge).await),
         Job::CloneWithoutLeader => done(postgres::clone_without_leader(settings, CLONE).await),
         // The lease is held meanwhile, and nobody accepts writes: as long as for a start, and no longer.
         Job::PrePromote { .. } => match &settings.hooks.pre_promote {
@@ -174,10 +177,12 @@ async fn perform(
             }
         },
         // The methods of this cluster's replicas copy this cluster; the other one is copied as its section says.
-        Job::CloneRemote => match postgres::clone_from(&built_in(settings), &from(source)?, CLONE).await {
-            Ok(()) => return made(settings).await,
-            Err(error) => Err(error),
-        },
+        Job::CloneRemote => {
+            match postgres::clone_from(&built_in(settings), &from(source)?, CLONE, &gauge).await {
+                Ok(()) => return made(settings).await,
+                Err(error) => Err(error),
+            }
+        }
         Job::RewindRemote => done(postgres::rewind_from(settings, &from(source)?, REWIND).await),
         Job::CopySlots { slots, upstream, .. } => told(
             postgres::copy_slots(settings, &from(source)?, &slots, upstream, start_patience)

@@ -42,6 +42,8 @@ struct Member<'a> {
     scheduled_restart: Option<&'a Value>,
     #[serde(skip_serializing_if = "Tags::is_empty")]
     tags: &'a Tags,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copying: Option<&'a str>,
     #[serde(flatten)]
     position: Option<Position>,
 }
@@ -139,6 +141,7 @@ fn member<'a>(
         pending_restart_reason: record.pending_restart_reason.as_ref(),
         scheduled_restart: record.scheduled_restart.as_ref(),
         tags: &record.tags,
+        copying: record.copying.as_deref(),
         position: (!leads).then(|| position(record, cluster.status.optime.unwrap_or_default())),
     }
 }

@@ -113,6 +113,18 @@ struct Tenure {
     disk_full: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     disk_stalled_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copying: Option<CloneProgress>,
+}
+
+/// A clone that is being made.
+#[derive(Debug, Serialize)]
+struct CloneProgress {
+    copied_bytes: u64,
+    whole_bytes: Option<u64>,
+    percent: Option<u64>,
+    bytes_per_second: Option<u64>,
+    left_s: Option<u64>,
 }
 
 pub fn document(look: Look<'_>) -> Document<'_> {
@@ -160,6 +172,13 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             disk_free_bytes: view.disk.free_bytes,
             disk_full: view.disk.is_full(),
             disk_stalled_ms: disk_stalled(look).map(Span::as_ms),
+            copying: facts.copying.map(|copying| CloneProgress {
+                copied_bytes: copying.copied,
+                whole_bytes: copying.whole,
+                percent: copying.percent(),
+                bytes_per_second: copying.rate(),
+                left_s: copying.left().map(|left| left.as_ms() / 1000),
+            }),
         },
     }
 }

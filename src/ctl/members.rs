@@ -278,6 +278,9 @@ fn service_lines(cluster: &Cluster) -> Vec<String> {
         }
         lines.push(line);
     }
+    let copying =
+        |member: &Member| Some(format!("{} is being cloned: {}", member.name, member.text("copying")?));
+    lines.extend(cluster.members.iter().filter_map(copying));
     lines
 }
 

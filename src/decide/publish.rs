@@ -52,12 +52,13 @@ pub fn member_record(view: &View, identity: &Identity) -> MemberRecord {
     record
 }
 
-/// Is the difference more than WAL moving on? Then the others must hear of it at once.
+/// Is the difference more than WAL or a clone moving on? Then the others must hear of it at once.
 pub fn differs_in_substance(old: &MemberRecord, new: &MemberRecord) -> bool {
     let still = |record: &MemberRecord| MemberRecord {
         xlog_location: None,
         replay_lsn: None,
         receive_lsn: None,
+        copying: None,
         ..record.clone()
     };
     still(old) != still(new)

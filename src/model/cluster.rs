@@ -99,6 +99,9 @@ pub struct MemberRecord {
     /// How the watchdog is, for people; Patroni has no such field and passes it over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<String>,
+    /// How far a clone has come, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copying: Option<String>,
     /// The version of our agent, which Patroni's members pass over. Without it, the member is one of theirs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenure: Option<String>,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Lsn, Moment, Plan, View};
+use super::{Copying, Lsn, Moment, Plan, View};
 
 /// Published by the loop after every decision, never waited for.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Facts {
     pub store_last_seen: Option<u64>,
     /// The same on the boot clock.
     pub store_last_seen_at: Option<Moment>,
+    /// How far the clone that is being made has come.
+    pub copying: Option<Copying>,
     /// How many decisions the agent has made since it started.
     pub decisions: u64,
 }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
-use super::command::run_well;
+use super::command::run_well_listening;
 use super::conninfo;
 use super::custom;
 use super::error::{Error, Trying};
 use super::files::{make_private_directory, names_in};
 use super::pgpass::PassFile;
 use super::programs::Programs;
+use super::progress::{Gauge, Reader};
 use super::set_aside::{is_kept_here, make_place_for_links};
 use super::settings::{InstanceSettings, ProgramOption, ReplicaMethod};
 use super::start::{refuse_if_running, sweep};
@@ -41,9 +42,14 @@ const OPTIONS_NOT_ALLOWED: &[&str] = &[
 const STAGING: &str = "pgsql_tmp.tenure-clone";
 
 /// The data directory must be empty, or hold nothing but the remains of an earlier clone.
-pub async fn clone_from(settings: &InstanceSettings, source: &Address, patience: Span) -> Result<(), Error> {
+pub async fn clone_from(
+    settings: &InstanceSettings,
+    source: &Address,
+    patience: Span,
+    gauge: &Gauge,
+) -> Result<(), Error> {
     let what = format!("clone from {}:{}", source.host, source.port);
-    make_replica(settings, &what, Some(source), patience).await
+    make_replica(settings, &what, Some((source, gauge)), patience).await
 }
 
 /// The same without anybody to copy from, by the methods that can do that.
@@ -54,7 +60,7 @@ pub async fn clone_without_leader(settings: &InstanceSettings, patience: Span) -
 async fn make_replica(
     settings: &InstanceSettings,
     what: &str,
-    source: Option<&Address>,
+    source: Option<(&Address, &Gauge)>,
     patience: Span,
 ) -> Result<(), Error> {
     refuse_if_running(settings, what)?;
@@ -79,10 +85,12 @@ async fn make_replica(
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Span::from_ms(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
         let made = match (method, source) {
-            (ReplicaMethod::Basebackup, Some(source)) => basebackup(settings, what, source, left).await,
+            (ReplicaMethod::Basebackup, Some((source, gauge))) => {
+                basebackup(settings, what, source, left, gauge).await
+            }
             (ReplicaMethod::Basebackup, None) => continue,
             (ReplicaMethod::Custom(method), source) => {
-                custom::make_replica(settings, method, source, left).await
+                custom::make_replica(settings, method, source.map(|(address, _)| address), left).await
             }
         };
         match made {
@@ -99,6 +107,7 @@ async fn basebackup(
     what: &str,
     source: &Address,
     patience: Span,
+    gauge: &Gauge,
 ) -> Result<(), Error> {
     refuse_options(what, &settings.basebackup, OPTIONS_NOT_ALLOWED)?;
     let programs = Programs::of(settings).await?;
@@ -118,8 +127,12 @@ async fn basebackup(
         // A spread one may take many minutes in which nothing is copied.
         command.arg("--checkpoint=fast");
     }
+    if !settings.basebackup.iter().any(|option| option.name == "progress") {
+        command.arg("--progress");
+    }
     command.args(settings.basebackup.iter().map(ProgramOption::argument));
-    run_well(what, command, patience).await?;
+    let mut reader = Reader::begin(gauge);
+    run_well_listening(what, command, patience, |line| reader.hear(line)).await?;
     if target != settings.data_dir {
         move_contents(&target, &settings.data_dir)?;
     }

@@ -110,6 +110,17 @@ pub(super) async fn run_well(what: &str, command: Command, patience: Span) -> Re
     if outcome.status.success() { Ok(outcome.stdout) } else { Err(Error::failed(what, outcome.complaint())) }
 }
 
+/// The same. `heard` gets each line of stderr as it comes, and says whether it is no matter for an error message.
+pub(super) async fn run_well_listening(
+    what: &str,
+    command: Command,
+    patience: Span,
+    mut heard: impl FnMut(&str) -> bool + Send,
+) -> Result<(), Error> {
+    let outcome = run_reaching(what, command, "", patience, Reach::Group, &mut heard).await?;
+    if outcome.status.success() { Ok(()) } else { Err(Error::failed(what, outcome.complaint())) }
+}
+
 pub(super) async fn run(what: &str, command: Command, patience: Span) -> Result<Outcome, Error> {
     run_with_input(what, command, "", patience).await
 }
@@ -120,7 +131,7 @@ pub(super) async fn run_with_input(
     input: &str,
     patience: Span,
 ) -> Result<Outcome, Error> {
-    run_reaching(what, command, input, patience, Reach::Group).await
+    run_reaching(what, command, input, patience, Reach::Group, &mut |_| false).await
 }
 
 /// For programs of which nobody knows what they start, and which never start PostgreSQL to stay.
@@ -129,7 +140,7 @@ pub(super) async fn run_with_descendants(
     command: Command,
     patience: Span,
 ) -> Result<Outcome, Error> {
-    run_reaching(what, command, "", patience, Reach::Descendants).await
+    run_reaching(what, command, "", patience, Reach::Descendants, &mut |_| false).await
 }
 
 async fn run_reaching(
@@ -138,6 +149,7 @@ async fn run_reaching(
     input: &str,
     patience: Span,
     reach: Reach,
+    heard: &mut (dyn FnMut(&str) -> bool + Send),
 ) -> Result<Outcome, Error> {
     if !input.is_empty() {
         command.stdin(Stdio::piped());
@@ -156,7 +168,10 @@ async fn run_reaching(
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let status = {
-        let reading = async { tokio::join!(read_tail(stdout, &mut out), read_tail(stderr, &mut err)) };
+        let mut unheard = |_: &str| false;
+        let reading = async {
+            tokio::join!(read_tail(stdout, &mut out, &mut unheard), read_tail(stderr, &mut err, heard))
+        };
         tokio::pin!(ending, reading);
         let ended = async {
             let status = tokio::select! {
@@ -175,13 +190,29 @@ async fn run_reaching(
     Ok(Outcome { status, stdout: text(out), stderr: text(err) })
 }
 
-async fn read_tail(pipe: Option<impl AsyncRead + Unpin>, tail: &mut Vec<u8>) {
+/// What comes, without the lines of which `heard` says so.
+async fn read_tail(
+    pipe: Option<impl AsyncRead + Unpin>,
+    tail: &mut Vec<u8>,
+    heard: &mut (dyn FnMut(&str) -> bool + Send),
+) {
     let Some(mut pipe) = pipe else { return };
     let mut chunk = vec![0; 8192];
+    let mut line_begins = 0;
     while let Ok(length @ 1..) = pipe.read(&mut chunk).await {
-        tail.extend_from_slice(&chunk[..length]);
+        for &byte in &chunk[..length] {
+            tail.push(byte);
+            if byte == b'\n' {
+                if heard(&String::from_utf8_lossy(&tail[line_begins..])) {
+                    tail.truncate(line_begins);
+                }
+                line_begins = tail.len();
+            }
+        }
         if tail.len() > 2 * OUTPUT_BYTES_MAX {
-            tail.drain(..tail.len() - OUTPUT_BYTES_MAX);
+            let too_much = tail.len() - OUTPUT_BYTES_MAX;
+            tail.drain(..too_much);
+            line_begins = line_begins.saturating_sub(too_much);
         }
     }
 }

@@ -42,6 +42,12 @@ fn a_restarted_primary_keeps_its_lease_and_its_rows() {
 #[test]
 fn a_replica_is_made_anew_and_the_leader_refuses() {
     in_lab(&Setup::default(), async |lab| {
+        for node in &lab.nodes {
+            let path = node.dir.join("tenure.yml");
+            let settings = std::fs::read_to_string(&path).expect("our own file");
+            // Long enough to be seen.
+            std::fs::write(&path, settings + "  basebackup:\n    - max-rate: 6M\n").expect("our own file");
+        }
         let leader = founded(lab).await;
         let writer = lab.write_anywhere();
         lab.more_rows(50).await;
@@ -53,7 +59,18 @@ fn a_replica_is_made_anew_and_the_leader_refuses() {
         let begun = ask(lab, replica, "POST", "/reinitialize", &json!({"from_leader": true}));
         assert_eq!(begun, said(200, "reinitialize started"));
         wait_for("the old data to be gone", async || (!mark.exists()).then_some(())).await;
+        wait_for("a clone that tells how far it has come", async || {
+            let copying = lab.nodes[replica].status()?["tenure"]["copying"].clone();
+            (0 < copying["percent"].as_u64()? && copying["whole_bytes"].is_u64()).then_some(())
+        })
+        .await;
+        wait_for("the others to know of it", async || {
+            let (_, cluster) = lab.nodes[leader].request("GET", "/cluster", "")?;
+            cluster.contains("\"copying\": \"").then_some(())
+        })
+        .await;
         assert_eq!(lab.healthy().await, leader);
+        assert!(lab.nodes[replica].status().expect("it answers")["tenure"]["copying"].is_null());
         lab.more_rows(50).await;
         drop(writer);
         assert_eq!(lab.missing_rows(leader).await, 0);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tenure::model::{Lineage, NewSlot, Serving, SlotAdvance, SlotPlan, SlotRow, Timeline};
 use tenure::postgres::{
-    apply_slot_plan, ask_lineage, copy_slots, promote, start_primary, start_standby, stop_orderly,
+    Gauge, apply_slot_plan, ask_lineage, copy_slots, promote, start_primary, start_standby, stop_orderly,
 };
 
 use super::support::{Instance, PATIENCE, bin_dirs};
@@ -71,7 +71,9 @@ async fn a_logical_slot_goes_on_where_the_next_primary_is() {
         let mut oulu = Instance::new(&bin_dir, "oulu");
         oulu.settings.parameters.extend([logical_wal]);
         oulu.settings.copied_slots = true;
-        tenure::postgres::clone_from(&oulu.settings, turku.address(), PATIENCE).await.expect("cloned");
+        tenure::postgres::clone_from(&oulu.settings, turku.address(), PATIENCE, &Gauge::default())
+            .await
+            .expect("cloned");
         turku.make_slot_for(&oulu).await;
         let upstream = Some(turku.address().clone());
         start_standby(&oulu.settings, upstream.clone(), PATIENCE).await.expect("started");

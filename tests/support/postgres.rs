@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::unistd::{Uid, User};
 use tenure::model::{Address, Moment, Postgres, Running, Serving, Span};
 use tenure::postgres::{
-    InstanceSettings, Login, Observation, Observer, ProgramOption, RunAs, bootstrap, clone_from,
+    Gauge, InstanceSettings, Login, Observation, Observer, ProgramOption, RunAs, bootstrap, clone_from,
     kill_completely, start_primary, start_standby,
 };
 use tokio_postgres::{NoTls, SimpleQueryMessage};
@@ -77,7 +77,7 @@ impl Instance {
     pub async fn standby_of(primary: &Instance, name: &str) -> Instance {
         let bin_dir = primary.settings.bin_dir.clone().expect("given");
         let mut instance = Instance::new(&bin_dir, name);
-        clone_from(&instance.settings, primary.address(), PATIENCE).await.expect("cloned");
+        clone_from(&instance.settings, primary.address(), PATIENCE, &Gauge::default()).await.expect("cloned");
         primary.make_slot_for(&instance).await;
         start_standby(&instance.settings, Some(primary.address().clone()), PATIENCE).await.expect("started");
         instance.until_streaming().await;
