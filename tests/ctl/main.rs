@@ -7,6 +7,7 @@ mod moving;
 mod patroni;
 mod reading;
 mod reverse;
+mod route;
 #[path = "../support/mod.rs"]
 mod support;
 mod watchers;
