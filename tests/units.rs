@@ -59,7 +59,9 @@ fn systemd_understands_every_line_of_the_units() {
 #[test]
 fn the_units_are_hardened_as_far_as_promised() {
     let Some(dir) = instances() else { return };
-    for (name, worst) in [("tenured@x.service", AGENT), ("tenure-fence@x.service", GUARDIAN), (ROUTE, ROUTING)] {
+    for (name, worst) in
+        [("tenured@x.service", AGENT), ("tenure-fence@x.service", GUARDIAN), (ROUTE, ROUTING)]
+    {
         let threshold = format!("--threshold={worst}");
         let (well, said) = analyze(&["security", "--offline=true", &threshold], &[dir.path().join(name)]);
         assert!(well && said.contains("Overall exposure level"), "{said}");

@@ -167,17 +167,20 @@ async fn write_until_failure(
     while !stop.load(Ordering::Relaxed) {
         *number += 1;
         let sent = clock::now();
-        let insert = client.execute("insert into ledger (writer, row) values ($1, $2)", &[&name, &*number]);
-        match tokio::time::timeout(ROW_PATIENCE.as_duration(), insert).await {
+        match tokio::time::timeout(ROW_PATIENCE.as_duration(), insert(client, name, *number)).await {
             Ok(Ok(_)) => {
-                let row =
-                    Row { way, writer: name.to_owned(), number: *number, sent, answered: clock::now() };
+                let row = Row { way, writer: name.to_owned(), number: *number, sent, answered: clock::now() };
                 ledger.0.lock().expect("no writer panics while it holds the ledger").push(row);
             }
             // A standby's refusal is an answer, and its connection good for the next question.
-            Ok(Err(error)) if matches!(way, Way::Node(_)) && !client.is_closed() && error.as_db_error().is_some() => {}
+            Ok(Err(error))
+                if matches!(way, Way::Node(_)) && !client.is_closed() && error.as_db_error().is_some() => {}
             Ok(Err(_)) | Err(_) => return,
         }
         clock::pause(pause).await;
     }
+}
+
+async fn insert(client: &Client, name: &str, number: i64) -> Result<u64, tokio_postgres::Error> {
+    client.execute("insert into ledger (writer, row) values ($1, $2)", &[&name, &number]).await
 }

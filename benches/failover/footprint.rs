@@ -43,8 +43,8 @@ pub fn measure(plan: &Plan, system: System, idle_s: u64) -> Option<Footprint> {
         clock::pause(Span::from_secs(idle_s)).await;
         let watched = to_seconds(clock::now().since(began));
         let after = both.map(|node| processor_s(&processes(&stage, node)));
-        let resident_mib = both.map(|node| processes(&stage, node).iter().map(|pid| resident_mib(*pid)).sum());
-        let guardian_mib = stage.lab.nodes[leader].guardian_pid().map_or(0.0, resident_mib);
+        let resident_mib = both.map(|node| processes(&stage, node).iter().map(|pid| resident_of(*pid)).sum());
+        let guardian_mib = stage.lab.nodes[leader].guardian_pid().map_or(0.0, resident_of);
         let mut answers = called(&stage.lab.nodes[leader].address);
         answers.sort_unstable();
         let at = |percent: usize| millis(answers.get(answers.len() * percent / 100).copied().unwrap_or(0));
@@ -67,9 +67,11 @@ fn processes(stage: &Stage<'_>, node: usize) -> Vec<Pid> {
     std::iter::once(stage.agent(node)).chain(stage.lab.nodes[node].guardian_pid()).collect()
 }
 
-fn resident_mib(pid: Pid) -> f64 {
+fn resident_of(pid: Pid) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
     kib.unwrap_or_default() / 1024.0
 }
 
@@ -78,7 +80,8 @@ fn processor_s(pids: &[Pid]) -> f64 {
     let per_second = f64::from(i32::try_from(ticks).unwrap_or(100));
     let used = |pid: &Pid| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields: Vec<&str> = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
+        let fields: Vec<&str> =
+            stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
         // utime and stime are the 14th and 15th field of all, and two lie before the bracket.
         fields.iter().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>()
     };

@@ -72,7 +72,9 @@ fn main() -> ExitCode {
     }
     let mut systems = chosen(&arguments.system, System::value_variants());
     if patroni.is_none() && systems.contains(&System::Patroni) {
-        eprintln!("error: Patroni is not there; fetch it with scripts/fetch-patroni, or choose --system tenure");
+        eprintln!(
+            "error: Patroni is not there; fetch it with scripts/fetch-patroni, or choose --system tenure"
+        );
         return ExitCode::FAILURE;
     }
     systems.dedup();
@@ -87,8 +89,10 @@ fn main() -> ExitCode {
     let settings = report::settings(&plan);
     println!("{settings}");
     if arguments.footprint {
-        let outcomes: Vec<_> =
-            systems.iter().map(|system| (*system, footprint::measure(&plan, *system, arguments.idle))).collect();
+        let outcomes: Vec<_> = systems
+            .iter()
+            .map(|system| (*system, footprint::measure(&plan, *system, arguments.idle)))
+            .collect();
         return written(&report::footprint(&arguments.out, &settings, &outcomes));
     }
     let faults = chosen(&arguments.fault, Fault::value_variants());

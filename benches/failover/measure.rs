@@ -3,7 +3,7 @@
 use tenure::clock;
 use tenure::model::{Moment, Span};
 
-use crate::clients::{Ledger, Way, Writer, connect, longest_gap, two_primaries};
+use crate::clients::{Ledger, Row, Way, Writer, connect, longest_gap, two_primaries};
 use crate::faults::Fault;
 use crate::stage::{Plan, Stage, System, at, direct, eventually, seconds_since, through_haproxy, to_seconds};
 use crate::support::lab::{Lab, in_lab};
@@ -32,6 +32,15 @@ pub struct Outcome {
     /// From the end of the fault until one leads and everybody streams.
     pub whole_s: f64,
     pub rows: usize,
+    /// What our agents decided, since the fault and until the rows came again.
+    pub stages: Vec<StageLine>,
+}
+
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct StageLine {
+    pub after_s: f64,
+    pub member: String,
+    pub rule: String,
 }
 
 impl Outcome {
@@ -48,6 +57,7 @@ impl Outcome {
             two_primaries_s: 0.0,
             whole_s: 0.0,
             rows: 0,
+            stages: Vec::new(),
         }
     }
 }
@@ -78,7 +88,7 @@ async fn on_stage(
     let loop_wait = Span::from_secs(u64::from(plan.timing(stage.system()).loop_wait));
     clock::pause(loop_wait.scaled(u64::from(repetition), u64::from(repetitions))).await;
 
-    let began = clock::now();
+    let (began, began_at) = (clock::now(), clock::wall());
     let touched = fault.inject(&mut stage, leader).await;
     match fault.lasts(Span::from_secs(plan.hold_s)) {
         Some(lasts) => {
@@ -102,6 +112,7 @@ async fn on_stage(
     let (kept, lost) = ledger.split(&client).await.ok()?;
     let gap = |way| to_seconds(longest_gap(&kept, way, began, until));
     let lost_of = |wanted: fn(&Way) -> bool| lost.iter().filter(|row| wanted(&row.way)).count();
+    let until_rows = gap_end(&kept, began).unwrap_or(until);
     let everything: Vec<_> = kept.iter().chain(&lost).cloned().collect();
     Some(Outcome {
         failed: false,
@@ -113,6 +124,7 @@ async fn on_stage(
         two_primaries_s: to_seconds(two_primaries(&everything, stage.lab.nodes.len())),
         whole_s,
         rows: everything.len(),
+        stages: stages(stage.lab, began_at, to_seconds(until_rows.since(began))),
         ..Outcome::failed(system, fault)
     })
 }
@@ -154,4 +166,32 @@ async fn steady(ledger: &Ledger, began: Moment) -> Option<()> {
         (began + WATCHED <= now && since + STEADY <= now).then_some(())
     })
     .await
+}
+
+/// When the longest gap through HAProxy was over.
+fn gap_end(kept: &[Row], began: Moment) -> Option<Moment> {
+    let mut times: Vec<Moment> =
+        kept.iter().filter(|row| row.way == Way::Proxy).map(|row| row.answered).collect();
+    times.sort();
+    let after = times.windows(2).filter(|pair| began <= pair[1]);
+    after.max_by_key(|pair| pair[1].since(pair[0])).map(|pair| pair[1])
+}
+
+/// The changes of rule in our agents' logs, which are in UTC.
+fn stages(lab: &Lab, began_at: jiff::Timestamp, until_s: f64) -> Vec<StageLine> {
+    let mut lines = Vec::new();
+    for node in &lab.nodes {
+        for line in node.log().lines() {
+            let Some((_, rule)) = line.split_once(" rule=") else { continue };
+            let at = line.get(..23).and_then(|at| at.parse::<jiff::civil::DateTime>().ok());
+            let Some(at) = at.and_then(|at| at.to_zoned(jiff::tz::TimeZone::UTC).ok()) else { continue };
+            let after_s = at.timestamp().duration_since(began_at).as_secs_f64();
+            if (0.0..=until_s).contains(&after_s) {
+                let rule = rule.split_whitespace().next().unwrap_or_default().to_owned();
+                lines.push(StageLine { after_s, member: node.name.clone(), rule });
+            }
+        }
+    }
+    lines.sort_by(|one, other| one.after_s.total_cmp(&other.after_s));
+    lines
 }

@@ -103,7 +103,8 @@ pub fn table(outcomes: &[Outcome]) -> String {
     for fault in faults(outcomes) {
         for system in [tenure, patroni] {
             let runs = of(outcomes, system, fault);
-            let failed = outcomes.iter().filter(|o| o.failed && o.system == system && o.fault == fault).count();
+            let failed =
+                outcomes.iter().filter(|o| o.failed && o.system == system && o.fault == fault).count();
             if runs.is_empty() && failed == 0 {
                 continue;
             }
@@ -112,7 +113,8 @@ pub fn table(outcomes: &[Outcome]) -> String {
                 None => "failed".to_owned(),
             };
             let sum = |of: fn(&Outcome) -> usize| runs.iter().map(|outcome| of(outcome)).sum::<usize>();
-            let n = if failed == 0 { runs.len().to_string() } else { format!("{}, {failed} failed", runs.len()) };
+            let n =
+                if failed == 0 { runs.len().to_string() } else { format!("{}, {failed} failed", runs.len()) };
             let _ = writeln!(
                 text,
                 "| {fault} | {system} | {n} | {} | {} | {} / {} / {} | {} | {} |",
@@ -128,14 +130,37 @@ pub fn table(outcomes: &[Outcome]) -> String {
         let median_of = |system, of_run: fn(&Outcome) -> f64| {
             median(of(outcomes, system, fault).into_iter().map(of_run)).map(|(median, _)| median)
         };
-        let ratio = |of_run: fn(&Outcome) -> f64| match (median_of(tenure, of_run), median_of(patroni, of_run)) {
-            (Some(ours), Some(theirs)) if 0.0 < ours => format!("{:.1}", theirs / ours),
-            _ => String::new(),
-        };
+        let ratio =
+            |of_run: fn(&Outcome) -> f64| match (median_of(tenure, of_run), median_of(patroni, of_run)) {
+                (Some(ours), Some(theirs)) if 0.0 < ours => format!("{:.1}", theirs / ours),
+                _ => String::new(),
+            };
         let (proxy, direct) = (ratio(|o| o.gap_proxy_s), ratio(|o| o.gap_direct_s));
         if !proxy.is_empty() {
             let _ = writeln!(text, "| | Patroni / Tenure | | {proxy} | {direct} | | | |");
         }
+    }
+    text
+}
+
+/// What each failover of ours was made of, in the last run of its fault.
+fn stages(outcomes: &[Outcome]) -> String {
+    let mut text = String::new();
+    for fault in faults(outcomes) {
+        let runs = of(outcomes, System::Tenure.name(), fault);
+        let Some(last) = runs.last().filter(|outcome| !outcome.stages.is_empty()) else { continue };
+        let _ = writeln!(
+            text,
+            "{fault}, the last run: rows again through HAProxy {:.2} s after the last one before
+
+| s after the fault | member | rule |
+| --: | --- | --- |",
+            last.gap_proxy_s
+        );
+        for line in &last.stages {
+            let _ = writeln!(text, "| {:.3} | {} | {} |", line.after_s, line.member, line.rule);
+        }
+        text.push('\n');
     }
     text
 }
@@ -148,7 +173,10 @@ pub fn write(out: &Path, settings: &str, outcomes: &[Outcome]) -> std::io::Resul
     });
     fs::write(out.join("failover.json"), format!("{document:#}\n"))?;
     fs::write(out.join("failover.svg"), chart(outcomes))?;
-    fs::write(out.join("failover.md"), format!("```\n{settings}```\n\n{}", table(outcomes)))?;
+    fs::write(
+        out.join("failover.md"),
+        format!("```\n{settings}```\n\n{}\n{}", table(outcomes), stages(outcomes)),
+    )?;
     Ok(out.display().to_string())
 }
 
@@ -183,8 +211,10 @@ pub fn footprint(
     }
     println!("\n{text}");
     fs::create_dir_all(out)?;
-    let measured: Vec<_> =
-        outcomes.iter().map(|(system, footprint)| json!({"system": system.name(), "footprint": footprint})).collect();
+    let measured: Vec<_> = outcomes
+        .iter()
+        .map(|(system, footprint)| json!({"system": system.name(), "footprint": footprint}))
+        .collect();
     let document = json!({"settings": settings.lines().collect::<Vec<_>>(), "footprint": measured});
     fs::write(out.join("footprint.json"), format!("{document:#}\n"))?;
     fs::write(out.join("footprint.md"), format!("```\n{settings}```\n\n{text}"))?;
@@ -211,12 +241,18 @@ fn chart(outcomes: &[Outcome]) -> String {
     );
     let mut y = TOP;
     for fault in faults {
-        let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{fault}</text>", LEFT - 10.0, y + 22.0);
-        for (system, colour, shift) in
-            [(System::Tenure, "#1b7f5c", 2.0), (System::Patroni, "#b0b7c3", 20.0)]
+        let _ = writeln!(
+            svg,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{fault}</text>",
+            LEFT - 10.0,
+            y + 22.0
+        );
+        for (system, colour, shift) in [(System::Tenure, "#1b7f5c", 2.0), (System::Patroni, "#b0b7c3", 20.0)]
         {
             let runs = of(outcomes, system.name(), fault);
-            let Some((median, worst)) = median(runs.iter().map(|outcome| outcome.gap_proxy_s)) else { continue };
+            let Some((median, worst)) = median(runs.iter().map(|outcome| outcome.gap_proxy_s)) else {
+                continue;
+            };
             let (top, long, farthest) = (y + shift, (median * scale).max(1.0), LEFT + worst * scale);
             let _ = writeln!(
                 svg,

@@ -23,7 +23,7 @@ fn a_pushed_change_of_the_leader_reroutes_what_slow_checks_would_not() {
         println!("not run: haproxy is not installed");
         return;
     }
-    in_lab(&Setup { ttl: 15, ..Setup::default() }, async |lab| {
+    in_lab(&Setup { ttl: 10, ..Setup::default() }, async |lab| {
         let dir = tempfile::tempdir().expect("a directory");
         lab.start_everybody();
         let first = lab.healthy().await;

@@ -152,12 +152,11 @@ pub fn judge(
 ) -> Vec<Push> {
     let mut pushes = Vec::new();
     for service in services {
-        let ours: Vec<&Server> =
-            servers.iter().filter(|server| server.backend == service.backend && !server.held).collect();
+        let ours: Vec<&Server> = servers.iter().filter(|server| server.backend == service.backend).collect();
         let holder = picture.holder_name();
         // Where the leader itself is not found, the names may mean something else than we think.
         let found = holder.is_some() && ours.iter().any(|server| picture.member_of(server) == holder);
-        for server in ours {
+        for server in ours.into_iter().filter(|server| !server.held) {
             let name = picture.member_of(server);
             let answer = name.and_then(|name| answers.get(&(name.to_owned(), service.path.clone()))).copied();
             let verdict = if service.is_of_the_leader() {
@@ -170,7 +169,8 @@ pub fn judge(
             if up != server.up {
                 pushes.push(push(if up { Order::Up } else { Order::Down }));
             }
-            if !up && service.is_of_the_leader() {
+            // A server that was down already may have sessions from before, which end with the term of its member.
+            if !up && service.is_of_the_leader() && (server.up || holder.is_some()) {
                 pushes.push(push(Order::EndSessions));
             }
         }

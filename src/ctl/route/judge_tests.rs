@@ -123,8 +123,11 @@ fn replicas_follow_the_answers_and_keep_their_sessions() {
 fn what_an_operator_has_taken_out_stays_out() {
     let held = |number| Server { held: true, ..server("primary", number, number == 1) };
     let told = [("db2", "/primary", Answer::Yes)];
-    let held = [held(1), held(2)];
-    assert_eq!(orders(Some("db2"), News::LeaderChanged, &held, &told), []);
+    assert_eq!(orders(Some("db2"), News::LeaderChanged, &[held(1), held(2)], &told), []);
+    // And says nothing against what is done with the others.
+    let wanted = expected(&[(Down, "primary/db1"), (EndSessions, "primary/db1")]);
+    let others = [server("primary", 1, true), held(2)];
+    assert_eq!(orders(Some("db2"), News::LeaderChanged, &others, &told), wanted);
 }
 
 #[test]
