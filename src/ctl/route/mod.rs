@@ -178,7 +178,7 @@ impl Router {
                     self.ended.clear();
                     return self.begin(News::LeaderChanged).await;
                 }
-                if before != picture { self.begin(self.news).await } else { Ok(()) }
+                if before == picture { Ok(()) } else { self.begin(self.news).await }
             }
         }
     }
