@@ -36,7 +36,6 @@ pub struct Row {
     pub way: Way,
     writer: String,
     number: i64,
-    pub sent: Moment,
     pub answered: Moment,
 }
 
@@ -166,10 +165,9 @@ async fn write_until_failure(
     let pause = if matches!(way, Way::Node(_)) { PROBE_PAUSE } else { ROW_PAUSE };
     while !stop.load(Ordering::Relaxed) {
         *number += 1;
-        let sent = clock::now();
         match tokio::time::timeout(ROW_PATIENCE.as_duration(), insert(client, name, *number)).await {
             Ok(Ok(_)) => {
-                let row = Row { way, writer: name.to_owned(), number: *number, sent, answered: clock::now() };
+                let row = Row { way, writer: name.to_owned(), number: *number, answered: clock::now() };
                 ledger.0.lock().expect("no writer panics while it holds the ledger").push(row);
             }
             // A standby's refusal is an answer, and its connection good for the next question.

@@ -7,6 +7,7 @@ use tenure::clock;
 use tenure::model::Span;
 
 use crate::stage::{Stage, eventually};
+use crate::support::store_server::StoreServer;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Fault {
@@ -74,7 +75,7 @@ impl Fault {
             Fault::AgentFrozen => stage.signal_agent(leader, Signal::SIGSTOP),
             Fault::Link => stage.lab.nodes[leader].machine.cut(),
             Fault::EtcdLeader => {
-                let leads = stage.lab.store_servers.iter().position(|server| server.leads());
+                let leads = stage.lab.store_servers.iter().position(StoreServer::leads);
                 let leads = leads.expect("etcd has a leader");
                 stage.lab.store_servers[leads].kill();
                 return vec![leads];
@@ -116,9 +117,8 @@ impl Fault {
                 for &server in servers {
                     stage.lab.store_servers[server].start();
                 }
-                let leads = eventually(async || {
-                    stage.lab.store_servers.iter().any(|server| server.leads()).then_some(())
-                });
+                let leads =
+                    eventually(async || stage.lab.store_servers.iter().any(StoreServer::leads).then_some(()));
                 leads.await.expect("etcd elects a leader");
             }
             Fault::Postmaster | Fault::AgentKilled | Fault::Switchover | Fault::ReplicaRestart => {}

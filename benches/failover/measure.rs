@@ -90,25 +90,22 @@ async fn on_stage(
 
     let (began, began_at) = (clock::now(), clock::wall());
     let touched = fault.inject(&mut stage, leader).await;
-    match fault.lasts(Span::from_secs(plan.hold_s)) {
-        Some(lasts) => {
-            clock::pause(lasts.minus(clock::now().since(began))).await;
-            fault.undo(&mut stage, leader, &touched).await;
-            steady(&ledger, began).await?;
-        }
-        None => {
-            steady(&ledger, began).await?;
-            fault.undo(&mut stage, leader, &touched).await;
-        }
+    if let Some(lasts) = fault.lasts(Span::from_secs(plan.hold_s)) {
+        clock::pause(lasts.minus(clock::now().since(began))).await;
+        fault.undo(&mut stage, leader, &touched).await;
+        steady(&ledger, began).await?;
+    } else {
+        steady(&ledger, began).await?;
+        fault.undo(&mut stage, leader, &touched).await;
     }
     let undone = clock::now();
-    let last = stage.healthy().await?;
+    let leads_now = stage.healthy().await?;
     let whole_s = seconds_since(undone);
     steady(&ledger, undone).await?;
     let until = clock::now();
     drop(writers);
 
-    let client = connect(&at(&stage.lab.nodes[last].address)).await?;
+    let client = connect(&at(&stage.lab.nodes[leads_now].address)).await?;
     let (kept, lost) = ledger.split(&client).await.ok()?;
     let gap = |way| to_seconds(longest_gap(&kept, way, began, until));
     let lost_of = |wanted: fn(&Way) -> bool| lost.iter().filter(|row| wanted(&row.way)).count();

@@ -1,5 +1,6 @@
 //! One cluster of either kind on the machines of a lab, with HAProxy and whatever supervises the agents.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +15,7 @@ use tenure::model::{Moment, Span};
 use crate::support::haproxy::Haproxy;
 use crate::support::lab::{Lab, Node, PASSWORD, Setup};
 use crate::support::rest;
+use crate::support::store_server::StoreServer;
 
 /// Where HAProxy stands.
 pub const HUB: &str = "10.99.0.1";
@@ -65,7 +67,7 @@ pub struct Stage<'lab> {
     patroni: Vec<Option<Child>>,
     router: Option<Child>,
     _haproxy: Haproxy,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl System {
@@ -144,7 +146,7 @@ impl<'lab> Stage<'lab> {
             patroni: (0..nodes).map(|_| None).collect(),
             router: None,
             _haproxy: haproxy,
-            _dir: dir,
+            dir,
         };
         for node in 0..nodes {
             stage.start_agent(node);
@@ -160,14 +162,14 @@ impl<'lab> Stage<'lab> {
     }
 
     fn start_router(&mut self) {
-        let log = fs::File::create(self._dir.path().join("route.log")).expect("our own directory");
+        let log = fs::File::create(self.dir.path().join("route.log")).expect("our own directory");
         let mut command = Command::new(env!("CARGO_BIN_EXE_tenurectl"));
         let file = match self.system {
             System::Tenure => "tenure.yml",
             System::Patroni => "patroni.yml",
         };
         command.arg("-c").arg(self.lab.nodes[0].dir.join(file)).arg("route");
-        command.arg("--socket").arg(self._dir.path().join("haproxy.sock"));
+        command.arg("--socket").arg(self.dir.path().join("haproxy.sock"));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.router = Some(command.spawn().expect("it was built"));
     }
@@ -282,7 +284,7 @@ fn patroni_configuration(lab: &Lab, node: usize, plan: &Plan) -> String {
     let ours = fs::read_to_string(node.dir.join("tenure.yml")).expect("the lab wrote it");
     let postgresql = ours.split_once("\npostgresql:\n").expect("the lab's file has it").1;
     // Names of ours that Patroni does not know would only be warned of; both remove what cannot be rewound.
-    let hosts: Vec<String> = lab.store_servers.iter().map(|server| server.endpoint()).collect();
+    let hosts: Vec<String> = lab.store_servers.iter().map(StoreServer::endpoint).collect();
     let (name, address, hosts) = (&node.name, &node.address, hosts.join(","));
     let Timing { ttl, loop_wait, retry_timeout } = plan.patroni_timing;
     let synchronous = plan.synchronous;
@@ -322,13 +324,11 @@ fn haproxy_configuration(lab: &Lab, routing: Routing) -> String {
             rest.replace(" 10.0.0.", " 10.99.0.").replace("server db", "server node")
         }
         Routing::Manual => {
-            let servers: String = lab
-                .nodes
-                .iter()
-                .map(|node| {
-                    format!("    server {} {}:5432 maxconn 100 check port 8008\n", node.name, node.address)
-                })
-                .collect();
+            let mut servers = String::new();
+            for node in &lab.nodes {
+                let (name, address) = (&node.name, &node.address);
+                let _ = writeln!(servers, "    server {name} {address}:5432 maxconn 100 check port 8008");
+            }
             format!(
                 "defaults
     mode tcp
