@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build release play test test-machines packages test-packages sim fuzz soak check docs clean
+.PHONY: help setup build release play test test-machines packages test-packages sim fuzz soak bench check docs clean
 
 # Servers like HAProxy live in sbin, which is not on an ordinary user's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -45,6 +45,10 @@ test-packages: ## as root: the packages judged, installed, upgraded and removed 
 
 soak: setup ## as root, on real processes: random kills with synchronous replication, for MINUTES=60 in each mode or FAILOVERS=…
 	TENURE_SOAK_MINUTES=$(MINUTES) $(if $(FAILOVERS),TENURE_SOAK_FAILOVERS=$(FAILOVERS)) scripts/test --no-capture --test cluster random_kills
+
+bench: setup ## as root: what faults cost under Tenure and under Patroni, hours of it; ARGS="--repetitions 1 --fault host", --help lists all
+	@[ -e .tools/patroni ] || scripts/fetch-patroni
+	$(CARGO) bench --locked --bench failover -- $(ARGS)
 
 check: ## format, lints and the quick tests, without installing anything
 	cargo fmt --check

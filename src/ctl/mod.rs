@@ -21,6 +21,7 @@ mod pause;
 mod play;
 mod query;
 mod rest;
+mod route;
 mod site;
 mod sql;
 mod switch;
@@ -100,6 +101,8 @@ enum Command {
     PromoteCluster(site::PromoteArguments),
     /// Put members of a running cluster under Tenure in Patroni's place, and back
     Migrate(migrate::MigrateArguments),
+    /// Beside HAProxy: push each change of the leader to it at once
+    Route(route::RouteArguments),
     /// Run a whole cluster on this machine to play with: etcd, three members, HAProxy
     Play(play::PlayArguments),
     /// Print the completions for a shell
@@ -200,6 +203,7 @@ async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
         Command::MoveStore(arguments) => move_store::move_store(access, from, &arguments).await,
         Command::DemoteCluster(arguments) => site::demote(access, &arguments).await,
         Command::PromoteCluster(arguments) => site::promote(access, &arguments).await,
+        Command::Route(arguments) => route::route(access, &arguments).await,
         Command::Migrate(arguments) => migrate::migrate(from, access, &arguments).await,
         Command::Play(_) | Command::Completions(_) | Command::Man(_) | Command::Lost(_) => Ok(()),
     }

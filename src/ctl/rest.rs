@@ -52,6 +52,12 @@ impl Members {
         self.exchange(&target, method, body).await.with_context(asked)
     }
 
+    /// The status that a health check gets, as balancers ask: `path` replaces the one of the member's URL.
+    pub async fn check(&self, url: &str, path: &str) -> Result<u16> {
+        let target = Target::parse(url, Some(path.trim_start_matches('/')))?;
+        Ok(self.exchange(&target, Method::OPTIONS, None).await?.status)
+    }
+
     async fn exchange(&self, target: &Target, method: Method, body: Option<Document>) -> Result<Reply> {
         let connect = TcpStream::connect((target.host.as_str(), target.port));
         let stream = timeout(CONNECT_PATIENCE.min(self.patience), connect).await;

@@ -12,6 +12,7 @@ mod moving;
 mod patroni;
 mod reading;
 mod reverse;
+mod route;
 mod side_by_side;
 #[path = "../support/mod.rs"]
 mod support;

@@ -7,6 +7,7 @@ use tenure::model::Span;
 
 pub mod cgroup;
 pub mod disk;
+pub mod haproxy;
 pub mod lab;
 pub mod machine;
 pub mod machines;
