@@ -195,6 +195,12 @@ impl Comparison {
         self.faults.append(&mut faults);
     }
 
+    /// The same for what may be asked only once, since it changes something.
+    pub fn once(&mut self, lab: &Lab, state: &str, member: usize, question: &Question) {
+        let found = self.ask(lab, state, member, question);
+        self.faults.extend(found);
+    }
+
     /// The differences that do not stand in the table.
     fn ask(&mut self, lab: &Lab, state: &str, member: usize, question: &Question) -> Vec<String> {
         self.asked += 1;

@@ -85,6 +85,15 @@ pub const DELIBERATE: &[Difference] = &[
         tenure: "it is written anew with the mode",
         why: "what is written says what is in force",
     },
+    Difference {
+        states: &["the store is down", "paused, the store is down"],
+        members: &[],
+        asked: &["GET /cluster", "GET /history", "GET /config"],
+        lines: &["- no answer", "+ code 200", "+ content-type: application/json", "+ *"],
+        patroni: "the connection is closed without an answer after `retry_timeout`",
+        tenure: "what was last known, at once; `/cluster` says since when nothing newer is (`tenure.store_silent_ms`)",
+        why: "whoever watches the cluster needs it most when the store is down",
+    },
 ];
 
 impl Difference {

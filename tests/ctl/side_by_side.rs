@@ -2,6 +2,7 @@
 //! the same states, and whatever can be asked is asked of both. What differs stands in `deliberate.rs`, or is a fault.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -45,6 +46,10 @@ async fn compare(lab: &mut Lab, patronis: &mut Vec<Patroni>) {
     comparison.look(lab, "in order", &everybody, &all_questions()).await;
     comparison.look(lab, "in order", &[FIRST, FAR], &questions_for_a_leader()).await;
 
+    lag(lab, true).await;
+    comparison.look(lab, "the replica lags", &everybody, &questions()).await;
+    lag(lab, false).await;
+
     tag(lab, "noloadbalance", true).await;
     comparison.look(lab, "noloadbalance", &[SECOND], &questions()).await;
     tag(lab, "noloadbalance", false).await;
@@ -58,6 +63,19 @@ async fn compare(lab: &mut Lab, patronis: &mut Vec<Patroni>) {
     comparison.look(lab, "synchronous by quorum", &[FIRST, SECOND], &questions()).await;
     patch(lab, r#"{"synchronous_mode": null}"#);
 
+    pending(lab, &mut comparison).await;
+    comparison.look(lab, "a restart is pending, and more is scheduled", &[FIRST, SECOND], &questions()).await;
+    let gone = ["/switchover", "/restart"].map(|path| Question::operator("DELETE", path, None));
+    comparison.once(lab, "what was scheduled is taken back", FIRST, &gone[0]);
+    comparison.once(lab, "what was scheduled is taken back", SECOND, &gone[1]);
+
+    // Whoever is to lead after nobody has led for a while is settled.
+    tag(lab, "nofailover", true).await;
+    paused(lab, &mut comparison).await;
+
+    starting(lab, &mut comparison).await;
+
+    store_down(lab, &mut comparison).await;
     comparison.judge();
 }
 
@@ -136,6 +154,44 @@ fn patch(lab: &Lab, body: &str) {
     }
 }
 
+/// The standby waits with each commit for an hour after it was made.
+async fn lag(lab: &Lab, on: bool) {
+    let delay = if on { "{\"recovery_min_apply_delay\": \"1h\"}" } else { "null" };
+    patch(lab, &format!("{{\"postgresql\": {{\"recovery_conf\": {delay}}}}}"));
+    setting(lab, "recovery_min_apply_delay", if on { "1h" } else { "0" }).await;
+    if on {
+        for side in SIDES {
+            let client = lab.client(side).await;
+            client.batch_execute("insert into written values (1)").await.expect("a primary writes");
+            let much = "select pg_logical_emit_message(false, 'test', repeat('x', 3000000))";
+            client.batch_execute(much).await.expect("a primary writes");
+        }
+    }
+    until(lab, SECOND, "/patroni", "its lag", |status| {
+        let at = |field: &str| status["xlog"][field].as_u64().unwrap_or_default();
+        (at("received_location").saturating_sub(at("replayed_location")) > 2_000_000) == on
+    })
+    .await;
+    until(lab, FIRST, "/cluster", "its lag in the store", |cluster| {
+        let mut members = cluster["members"].as_array().into_iter().flatten();
+        members.any(|member| member["replay_lag"].as_u64().is_some_and(|lag| (lag > 2_000_000) == on))
+    })
+    .await;
+}
+
+/// What the replicas' PostgreSQL has in force.
+async fn setting(lab: &Lab, name: &str, begins: &str) {
+    for side in SIDES {
+        let client = lab.client(side + SECOND).await;
+        let query = format!("select current_setting('{name}')");
+        wait_for(name, async || {
+            let row = client.query_one(&query, &[]).await.ok()?;
+            row.get::<_, &str>(0).starts_with(begins).then_some(())
+        })
+        .await;
+    }
+}
+
 async fn tag(lab: &Lab, tag: &str, on: bool) {
     for (node, file) in pair(lab, SECOND).into_iter().zip(["patroni.yml", "tenure.yml"]) {
         let path = node.dir.join(file);
@@ -150,6 +206,98 @@ async fn tag(lab: &Lab, tag: &str, on: bool) {
         .await;
 }
 
+async fn pending(lab: &Lab, comparison: &mut Comparison) {
+    patch(lab, r#"{"postgresql": {"parameters": {"max_connections": 120}}}"#);
+    for member in [FIRST, SECOND] {
+        until(lab, member, "/patroni", "a pending restart", |status| status["pending_restart"] == true).await;
+    }
+    let state = "something is scheduled";
+    let switchover = r#"{"leader": "first", "candidate": "second", "scheduled_at": "2100-01-01T10:00Z"}"#;
+    comparison.once(lab, state, FIRST, &Question::operator("POST", "/switchover", Some(switchover)));
+    let restart = Question::operator(
+        "POST",
+        "/restart",
+        Some(r#"{"schedule": "2100-01-01T10:00Z", "role": "replica", "restart_pending": "True"}"#),
+    );
+    comparison.once(lab, state, SECOND, &restart);
+    comparison.once(lab, state, SECOND, &restart);
+    until(lab, FIRST, "/cluster", "both schedules", |cluster| {
+        let members = cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        members.iter().any(|member| !member["scheduled_restart"].is_null())
+            && !cluster["scheduled_switchover"].is_null()
+    })
+    .await;
+}
+
+async fn paused(lab: &Lab, comparison: &mut Comparison) {
+    patch(lab, r#"{"pause": true}"#);
+    for member in [FIRST, SECOND] {
+        until(lab, member, "/patroni", "maintenance", |status| status["pause"] == true).await;
+    }
+    let mut asked = questions();
+    for (path, body) in [
+        ("/switchover", r#"{"leader": "first"}"#),
+        ("/switchover", r#"{"leader": "first", "scheduled_at": "2100-01-01T10:00Z"}"#),
+        ("/restart", r#"{"schedule": "2100-01-01T10:00Z"}"#),
+    ] {
+        asked.push(Question::operator("POST", path, Some(body)));
+    }
+    comparison.look(lab, "paused", &[FIRST, SECOND], &asked).await;
+    for (member, state) in [(SECOND, "paused, its PostgreSQL stopped"), (FIRST, "paused, nobody runs")] {
+        for node in pair(lab, member) {
+            stop_postgres(node);
+        }
+        until(lab, member, "/patroni", "a stopped PostgreSQL", |status| status["state"] == "stopped").await;
+        comparison.look(lab, state, &[FIRST, SECOND], &questions()).await;
+    }
+    patch(lab, r#"{"pause": null}"#);
+    in_order_again(lab).await;
+}
+
+/// The replica waits for a file of the archive that does not come.
+async fn starting(lab: &Lab, comparison: &mut Comparison) {
+    let hold = lab.nodes[0].dir.parent().expect("the lab's directory").join("hold");
+    let command = format!("while [ -e {} ]; do sleep 0.1; done; false", hold.display());
+    let body = serde_json::json!({"postgresql": {"recovery_conf": {"restore_command": command}}});
+    patch(lab, &body.to_string());
+    setting(lab, "restore_command", "while").await;
+    fs::write(&hold, "").expect("our own directory");
+    for node in pair(lab, SECOND) {
+        stop_postgres(node);
+    }
+    until(lab, SECOND, "/patroni", "a PostgreSQL that starts", |status| status["state"] == "starting").await;
+    comparison.look(lab, "starting", &[SECOND], &questions()).await;
+    fs::remove_file(&hold).expect("it is there");
+    in_order_again(lab).await;
+    patch(lab, r#"{"postgresql": {"recovery_conf": null}}"#);
+}
+
+async fn store_down(lab: &mut Lab, comparison: &mut Comparison) {
+    lab.store_servers[0].kill();
+    until(lab, FIRST, "/patroni", "a leader that has let go", |status| {
+        status["role"] == "replica" && status["state"] == "running" && status["cluster_unlocked"] == true
+    })
+    .await;
+    for member in [SECOND, FAR] {
+        until(lab, member, "/patroni", "a store that is missed", |status| status["cluster_unlocked"] == true)
+            .await;
+    }
+    comparison.look(lab, "the store is down", &[FIRST, SECOND, FAR], &questions()).await;
+    lab.store_servers[0].start();
+    in_order_again(lab).await;
+    comparison.look(lab, "the store is back", &[FIRST, SECOND, FAR], &questions()).await;
+    patch(lab, r#"{"pause": true}"#);
+    for member in [FIRST, SECOND] {
+        until(lab, member, "/patroni", "maintenance", |status| status["pause"] == true).await;
+    }
+    lab.store_servers[0].kill();
+    for member in [FIRST, SECOND] {
+        until(lab, member, "/patroni", "a store that is missed", |status| status["cluster_unlocked"] == true)
+            .await;
+    }
+    comparison.look(lab, "paused, the store is down", &[FIRST, SECOND], &questions()).await;
+}
+
 /// The founder leads, its replica and the cluster that follows stream.
 async fn in_order_again(lab: &Lab) {
     until(lab, FIRST, "/primary", "a leader", |status| {
@@ -160,4 +308,14 @@ async fn in_order_again(lab: &Lab) {
         cluster["members"][0]["role"] == "leader" && cluster["members"][1]["state"] == "streaming"
     })
     .await;
+}
+
+fn stop_postgres(node: &Node) {
+    let program = Setup::default().bin_dir.join("pg_ctl");
+    let data = node.dir.join("data");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
+    let output =
+        command.args(["stop", "-w", "-m", "fast", "-D"]).arg(data).output().expect("setpriv is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
