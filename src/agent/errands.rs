@@ -15,13 +15,15 @@ pub struct ErrandContext {
     pub session: Option<SessionId>,
     /// What a leader that gives the lease back last knew of its position.
     pub status: Option<Status>,
+    /// Has failsafe mode bound anybody?
+    pub bound: bool,
     /// The first dynamic configuration of a new cluster.
     pub first_config: Value,
     pub deadline: Duration,
 }
 
 pub async fn carry_out(store: &Store, errand: Errand, context: ErrandContext) -> ErrandOutcome {
-    let ErrandContext { me, session, status, first_config, deadline } = context;
+    let ErrandContext { me, session, status, bound, first_config, deadline } = context;
     let done = |result: Result<(), StoreError>| result.map(|()| ErrandOutcome::Done);
     let result = match (&errand, session) {
         (Errand::TakeLease { claim }, Some(session)) => {
@@ -38,7 +40,7 @@ pub async fn carry_out(store: &Store, errand: Errand, context: ErrandContext) ->
         // The claim has ended with its session.
         (Errand::AbandonInitialize, None) => Ok(ErrandOutcome::Done),
         (Errand::ReleaseLease { term }, _) => {
-            done(store.release_lease(&me, *term, status.as_ref(), deadline).await)
+            done(store.release_lease(&me, *term, status.as_ref(), bound, deadline).await)
         }
         (Errand::MakeDue { request, version }, _) => {
             store.request_failover(request, Some(*version), deadline).await.map(|_| ErrandOutcome::Done)

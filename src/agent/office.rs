@@ -247,6 +247,7 @@ impl Office {
             me: view.me.clone(),
             session: view.session.map(|session| session.id),
             status,
+            bound: view.cluster().is_some_and(|cluster| !cluster.failsafe.is_empty()),
             first_config: self.desk.wishes.first_dynamic(),
             deadline: view.policy.retry_timeout.min(Span::from_secs(5)).as_duration(),
         };

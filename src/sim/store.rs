@@ -320,6 +320,7 @@ impl Store {
                 if self.leader.as_ref().is_some_and(|l| l.name == name && l.term == *term) =>
             {
                 self.leader = None;
+                self.failsafe.clear();
                 true
             }
             Errand::ClearFailover { version }

@@ -1,6 +1,7 @@
 //! Sessions, the lease, and the right to make a cluster's data. Every write here can be repeated after a lost answer: it is
 //! done as soon as the store stands as it should, whoever's attempt it was that brought it there.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -118,18 +119,24 @@ impl Store {
     }
 
     /// Gives the leader key back, leaving the last word on our position. That it is not ours any more is as good, but
-    /// then the status stays as the present leader wants it.
+    /// then the status stays as the present leader wants it. Whoever gives it back does not lead on by anybody's consent:
+    /// if failsafe mode has `bound` the others, they are free.
     pub async fn release_lease(
         &self,
         me: &MemberName,
         term: Term,
         status: Option<&Status>,
+        bound: bool,
         within: Duration,
     ) -> Result<(), StoreError> {
         let leader = self.place.path(&Key::Leader);
         let mut transaction = self.while_leading(me, term).delete(&leader);
         if let Some(status) = status {
             transaction = transaction.put(&self.place.path(&Key::Status), format::status(status));
+        }
+        if bound {
+            let nobody = format::failsafe(&BTreeMap::new());
+            transaction = transaction.put(&self.place.path(&Key::Failsafe), nobody);
         }
         match self.adapter.transact("release the lease", transaction, within).await? {
             Verdict::Done { .. } | Verdict::Failed { .. } => Ok(()),

@@ -80,7 +80,7 @@ async fn terms_grow(rig: Rig) {
     for _ in 0..3 {
         let term = store.take_lease(ours, &name("turku"), None, LONG).await.expect("nobody leads");
         assert!(last < term);
-        store.release_lease(&name("turku"), term, None, LONG).await.expect("it is ours");
+        store.release_lease(&name("turku"), term, None, false, LONG).await.expect("it is ours");
         last = term;
     }
 }
@@ -100,7 +100,7 @@ async fn a_renewal_confirms_the_term_or_says_that_the_key_is_not_ours(rig: Rig) 
     whole_life(store.renew(ours, &me, Some(term), LONG).await.expect("it is ours"));
     conflict(store.renew(ours, &me, Some(Term(term.0 - 1)), LONG).await);
     conflict(store.renew(ours, &name("oulu"), Some(term), LONG).await);
-    store.release_lease(&me, term, None, LONG).await.expect("it is ours");
+    store.release_lease(&me, term, None, false, LONG).await.expect("it is ours");
     conflict(store.renew(ours, &me, Some(term), LONG).await);
     whole_life(store.renew(ours, &me, None, LONG).await.expect("the session lives"));
 }
@@ -155,7 +155,7 @@ async fn a_claim_is_won_together_with_the_lease_or_not_at_all(rig: Rig) {
     let term = store.take_lease(ours, &me, Some(claim(2, 0)), LONG).await.expect("nobody leads");
     let claimed = snapshot(&store).await.claim.expect("a claim");
     assert_eq!(claimed.value, Claim { timeline: Timeline(2), by: me.clone() });
-    store.release_lease(&me, term, None, LONG).await.expect("it is ours");
+    store.release_lease(&me, term, None, false, LONG).await.expect("it is ours");
 
     let (other, them) = (rig.store(), name("oulu"));
     let theirs = session(&other, LIFE).await;
@@ -182,9 +182,11 @@ async fn a_released_lease_leaves_the_last_word_of_its_holder(rig: Rig) {
     let ours = session(&store, LIFE).await;
     let term = store.take_lease(ours, &me, None, LONG).await.expect("nobody leads");
     store.put_member(ours, &me, &record("turku"), LONG).await.expect("the session lives");
-    store.release_lease(&me, term, Some(&status(99)), LONG).await.expect("it is ours");
+    let bound = BTreeMap::from([(me.clone(), "http://turku:8008/patroni".to_owned())]);
+    store.put_failsafe(&me, term, &bound, LONG).await.expect("we lead");
+    store.release_lease(&me, term, Some(&status(99)), true, LONG).await.expect("it is ours");
     let cluster = snapshot(&store).await;
-    assert_eq!((cluster.leader, cluster.status), (None, status(99)));
+    assert_eq!((cluster.leader, cluster.status, cluster.failsafe), (None, status(99), BTreeMap::new()));
     assert_eq!(cluster.members[&me], record("turku"));
 }
 
@@ -192,11 +194,11 @@ async fn a_lease_that_is_not_ours_any_more_is_released_without_a_trace(rig: Rig)
     let (store, me, them) = (rig.store(), name("turku"), name("oulu"));
     let ours = session(&store, LIFE).await;
     let old = store.take_lease(ours, &me, None, LONG).await.expect("nobody leads");
-    store.release_lease(&me, old, Some(&status(1)), LONG).await.expect("it is ours");
-    store.release_lease(&me, old, Some(&status(2)), LONG).await.expect("it is nobody's");
+    store.release_lease(&me, old, Some(&status(1)), false, LONG).await.expect("it is ours");
+    store.release_lease(&me, old, Some(&status(2)), false, LONG).await.expect("it is nobody's");
     let theirs = session(&store, LIFE).await;
     store.take_lease(theirs, &them, None, LONG).await.expect("nobody leads");
-    store.release_lease(&me, old, Some(&status(3)), LONG).await.expect("it is not ours");
+    store.release_lease(&me, old, Some(&status(3)), false, LONG).await.expect("it is not ours");
     let cluster = snapshot(&store).await;
     assert_eq!((cluster.leader_name(), &cluster.status), (Some(&them), &status(1)));
 }
@@ -248,7 +250,7 @@ async fn a_deposed_leader_writes_nothing(rig: Rig) {
     let ours = session(&store, LIFE).await;
     let old = store.take_lease(ours, &me, None, LONG).await.expect("nobody leads");
     store.put_status(&me, old, &status(1), LONG).await.expect("we lead");
-    store.release_lease(&me, old, None, LONG).await.expect("it is ours");
+    store.release_lease(&me, old, None, false, LONG).await.expect("it is ours");
     store.take_lease(ours, &me, None, LONG).await.expect("nobody leads");
     let before = snapshot(&store).await;
     assert_eq!((before.sync.as_ref(), &before.status), (None, &status(1)));
@@ -363,7 +365,7 @@ async fn a_watch_tells_of_changes_here_and_of_none_elsewhere(rig: Rig) {
         }
         StoreEvent::Silent { error } => panic!("{error}"),
     }
-    other.release_lease(&name("turku"), term, None, LONG).await.expect("it is ours");
+    other.release_lease(&name("turku"), term, None, false, LONG).await.expect("it is ours");
     until(&mut watch, |cluster| cluster.leader.is_none()).await;
     other.put_config(&json!({"ttl": 10}), Expect::Anything, LONG).await.expect("anything goes");
     other.put_config(&json!({"ttl": 20}), Expect::Anything, LONG).await.expect("anything goes");
@@ -398,9 +400,9 @@ async fn a_lease_whose_answer_was_lost_is_found_to_be_ours(rig: Rig) {
     assert_eq!((leader.term, leader.session), (term, Some(ours)));
     store.renew(ours, &me, Some(term), LONG).await.expect("it is ours");
     rig.lose_answers();
-    unanswered(store.release_lease(&me, term, Some(&status(5)), SHORT).await);
+    unanswered(store.release_lease(&me, term, Some(&status(5)), false, SHORT).await);
     rig.carry_answers();
-    store.release_lease(&me, term, Some(&status(5)), LONG).await.expect("it is not ours any more");
+    store.release_lease(&me, term, Some(&status(5)), false, LONG).await.expect("it is not ours any more");
     let cluster = snapshot(&store).await;
     assert_eq!((cluster.leader, cluster.status), (None, status(5)));
 }

@@ -86,7 +86,7 @@ async fn a_minority_answers_nothing() {
     etcd.servers[1].kill();
     etcd.servers[2].kill();
     unanswered(store.renew(ours, &me, Some(term), SHORT).await);
-    unanswered(store.release_lease(&me, term, None, SHORT).await);
+    unanswered(store.release_lease(&me, term, None, false, SHORT).await);
     until_silent(&mut watch).await;
     etcd.servers[1].start();
     until(&mut watch, |_| true).await;

@@ -91,7 +91,7 @@ async fn a_minority_answers_nothing() {
     }
     // It takes itself for the leader for some time yet, and answers reads; a lease needs more.
     unanswered(store.renew(ours, &me, Some(term), SHORT).await);
-    unanswered(store.release_lease(&me, term, None, SHORT).await);
+    unanswered(store.release_lease(&me, term, None, false, SHORT).await);
     until_silent(&mut watch).await;
     for server in &lost {
         zookeeper.servers[*server].thaw();
@@ -300,7 +300,7 @@ async fn a_leader_key_that_somebody_else_has_made_anew_is_never_taken_for_ours()
     put(endpoint, "/service/batman/leader", b"turku");
     conflict(store.renew(ours, &me, Some(term), LONG).await);
     conflict(store.put_status(&me, term, &status(1), LONG).await);
-    store.release_lease(&me, term, None, LONG).await.expect("it is not ours");
+    store.release_lease(&me, term, None, false, LONG).await.expect("it is not ours");
     assert!(snapshot(&store).await.leader.is_some());
 }
 
@@ -351,7 +351,7 @@ async fn snapshots_are_of_one_moment_while_others_write() {
             version = i64::try_from(term.0).expect("a small number");
             // Long enough for a reading to come between, and too short for most not to be disturbed.
             tokio::time::sleep(Duration::from_millis(20)).await;
-            writer.release_lease(&me, term, None, LONG).await.expect("it is ours");
+            writer.release_lease(&me, term, None, false, LONG).await.expect("it is ours");
         }
     });
     let (mut seen, until) = (0, clock::now() + Span::from_secs(60));
