@@ -1,17 +1,41 @@
 //! Maintenance mode: nothing is started, stopped or promoted by itself. What an operator asks for is done, and a primary that
-//! runs takes an office that is vacant: after the store was away for longer than a lease, after a move to another store.
-//! Clients are led by the lease, and nobody else may take it now.
+//! runs takes an office that is vacant: after the store was away for longer than a lease, after a move to another store, or
+//! when an operator has promoted it by hand. Clients are led by the lease: a leader that an operator has stopped gives it back.
 
-use super::{Choice, sync, take_lease, wishes};
-use crate::model::{Cluster, Rule, Timeline, View};
+use super::{Choice, own_key, sync, take_lease, wishes};
+use crate::model::{Cluster, Errand, Leader, Postgres, Rule, Timeline, View};
 
 pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     if let Some(choice) = wishes::paused(view, cluster) {
         return choice;
     }
+    if let Some(leader) = half_released(view, cluster) {
+        return own_key(view, leader);
+    }
+    if let Some(lease) = view.lease_in_force()
+        && is_down(&view.postgres)
+    {
+        return Choice::store(Rule::PausedReleases, Errand::ReleaseLease { term: lease.term });
+    }
     match vacant_office(view, cluster) {
         Some(timeline) => Choice::store(Rule::PrimaryTakesLease, take_lease(cluster, timeline)),
         None => synchronous(view, cluster).unwrap_or(Choice::wait(Rule::Paused)),
+    }
+}
+
+/// The lease was given back, and the store may not have heard of it.
+fn half_released<'a>(view: &View, cluster: &'a Cluster) -> Option<&'a Leader> {
+    let leader = cluster.leader.as_ref()?;
+    (leader.name == view.me && view.memory.released == Some(leader.term)).then_some(leader)
+}
+
+fn is_down(postgres: &Postgres) -> bool {
+    match postgres {
+        Postgres::Stopped { .. }
+        | Postgres::Empty
+        | Postgres::Unfinished { .. }
+        | Postgres::Unusable { .. } => true,
+        Postgres::Running(_) | Postgres::Starting { .. } | Postgres::Unobserved => false,
     }
 }
 

@@ -353,6 +353,13 @@ const CATALOG: &[Explanation] = &[
         "`tenurectl resume` when the maintenance is over.",
     ),
     rule(
+        Rule::PausedReleases,
+        "The cluster is in maintenance mode, and the leader's PostgreSQL does not run. It is left so, and the lease is given \
+         back: it would lead clients to a PostgreSQL that is not there.",
+        "Start PostgreSQL by hand when your work is done, or promote another member by hand: whichever runs as a primary \
+         takes the lease. `tenurectl resume` lets the members elect a leader.",
+    ),
+    rule(
         Rule::EndingStops,
         "The agent was asked to end, and stops PostgreSQL in good order. If it leads, another member takes over.",
         "Nothing. A checkpoint may take its time. To end the agent alone, pause the cluster first.",

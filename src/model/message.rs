@@ -89,6 +89,7 @@ const WARNINGS: &[Rule] = &[
     Rule::LeaderRefusedByHook,
     Rule::CandidateRefusedByHook,
     Rule::LeaderHasNoData,
+    Rule::PausedReleases,
     Rule::LeaderHasNoClaim,
     Rule::SwitchoverImpossible,
     Rule::SwitchoverAbandoned,

@@ -211,6 +211,7 @@ rules! {
 
     // Maintenance.
     Paused = "paused": "maintenance mode: nothing is started, stopped or promoted" ["4cb062fca49843dcab0d33b8fbcd16a6"],
+    PausedReleases = "paused_releases": "maintenance mode, and PostgreSQL does not run here; giving the lease back" ["ec55c824d0b74b7caee4bbc2d7e147a0"],
 
     // Ending.
     EndingStops = "ending_stops": "asked to end; stopping PostgreSQL in good order" ["9fac4ff2a5214882ada92041d89cf20e"],

@@ -86,13 +86,32 @@ pub const DELIBERATE: &[Difference] = &[
         why: "what is written says what is in force",
     },
     Difference {
-        states: &["the store is down", "paused, the store is down"],
+        states: &["paused, its PostgreSQL stopped", "paused, nobody runs"],
         members: &[],
-        asked: &["GET /cluster", "GET /history", "GET /config"],
-        lines: &["- no answer", "+ code 200", "+ content-type: application/json", "+ *"],
-        patroni: "the connection is closed without an answer after `retry_timeout`",
-        tenure: "what was last known, at once; `/cluster` says since when nothing newer is (`tenure.store_silent_ms`)",
-        why: "whoever watches the cluster needs it most when the store is down",
+        asked: &["GET *"],
+        lines: &[
+            "- pending_restart*",
+            "- members[*].pending_restart*",
+            "- metric patroni_pending_restart = 1",
+            "+ metric patroni_pending_restart = 0",
+        ],
+        patroni: "a stopped PostgreSQL keeps its pending restart",
+        tenure: "it has none",
+        why: "it takes up every setting when it is started",
+    },
+    Difference {
+        states: &["paused, nobody runs"],
+        members: &["first"],
+        asked: &["GET *"],
+        lines: &[
+            "- role = \"primary\"",
+            "+ role = \"demoted\"",
+            "- metric patroni_primary = 1",
+            "+ metric patroni_primary = 0",
+        ],
+        patroni: "a leader whose PostgreSQL was stopped has given the key back and goes on calling itself primary",
+        tenure: "it calls itself demoted",
+        why: "who counts primaries counts those that run",
     },
 ];
 
