@@ -3,7 +3,7 @@
 //! when an operator has promoted it by hand. Clients are led by the lease: a leader that an operator has stopped gives it back.
 
 use super::{Choice, own_key, sync, take_lease, wishes};
-use crate::model::{Cluster, Errand, Leader, Postgres, Rule, Timeline, View};
+use crate::model::{Cluster, Errand, Leader, Postgres, Rule, Timeline, Versioned, View};
 
 pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     if let Some(choice) = wishes::paused(view, cluster) {
@@ -17,10 +17,22 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     {
         return Choice::store(Rule::PausedReleases, Errand::ReleaseLease { term: lease.term });
     }
+    if let Some(choice) = refuses(view, cluster) {
+        return choice;
+    }
     match vacant_office(view, cluster) {
         Some(timeline) => Choice::store(Rule::PrimaryTakesLease, take_lease(cluster, timeline)),
         None => synchronous(view, cluster).unwrap_or(Choice::wait(Rule::Paused)),
     }
+}
+
+/// A switchover that is asked for now is not to happen at some later time, when the maintenance ends.
+fn refuses(view: &View, cluster: &Cluster) -> Option<Choice> {
+    let Versioned { value: request, version } = cluster.failover.as_ref()?;
+    let meant_now = !request.is_empty() && request.scheduled_at.is_none();
+    let leads = view.lease_in_force().is_some() && view.postgres.is_primary() && !view.cut_off();
+    (meant_now && leads)
+        .then(|| Choice::store(Rule::SwitchoverPaused, Errand::ClearFailover { version: *version }))
 }
 
 /// The lease was given back, and the store may not have heard of it.

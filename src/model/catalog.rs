@@ -148,6 +148,12 @@ const CATALOG: &[Explanation] = &[
         "Nothing. A promotion of the other member follows.",
     ),
     rule(
+        Rule::SwitchoverPaused,
+        "Somebody has asked for a switchover or a failover, past this member's REST API, while the cluster is in maintenance \
+         mode. Nobody is promoted then, and the request must not be carried out when the maintenance ends.",
+        "`tenurectl resume`, and ask again.",
+    ),
+    rule(
         Rule::SwitchoverImpossible,
         "No member can take over: none answers, or none is close enough, healthy and allowed to lead. The request is \
          cleared and this member leads on.",

@@ -91,6 +91,7 @@ const WARNINGS: &[Rule] = &[
     Rule::LeaderHasNoData,
     Rule::PausedReleases,
     Rule::LeaderHasNoClaim,
+    Rule::SwitchoverPaused,
     Rule::SwitchoverImpossible,
     Rule::SwitchoverAbandoned,
     Rule::LeaseRanOut,

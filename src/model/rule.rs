@@ -100,6 +100,7 @@ rules! {
     DiskFullHandsOver = "disk_full_hands_over": "the disk is full; handing over to {member}, which has room" ["a0f152fe74f24f37a458afaea768b98d"],
     SwitchoverAsks = "switchover_asks": "asked to switch over; asking the members who can take over",
     SwitchoverImpossible = "switchover_impossible": "asked to switch over, but no member can take over; clearing the request" ["1da0619a7553466ebe735ebadbd79682"],
+    SwitchoverPaused = "switchover_paused": "asked to switch over in maintenance mode; clearing the request" ["192cf5973c354e5d8c5d7fd67a297476"],
     SwitchoverStops = "switchover_stops": "switching over to {member}; stopping PostgreSQL in good order" ["0d48070182f947dbbffa561922826c08"],
     SwitchoverConfirms = "switchover_confirms": "switching over; waiting until a candidate has the last record",
     SwitchoverReleases = "switchover_releases": "switching over to {member}, which has every record; giving the lease back" ["4da7e2ba2825472490a050f6d6388e23"],
