@@ -51,7 +51,7 @@ fn another_leads(view: &View) -> bool {
     !view.cut_off() && leader.is_some_and(|leader| *leader != view.me)
 }
 
-/// Everybody who must agree: whoever the store allows to take the lease, and whoever was ever seen beside them. `None` if
+/// Everybody who must agree: whoever the store allows to take the lease, or is about to, and whoever was seen beside them. `None` if
 /// the store has not been told that this member is one of them: then others may not know that they are bound.
 pub(super) fn topology(view: &View) -> Option<BTreeMap<MemberName, String>> {
     let cluster = view.cluster()?;
@@ -59,6 +59,7 @@ pub(super) fn topology(view: &View) -> Option<BTreeMap<MemberName, String>> {
         let told = cluster.failsafe.iter().map(|(name, url)| (name.clone(), url.clone()));
         let seen = cluster.members.iter().map(|(name, record)| (name.clone(), record.api_url.clone()));
         let mut everybody = view.memory.electorate.clone();
+        everybody.extend(view.memory.offered.clone());
         everybody.extend(told.chain(seen).filter(|(_, url)| !url.is_empty()));
         everybody.remove(&view.me);
         everybody

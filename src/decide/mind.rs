@@ -155,6 +155,7 @@ impl Mind {
             ttl: self.view.policy.timing.ttl,
             renew_every: self.view.policy.timing.renew_every,
         };
+        self.offer();
         Turn { plan, commands, lease }
     }
 

@@ -101,9 +101,10 @@ fn leading_position(view: &View) -> Option<Lsn> {
     Some(view.postgres.running().filter(leads)?.position()?.lsn)
 }
 
-/// Who takes part in failsafe mode, if the store is to be told anew: everybody who has said where to find it.
+/// Who takes part in failsafe mode, if the store is to be told anew: everybody who has said where to find it. Not while this
+/// member leads by consent: somebody who was not asked would be free to take the lease.
 pub fn failsafe(view: &View, cluster: &Cluster) -> Option<BTreeMap<MemberName, String>> {
-    view.lease_in_force().filter(|_| view.policy.failsafe && !view.cut_off())?;
+    view.lease_in_force().filter(|_| view.policy.failsafe && !view.cut_off() && !view.leads_by_consent())?;
     let records = cluster.members.iter().filter(|(_, record)| !record.api_url.is_empty());
     let members: BTreeMap<MemberName, String> =
         records.map(|(name, record)| (name.clone(), record.api_url.clone())).collect();

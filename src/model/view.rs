@@ -152,6 +152,9 @@ pub struct Memory {
     /// Everybody who took part when a leader was last seen, with the REST address: the dead leader's record goes away
     /// together with its key, and must still be asked.
     pub electorate: BTreeMap<MemberName, String>,
+    /// Whom this leader has told the store to let lead, as long as no snapshot shows it.
+    #[serde(default)]
+    pub offered: BTreeMap<MemberName, String>,
     /// The last leader, if it has no guardian that stops its PostgreSQL in time: one of Patroni's.
     #[serde(default)]
     pub unfenced_leader: Option<MemberName>,

@@ -8,6 +8,10 @@ impl Mind {
     pub(super) fn learn_cluster(&mut self, cluster: Cluster) {
         slots::remember_members(&mut self.view, &cluster);
         let memory = &mut self.view.memory;
+        let leads = cluster.leader_name() == Some(&self.view.me);
+        if !leads || memory.offered == cluster.failsafe {
+            memory.offered.clear();
+        }
         match &cluster.leader {
             Some(leader) => {
                 memory.no_leader_since = None;
