@@ -21,6 +21,7 @@ mod network;
 mod postgres;
 mod publisher;
 mod random;
+mod recorded;
 mod replication;
 mod store;
 mod story;
