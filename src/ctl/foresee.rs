@@ -12,7 +12,7 @@ use super::timing::complaints;
 use crate::decide::foresight::{
     Foreseen, Phase, Switch, Takes, WithoutStore, primary_lost, store_lost, switchover,
 };
-use crate::model::{Moment, Reason, Span, Timing};
+use crate::model::{Moment, Reason, Rule, Span, Timing};
 use crate::store::Store;
 
 pub async fn told(
@@ -92,9 +92,11 @@ fn lost(asked: &Asked, foreseen: &Foreseen) -> String {
     for takes in &foreseen.takes {
         let Takes { member, reason, takeover, then, promotes } = takes;
         let _ = writeln!(text, "  {member}: {}, for timeline {}", reasoned(reason), takeover.timeline);
-        let _ = writeln!(text, "    then: {}", reasoned(then));
+        for reason in then {
+            let _ = writeln!(text, "    then: {}", reasoned(reason));
+        }
         if !promotes {
-            text += "    that comes before a promotion, or in its place\n";
+            text += "    what follows then is not foreseen\n";
         }
         let _ = writeln!(text, "    could be lost: {}", loss(asked, takes));
     }
@@ -103,6 +105,10 @@ fn lost(asked: &Asked, foreseen: &Foreseen) -> String {
     }
     if takers.is_empty() {
         return text;
+    }
+    let may = |rule| matches!(rule, Rule::CandidateTakes | Rule::CandidateYields | Rule::CandidateLacksVotes);
+    if 1 < foreseen.members.values().filter(|reason| may(reason.rule)).count() {
+        text += "  that is by what their WAL holds now: whoever is further when the lease ends goes first\n";
     }
     let _ = writeln!(text, "  until somebody holds the lease: {}", total(&foreseen.phases));
     text += &phases(&foreseen.phases);
@@ -150,7 +156,7 @@ fn lost_document(asked: &Asked, foreseen: &Foreseen) -> Value {
             "member": takes.member,
             "timeline": takes.takeover.timeline,
             "reason": reason_document(&takes.reason),
-            "then": reason_document(&takes.then),
+            "then": takes.then.iter().map(reason_document).collect::<Vec<_>>(),
             "promotes": takes.promotes,
             "loss": loss(asked, takes),
             "loss_ms_max": takes.takeover.loss.span_max().map(Span::as_ms),

@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{consent, decide, fitness_told, handover, loss, publish, race};
 use crate::model::{
     Claim, Consent, Contact, Errand, FailoverRequest, FenceOrder, Guardian, Job, Leader, Lease, Loss,
-    MemberName, Moment, Obstacle, PeerAnswer, PeerRound, PeerStatus, Plan, Reason, Running, SessionId, Span,
-    Step, Takeover, Term, Timing, Versioned, View, Watchdog,
+    MemberName, Moment, Obstacle, PeerAnswer, PeerRound, PeerStatus, Plan, Reason, Running, SentSync,
+    SessionId, Span, Step, Takeover, Term, Timing, Versioned, View, Watchdog,
 };
 
 /// Decisions that are looked at, one look after the other, until somebody takes the lease.
 const TURNS_MAX: u32 = 64;
+/// What goes before a promotion; one or two things, as a rule.
+const STEPS_MAX: usize = 8;
 /// How long after the end of the lease nobody is waited for any more.
 const LONGEST: Span = Span::from_secs(60);
 
@@ -38,8 +40,8 @@ pub struct Takes {
     pub member: MemberName,
     pub reason: Reason,
     pub takeover: Takeover,
-    /// What it would decide as the holder of the lease.
-    pub then: Reason,
+    /// What it would decide as the holder of the lease, one after the other, if all goes well.
+    pub then: Vec<Reason>,
     pub promotes: bool,
 }
 
@@ -208,10 +210,33 @@ fn takes(view: &View, plan: &Plan) -> Option<Takes> {
     let standby = view.postgres.running().filter(|running| !running.is_primary());
     let loss = standby.map_or(Loss::NotKnown, |running| loss::bound(view, cluster, running));
     let takeover = Takeover { timeline: claim.timeline, loss };
-    let then = decide(&holding(view, takeover));
-    let promotes = matches!(then.step, Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }));
+    let (then, promotes) = until_promotion(holding(view, takeover));
     let (member, reason) = (view.me.clone(), plan.reason.clone());
-    Some(Takes { member, reason, takeover, then: then.reason, promotes })
+    Some(Takes { member, reason, takeover, then, promotes })
+}
+
+/// What goes before a promotion succeeds: the store takes what is written, the operator's command agrees.
+fn until_promotion(mut view: View) -> (Vec<Reason>, bool) {
+    let mut then = Vec::new();
+    for _ in 0..STEPS_MAX {
+        let plan = decide(&view);
+        then.push(plan.reason);
+        match plan.step {
+            Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) => return (then, true),
+            Step::Run(Job::PrePromote { term }) => view.memory.promotion_hook.agreed = Some(term),
+            Step::Store(Errand::WriteSync { term, state, version }) => {
+                view.memory.sync.written_in = Some(term);
+                view.memory.sync.sent = Some(SentSync { term, state: state.clone(), version, done: true });
+                if let Some(cluster) = &mut view.store.cluster {
+                    cluster.sync = Some(Versioned { value: state, version: version + 1 });
+                }
+            }
+            Step::Wait | Step::Store(_) | Step::AskPeers(_) | Step::Run(_) | Step::Cancel | Step::Exit => {
+                break;
+            }
+        }
+    }
+    (then, false)
 }
 
 /// The lease is held, and the guardian stands by.

@@ -10,6 +10,7 @@ mod commits;
 mod consent;
 mod explore;
 mod faults;
+mod foresight;
 mod guardian;
 mod host;
 mod jobs;
