@@ -12,7 +12,7 @@ fn what_is_foreseen_happens_and_is_told_afterwards() {
     in_lab(&Setup::default(), async |lab| {
         lab.start_everybody();
         let first = lab.healthy().await;
-        explains_what_is(lab, first).await;
+        explains_what_is(lab, first);
         a_member_that_may_not_lead(lab).await;
         a_member_that_is_preferred(lab).await;
         a_synchronous_standby(lab).await;
@@ -77,7 +77,7 @@ async fn comes_true(lab: &mut Lab, leader: usize, foreseen: &[String]) -> usize 
     next
 }
 
-async fn explains_what_is(lab: &Lab, leader: usize) {
+fn explains_what_is(lab: &Lab, leader: usize) {
     let leads = name(lab, leader);
     let text = succeeds(lab, &["explain"], &format!("lab is led by {leads}\n"));
     assert!(text.contains(&format!("{leads}  leader_stays: leading\n")), "{text}");
@@ -276,7 +276,7 @@ async fn tells_what_was(lab: &Lab) {
     let text = succeeds(lab, &["events", "--failover", "last"], &format!("-> {leads} (failover)"));
     assert!(text.contains("  lost: "), "{text}");
     println!("{text}{}", succeeds(lab, &["explain"], &leads));
-    println!("{}", succeeds(lab, &["explain", "--if", "primary-lost"], "would take over"));
+    println!("{}", succeeds(lab, &["explain", "--if", "primary-lost"], "until somebody holds the lease"));
     println!("{}", succeeds(lab, &["explain", "--if", "store-lost"], &leads));
     println!("{}", succeeds(lab, &["explain", "--if", "ttl=4"], "If ttl were 4 s"));
 }
