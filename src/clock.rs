@@ -28,6 +28,11 @@ pub fn wall() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
+/// Milliseconds since 1970 by the wall clock, for people as well.
+pub fn wall_ms() -> u64 {
+    u64::try_from(wall().as_millisecond()).unwrap_or(0)
+}
+
 /// A named pause between two looks or two attempts. Never a substitute for a condition.
 pub async fn pause(span: Span) {
     tokio::time::sleep(span.as_duration()).await;

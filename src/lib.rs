@@ -11,6 +11,7 @@ pub mod fence;
 pub mod log;
 pub mod peers;
 pub mod postgres;
+pub mod recorder;
 pub mod store;
 
 pub mod agent;

@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["model"],
     &["decide"],
     &["clock"],
-    &["config", "fence", "log", "peers", "postgres", "store"],
+    &["config", "fence", "log", "peers", "postgres", "recorder", "store"],
     &["agent", "api", "ctl", "sim"],
 ];
 

@@ -46,6 +46,7 @@ use crate::decide::mind::{Event, LeaseOrders, Mind};
 use crate::fence::{self, Guardian, LeaseLink};
 use crate::log::LogTuner;
 use crate::model::{Contact, Facts, FenceOrder, Policy, Postgres, SessionId, Span, Standing};
+use crate::recorder::Recorder;
 use crate::store::{Store, StoreEvent, StoreSettings};
 use crate::{api, clock};
 use callbacks::Callbacks;
@@ -77,6 +78,9 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// The guardian answers within milliseconds, or something is wrong with it.
 const GUARDIAN_WITHIN: Span = Span::from_ms(200);
 
+/// For the flight recorder to write down how it ended.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the command line says beside the configuration.
@@ -107,6 +111,7 @@ pub fn run(config: Config, sources: Sources, service: Service) -> Result<()> {
 async fn serve(config: Config, sources: Sources, service: Service, hands: &Handle) -> Result<()> {
     let Service { mut inheritance, guardian_unit, log } = service;
     let home = Home::open(&config)?;
+    let recorder = Recorder::start(home.dir()).context("start the flight recorder")?;
     let listeners = inheritance.listeners(&config.restapi.listen).await?;
     let (reloads, reloaded) = watch::channel(None);
     let opened = Doorkeeper::open(config.clone(), reloads.subscribe())?;
@@ -238,6 +243,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         doors: opened.doors,
         peers: opened.peers.clone(),
         looks: looks.clone(),
+        recorder: recorder.clone(),
     };
     let mut until_stop = stopped;
     tasks.spawn(async move {
@@ -249,6 +255,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         api::serve(listeners, api, stop).await;
     });
 
+    let last_word = recorder.clone();
     let desk = Desk {
         events: event_receiver,
         reloads: reloaded,
@@ -271,9 +278,11 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         publication,
         standing,
         session,
+        recorder,
         scope: config.scope.clone(),
     };
     let end = Office::new(mind, desk).work().await;
+    let _ = tokio::task::spawn_blocking(move || last_word.finish(LAST_WORD)).await;
     stop.send_replace(true);
     match end {
         End::InOrder => {

@@ -22,6 +22,7 @@ use crate::model::{
     Plan, Reason, Rule, Running, SessionId, Severity, Span, Standing, View,
 };
 use crate::peers;
+use crate::recorder::{Note, Recorder};
 use crate::store::Store;
 use crate::{clock, fence};
 
@@ -53,6 +54,7 @@ pub struct Desk {
     pub publication: watch::Sender<Option<Publication>>,
     pub standing: watch::Sender<Arc<Standing>>,
     pub session: watch::Sender<Option<SessionId>>,
+    pub recorder: Recorder,
     pub scope: String,
 }
 
@@ -206,6 +208,9 @@ impl Office {
             news
         });
         self.tell(&turn.plan);
+        if let Some(view) = turn.upon {
+            self.desk.recorder.note(Note { view, plan: turn.plan.clone(), unix_ms: clock::wall_ms() });
+        }
         let mut ended = false;
         for command in turn.commands {
             match command {

@@ -23,6 +23,11 @@ impl Answer {
         Answer::of(status, "application/json", spell(document))
     }
 
+    /// JSON that has been spelled already.
+    pub fn json_text(status: u16, text: String) -> Answer {
+        Answer::of(status, "application/json", text.into_bytes())
+    }
+
     /// One sentence. Patroni calls these text/html; a member's name in one must not become markup.
     pub fn sentence(status: u16, text: impl Into<String>) -> Answer {
         Answer::of(status, "text/plain; charset=utf-8", text.into().into_bytes())

@@ -15,6 +15,7 @@ mod look;
 mod metrics;
 mod query;
 mod read;
+mod recorded;
 mod restart;
 mod schedule;
 mod server;

@@ -25,8 +25,10 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
+use crate::clock;
 use crate::model::{Moment, Standing};
 use crate::peers;
+use crate::recorder::Recorder;
 
 use super::access::{self, Resolved};
 use super::act::{Command, act};
@@ -34,7 +36,7 @@ use super::answer::Answer;
 use super::doors::Doors;
 use super::fresh::{self, Looks};
 use super::query::Target;
-use super::read;
+use super::{read, recorded};
 
 /// Host names in the allowlist, and of members, are looked up this often.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
@@ -52,6 +54,8 @@ pub struct Api {
     pub peers: watch::Receiver<Arc<peers::Client>>,
     /// Where a fresh look at PostgreSQL is asked for.
     pub looks: Looks,
+    /// What this member has decided so far.
+    pub recorder: Recorder,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,6 +252,12 @@ impl Connection {
             Method::GET if target.endpoint() == "patroni" => {
                 let standing = fresh::standing_since(&self.api.looks, &self.api.standings, now).await;
                 read::get(&standing, &target, now, (self.api.clock)())
+            }
+            Method::GET if target.endpoint() == "events" => {
+                recorded::events(&self.api.recorder, clock::wall_ms(), &target)
+            }
+            Method::GET if target.endpoint() == "view" => {
+                recorded::view(&self.api.standing(), clock::wall_ms(), now)
             }
             Method::GET => read::get(&self.api.standing(), &target, now, now),
             Method::HEAD | Method::OPTIONS => read::head(&self.api.standing(), &target, now),

@@ -1,10 +1,12 @@
 //! A cluster as an operator sees it: what the members say of themselves, word for word, also where we do not know the
 //! word; and the few facts that commands depend on. Odd values count as absent, as with Patroni.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::document::Document;
-use crate::model::{self, Address, FailoverRequest, MemberRecord, Versioned};
+use crate::model::{self, Address, FailoverRequest, MemberName, MemberRecord, Versioned};
 use crate::store::Place;
 use crate::store::format::read;
 use crate::store::kv::Entry;
@@ -20,6 +22,8 @@ pub struct Cluster {
     /// An unreadable one counts as empty.
     pub config: Option<Versioned<Value>>,
     pub optime: i128,
+    /// Slots of members that the leader keeps, also of those that have no record any more.
+    pub retained_slots: Vec<String>,
     pub failover: Option<Versioned<FailoverRequest>>,
     /// The version of the failover key, whatever it holds; None: there is no such key.
     pub failover_version: Option<i64>,
@@ -63,6 +67,7 @@ impl Cluster {
         let mut cluster = Cluster {
             scope: scope.to_owned(),
             optime: known.status.optime.map_or(0, |lsn| i128::from(lsn.0)),
+            retained_slots: known.status.retain_slots,
             failover: known.failover,
             sync: known.sync.map(|sync| sync.value).unwrap_or_default(),
             ..Cluster::default()
@@ -89,6 +94,15 @@ impl Cluster {
         }
         cluster.members.sort_by(|one, other| one.name.cmp(&other.name));
         cluster
+    }
+
+    /// Members that had a record not long ago: by name, if the history tells it, or else by slot.
+    pub fn gone(&self) -> BTreeSet<String> {
+        let slot = |name: &str| name.parse::<MemberName>().map(|name| name.slot()).unwrap_or_default();
+        let present: BTreeSet<String> = self.members.iter().map(|member| slot(&member.name)).collect();
+        let led = || self.history.iter().filter_map(|line| line.get(4)?.as_text());
+        let gone = self.retained_slots.iter().filter(|kept| !present.contains(*kept));
+        gone.map(|kept| led().find(|name| slot(name) == *kept).unwrap_or(kept).to_owned()).collect()
     }
 
     pub fn member(&self, name: &str) -> Option<&Member> {

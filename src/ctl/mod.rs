@@ -11,7 +11,10 @@ mod configuration;
 mod console;
 mod diff;
 mod document;
+mod events;
+mod explain;
 mod facts;
+mod foresee;
 mod lost;
 mod manual;
 mod members;
@@ -20,6 +23,7 @@ mod move_store;
 mod pause;
 mod play;
 mod query;
+mod replay;
 mod rest;
 mod route;
 mod site;
@@ -27,6 +31,7 @@ mod sql;
 mod switch;
 mod table;
 mod time;
+mod timeline;
 mod timing;
 mod tls;
 mod words;
@@ -61,6 +66,12 @@ enum Command {
     Topology(facts::TopologyArguments),
     /// Show when the cluster has had which leader
     History(facts::HistoryArguments),
+    /// Show by which rule each member acts and what it knows; or, with --if, what would happen
+    Explain(explain::ExplainArguments),
+    /// Show what the members have decided, and what each change of the leader was made of
+    Events(events::EventsArguments),
+    /// Decide again what a flight recorder has kept, by the rules of this version
+    Replay(replay::ReplayArguments),
     /// List what was set aside on this machine before its data was rewound or cloned
     Lost(lost::LostArguments),
     /// Show the cluster's shared configuration
@@ -121,6 +132,7 @@ struct UsageError(String);
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
+        Command::Replay(arguments) => return replayed(replay::replay(&arguments)),
         Command::Play(arguments) => play::play(&arguments),
         Command::Completions(arguments) => manual::completions(&arguments),
         Command::Man(arguments) => manual::man(&arguments),
@@ -130,12 +142,21 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => explain(&error),
+        Err(error) => complain(&error),
+    }
+}
+
+/// 1 where the rules of this version decide otherwise.
+fn replayed(outcome: Result<bool>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => complain(&error),
     }
 }
 
 /// An error and its chain are printed once, here.
-fn explain(error: &anyhow::Error) -> ExitCode {
+fn complain(error: &anyhow::Error) -> ExitCode {
     if error.is::<Unread>() {
         return ExitCode::FAILURE;
     }
@@ -180,11 +201,16 @@ async fn interrupted() {
 }
 
 async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
+    // A file can be read where there is no configuration.
+    if let Command::Events(arguments) = &command {
+        return events::events(from, arguments).await;
+    }
     let access = &Access::new(from)?;
     match command {
         Command::List(arguments) => facts::list(access, &arguments).await,
         Command::Topology(arguments) => facts::topology(access, &arguments).await,
         Command::History(arguments) => facts::history(access, &arguments).await,
+        Command::Explain(arguments) => explain::explain(access, &arguments).await,
         Command::ShowConfig(arguments) => configuration::show(access, &arguments).await,
         Command::ShowTiming(arguments) => timing::show(access, &arguments).await,
         Command::EditConfig(arguments) => configuration::edit(access, &arguments).await,
@@ -206,5 +232,6 @@ async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
         Command::Route(arguments) => route::route(access, &arguments).await,
         Command::Migrate(arguments) => migrate::migrate(from, access, &arguments).await,
         Command::Play(_) | Command::Completions(_) | Command::Man(_) | Command::Lost(_) => Ok(()),
+        Command::Events(_) | Command::Replay(_) => Ok(()),
     }
 }

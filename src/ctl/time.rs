@@ -26,6 +26,13 @@ fn whole_seconds(at: &Zoned) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// A time since 1970 on the wall where the operator sits: `2026-11-21 09:00:00.123`.
+pub fn told(unix_ms: u64) -> String {
+    let at =
+        i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
+    at.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()
+}
+
 /// An hour from now, as an example of what to type.
 pub fn example() -> String {
     let later = now().checked_add(jiff::Span::new().hours(1)).unwrap_or_else(|_| now());
@@ -79,6 +86,11 @@ impl Schedule {
     /// As Python's `isoformat`: what agents are sent.
     pub fn iso(&self) -> String {
         self.spelled("T")
+    }
+
+    /// Milliseconds since 1970.
+    pub fn unix_ms(&self) -> u64 {
+        u64::try_from(self.at.as_millisecond()).unwrap_or(0)
     }
 
     /// As Python shows it to people.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
     Ask, Cluster, Consent, Disk, Errand, FenceOrder, Guardian, Job, Lease, MemberName, Moment, Outcome,
-    PeerAnswer, Plan, Policy, Postgres, RemoteStanding, Session, SessionId, Span, SystemId, Tags, Term,
+    PeerAnswer, Plan, Policy, Postgres, RemoteStanding, Session, SessionId, Span, SystemId, Tags, Term, View,
     Watchdog,
 };
 
@@ -182,6 +182,8 @@ pub struct LeaseOrders {
 #[derive(Clone, Debug)]
 pub struct Turn {
     pub plan: Plan,
+    /// What was decided upon, whenever the reason is another one than before. Carrying the plan out has begun to change it.
+    pub upon: Option<Box<View>>,
     pub commands: Vec<Command>,
     pub lease: LeaseOrders,
 }

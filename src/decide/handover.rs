@@ -1,12 +1,14 @@
 //! A leader gives the lease to somebody who has every record: because it was asked to, or because it ends.
 
+use std::collections::BTreeMap;
+
 use super::fault::{self, Fault};
 use super::race::{eligible, standing};
-use super::{Choice, fitness, sync};
+use super::{Choice, fitness, race, sync};
 use crate::model::{
-    Cluster, Control, ControlState, Disk, Errand, FailoverRequest, Fitness, Job, Lease, MemberName,
-    MemberRole, PeerAnswer, PeerStatus, Position, Question, Reason, Rule, Running, Span, Step, SyncMode,
-    Versioned, View,
+    Cluster, Control, ControlState, Disk, Errand, FailoverRequest, Fitness, Job, Lag, Lease, MemberName,
+    MemberRole, Obstacle, PeerAnswer, PeerStatus, Position, Question, Reason, Rule, Running, Span, Step,
+    SyncMode, Versioned, View,
 };
 
 /// An orderly stop that takes longer is cut short; a switchover is then given up.
@@ -243,22 +245,53 @@ fn best_candidate<'a>(
     fitness_min: Fitness,
 ) -> Option<&'a MemberName> {
     let named = request.and_then(|request| request.candidate.as_ref());
-    let close_enough = |position: &Position| {
-        position.timeline == here.timeline && position.lsn.lag_behind(here.lsn).0 <= view.policy.lag_bytes_max
-    };
     standing(view)
-        .filter(|(name, peer)| {
-            eligible(peer)
-                && fitness_min <= peer.fitness
-                && peer.role == MemberRole::Replica
-                && named.is_none_or(|named| named == *name)
-                && sync::may_take_over(view, cluster, request, name)
-        })
-        .filter_map(|(name, peer)| {
-            Some((name, peer.position.filter(close_enough)?, peer.tags.failover_priority()))
-        })
-        .max_by_key(|(_, position, priority)| (*position, *priority))
-        .map(|(name, _, _)| name)
+        .filter(|(name, _)| named.is_none_or(|named| named == *name))
+        .filter(|(name, peer)| obstacle(view, cluster, request, here, fitness_min, (name, peer)).is_none())
+        .max_by_key(|(_, peer)| (peer.position, peer.tags.failover_priority()))
+        .map(|(name, _)| name)
+}
+
+/// What speaks against a member as the next leader, if anything does.
+fn obstacle(
+    view: &View,
+    cluster: &Cluster,
+    request: Option<&FailoverRequest>,
+    here: Position,
+    fitness_min: Fitness,
+    (name, peer): (&MemberName, &PeerStatus),
+) -> Option<Obstacle> {
+    if let Some(its_own) = race::obstacle(peer) {
+        return Some(its_own);
+    }
+    if peer.fitness < fitness_min {
+        return Some(Obstacle::LessFit(peer.fitness));
+    }
+    if peer.role != MemberRole::Replica {
+        return Some(Obstacle::NoStandby);
+    }
+    if !sync::may_take_over(view, cluster, request, name) {
+        return Some(Obstacle::NotSynchronous);
+    }
+    let Some(position) = peer.position else { return Some(Obstacle::PositionUnknown) };
+    if position.timeline != here.timeline {
+        return Some(Obstacle::OtherTimeline { its: position.timeline, leaders: here.timeline });
+    }
+    let (lag, limit) = (position.lsn.lag_behind(here.lsn), Lag(view.policy.lag_bytes_max));
+    (limit < lag).then_some(Obstacle::Behind { lag, limit })
+}
+
+/// The same of everybody, for a request that the leader has before it.
+pub(super) fn obstacles(view: &View, request: &FailoverRequest) -> BTreeMap<MemberName, Option<Obstacle>> {
+    let here = view.postgres.position();
+    let no_worse = fitness(view).max(Fitness::LastResort);
+    let of = |(name, answer): (&MemberName, &PeerAnswer)| {
+        let (PeerAnswer::Stands(peer), Some((cluster, here))) = (answer, view.cluster().zip(here)) else {
+            return (name.clone(), Some(Obstacle::Silent));
+        };
+        (name.clone(), obstacle(view, cluster, Some(request), here, no_worse, (name, peer)))
+    };
+    view.peers.answers.iter().map(of).collect()
 }
 
 /// Somebody who may take over and has received more than the beginning of the shutdown's record.

@@ -19,8 +19,8 @@ use super::fault::{self, Fault};
 use super::{decide, is_to_be_guarded};
 use crate::model::{
     Consent, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory, Moment,
-    Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, SentSync, Serving, Session,
-    Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
+    Outcome, PeerAnswer, PeerRound, Plan, Policy, Postgres, Reason, Rule, RunningJob, SentSync, Serving,
+    Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
 };
 
 /// An errand that failed is not repeated at once.
@@ -29,6 +29,8 @@ const ERRAND_PAUSE: Span = Span::from_ms(200);
 #[derive(Clone, Debug)]
 pub struct Mind {
     view: View,
+    /// Of the last decision.
+    reason: Option<Reason>,
     errand: Option<Errand>,
     /// When an errand last failed: the snapshot that explains why is on its way.
     errand_lost_at: Option<Moment>,
@@ -73,6 +75,7 @@ impl Mind {
         };
         Mind {
             view,
+            reason: None,
             errand: None,
             errand_lost_at: None,
             round: 0,
@@ -126,13 +129,16 @@ impl Mind {
         let mut commands = Vec::new();
         self.advance_wish();
         let mut plan = decide(&self.view);
+        let mut upon = self.news(&plan);
         if let Step::AskPeers(questions) = &plan.step {
             self.ask_peers(questions.clone(), &mut commands);
             // Where there is nobody to ask, the answer is known at once.
             if self.view.peers.complete {
                 plan = decide(&self.view);
+                upon = self.news(&plan);
             }
         }
+        self.reason = Some(plan.reason.clone());
         self.order_fence(plan.fence, &mut commands);
         match plan.step.clone() {
             Step::Wait | Step::AskPeers(_) => {}
@@ -156,7 +162,11 @@ impl Mind {
             renew_every: self.view.policy.timing.renew_every,
         };
         self.offer();
-        Turn { plan, commands, lease }
+        Turn { plan, upon, commands, lease }
+    }
+
+    fn news(&self, plan: &Plan) -> Option<Box<View>> {
+        (self.reason.as_ref() != Some(&plan.reason)).then(|| Box::new(self.view.clone()))
     }
 
     // What is learnt.

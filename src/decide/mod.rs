@@ -11,6 +11,7 @@ mod events;
 pub(crate) mod fault;
 mod fitness;
 mod following;
+pub mod foresight;
 mod handover;
 mod leading;
 mod loss;

@@ -173,7 +173,7 @@ fn reason(view: &View, timeline: Timeline, wall_clock: impl Fn(Moment) -> String
     }
 }
 
-fn member_state(view: &View) -> MemberState {
+pub(super) fn member_state(view: &View) -> MemberState {
     if view.is_restarting() {
         return MemberState::Restarting;
     }

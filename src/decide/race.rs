@@ -7,14 +7,15 @@ use super::sync::{self, Right};
 use super::{Choice, consent, fitness, fitness_told, may_try_again, take_lease};
 use crate::model::{
     Cluster, FailoverRequest, Fitness, Guardian, Job, Lsn, MemberName, MemberRole, MemberState, Moment,
-    PeerAnswer, PeerStatus, Position, Postgres, Question, Reason, Rule, Running, Span, Step, Timeline, View,
+    Obstacle, PeerAnswer, PeerStatus, Position, Postgres, Question, Reason, Rule, Running, Span, Step,
+    Timeline, View,
 };
 
 /// Answers older than this are asked for again.
 const ANSWERS_KEEP: Span = Span::from_ms(1500);
 /// How long a member whose key is alive may take to answer, and one whose key has gone.
-const PATIENCE_ALIVE: Span = Span::from_secs(1);
-const PATIENCE_GONE: Span = Span::from_ms(300);
+pub(super) const PATIENCE_ALIVE: Span = Span::from_secs(1);
+pub(super) const PATIENCE_GONE: Span = Span::from_ms(300);
 /// No WAL for so long, which is two looks and a little more, and its writer is believed to be gone.
 const UNFENCED_QUIET: Span = Span::from_ms(2_500);
 const ASKS_ALOUD: Span = Span::from_secs(3);
@@ -250,10 +251,20 @@ fn runs_as_primary(peer: &PeerStatus) -> bool {
 }
 
 pub(super) fn eligible(peer: &PeerStatus) -> bool {
-    !peer.tags.nofailover()
-        && !peer.watchdog_failed
-        && peer.state == MemberState::Running
-        && peer.fitness != Fitness::Unfit
+    obstacle(peer).is_none()
+}
+
+/// What keeps a member from leading, by its own words.
+pub(super) fn obstacle(peer: &PeerStatus) -> Option<Obstacle> {
+    if peer.tags.nofailover() {
+        Some(Obstacle::NoFailover)
+    } else if peer.watchdog_failed {
+        Some(Obstacle::CannotBeFenced)
+    } else if peer.state != MemberState::Running {
+        Some(Obstacle::NotRunning(peer.state))
+    } else {
+        (peer.fitness == Fitness::Unfit).then_some(Obstacle::Unfit)
+    }
 }
 
 fn rank_of(view: &View, cluster: &Cluster, peer: &PeerStatus) -> Option<Rank> {

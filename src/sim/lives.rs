@@ -28,6 +28,41 @@ const NOBODY_FOR: Time = 60 * SECOND;
 
 /// One life, as it follows from a seed. Gives the law that it broke, if it broke one.
 pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
+    let mut world = begin(seed, plan);
+    world.run_for(TROUBLED);
+    world.calm();
+    let calm_since = world.now;
+    let mut healthy_since: Option<Time> = None;
+    let mut led_at = world.now;
+    let policy_sync = world.policy.sync.mode;
+    while world.laws.broken.is_none() && world.now < calm_since + CALM_MAX {
+        world.run_for(SECOND);
+        restart_what_ended(&mut world);
+        healthy_since =
+            if world.healthy() && world.is_synchronous() { healthy_since.or(Some(world.now)) } else { None };
+        led_at = if world.store.leader.is_some() { world.now } else { led_at };
+        if led_at + NOBODY_FOR < world.now && policy_sync != SyncMode::Off {
+            world.give_up_what_is_lost();
+            led_at = world.now;
+        }
+        if healthy_since.is_some_and(|since| since + STEADY <= world.now) {
+            world.look_for_every_record();
+            let broken = world.laws.broken.clone();
+            return (world, broken);
+        }
+    }
+    let broken = world.laws.broken.clone().unwrap_or_else(|| {
+        let seconds = CALM_MAX / SECOND;
+        format!(
+            "L1: {seconds} s after everything was repaired the cluster is not whole\n{}",
+            world.standing()
+        )
+    });
+    (world, Some(broken))
+}
+
+/// A world at its first moment, with its troubles before it.
+pub(super) fn begin(seed: u64, plan: &[Planned]) -> World {
     let mut random = Random::new(seed ^ 0xC0FF_EE00);
     let members = [3, 3, 3, 2, 4, 5][random.index(6)];
     let mut ttl = [5, 10, 10, 15, 30][random.index(5)];
@@ -60,36 +95,7 @@ pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
         world.after(random.between(0, 2 * SECOND), super::world::Happening::AgentStarts { host });
     }
     world.plan(plan);
-    world.run_for(TROUBLED);
-    world.calm();
-    let calm_since = world.now;
-    let mut healthy_since: Option<Time> = None;
-    let mut led_at = world.now;
-    let policy_sync = world.policy.sync.mode;
-    while world.laws.broken.is_none() && world.now < calm_since + CALM_MAX {
-        world.run_for(SECOND);
-        restart_what_ended(&mut world);
-        healthy_since =
-            if world.healthy() && world.is_synchronous() { healthy_since.or(Some(world.now)) } else { None };
-        led_at = if world.store.leader.is_some() { world.now } else { led_at };
-        if led_at + NOBODY_FOR < world.now && policy_sync != SyncMode::Off {
-            world.give_up_what_is_lost();
-            led_at = world.now;
-        }
-        if healthy_since.is_some_and(|since| since + STEADY <= world.now) {
-            world.look_for_every_record();
-            let broken = world.laws.broken.clone();
-            return (world, broken);
-        }
-    }
-    let broken = world.laws.broken.clone().unwrap_or_else(|| {
-        let seconds = CALM_MAX / SECOND;
-        format!(
-            "L1: {seconds} s after everything was repaired the cluster is not whole\n{}",
-            world.standing()
-        )
-    });
-    (world, Some(broken))
+    world
 }
 
 pub(super) fn plan_of(seed: u64) -> Vec<Planned> {

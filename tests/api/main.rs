@@ -318,8 +318,17 @@ impl Server {
         let (doors, doors_kept) = watch::channel(Arc::new(doors));
         let (_, peers) = watch::channel(Arc::default());
         let (looks, _) = Looks::new();
-        let api =
-            Api { standings: receiver, commands: sender, clock, limits, doors: doors_kept, peers, looks };
+        let recorder = tenure::recorder::Recorder::idle();
+        let api = Api {
+            standings: receiver,
+            commands: sender,
+            clock,
+            limits,
+            doors: doors_kept,
+            peers,
+            looks,
+            recorder,
+        };
         let stopped = async move {
             let _ = stopped.await;
         };

@@ -6,6 +6,7 @@ mod answers;
 mod comparison;
 #[expect(dead_code, reason = "the manual, which tests/tidy.rs writes, needs the rest")]
 mod deliberate;
+mod explaining;
 mod migrating;
 mod mixed;
 mod moving;
