@@ -115,6 +115,21 @@ class Site:
                     return json.loads(said)
         return []
 
+    def sql(self, host, statement):
+        return self.lab.ssh(host, f"cd /; runuser -u postgres -- psql -XAtc '{statement}'").strip()
+
+    def store_leader(self):
+        """The machine whose etcd leads, asked on those that are switched on."""
+        for host in self.on("etcd_cluster"):
+            if self.lab.machines[host].wanted:
+                said = self.lab.ssh(host, "set -a; . /etc/default/etcdctl; etcdctl endpoint status -w json", check=False)
+                if not said.startswith("["):
+                    continue
+                status = json.loads(said)[0]["Status"]
+                if status["header"]["member_id"] == status["leader"]:
+                    return host
+        return None
+
     def leader(self):
         leaders = [member["Member"] for member in self.members() if member["Role"] == "Leader"]
         return leaders[0] if len(leaders) == 1 else None
@@ -131,9 +146,12 @@ class Site:
 
         return wait_for(f"a healthy cluster of {', '.join(names)}", well, seconds)
 
-    def writer(self, name="writer", port=5000):
+    def writer(self, name="writer", port=5000, password=None):
+        """Started, and known to write."""
         balancers = [self.lab.address(host) for host in self.on("balancers")]
-        return Writer(name, balancers, port, self.secret("superuser")).start()
+        writer = Writer(name, balancers, port, password or self.secret("superuser")).start()
+        wait_for("the writer to write", writer.goes_on)
+        return writer
 
     def statistics(self, host):
         """HAProxy's word on each server of each service."""

@@ -18,7 +18,7 @@ class Writer:
         self._thread = threading.Thread(target=self._write, name=f"writer {name}", daemon=True)
 
     def connect(self):
-        return psycopg.connect(self.where, password=self.password, autocommit=True, sslmode="require", tcp_user_timeout=3000,
+        return psycopg.connect(self.where, password=self.password, autocommit=True, sslmode="prefer", tcp_user_timeout=3000,
                                options="-c statement_timeout=4000")
 
     def start(self):
