@@ -15,8 +15,8 @@ use support::{Instance, LOOK, PATIENCE, bin_dirs, tries};
 use tenure::model::{ControlState, Lsn, Moment, Postgres, Serving, Span, Timeline, Unfinished};
 use tenure::postgres::{
     Error, Observer, bootstrap, checkpoint, clone_from, discard_unfinished_clone, follow, kill_completely,
-    promote, rewind_from, running_postmaster, set_aside, start_primary, start_standby, stop_at_once,
-    stop_orderly, watch_exit,
+    list_diverged, promote, rewind_from, running_postmaster, set_aside, start_primary, start_standby,
+    stop_at_once, stop_orderly, summarize_diverged, watch_exit,
 };
 
 async fn wait() {
@@ -135,6 +135,11 @@ async fn a_standby_is_promoted_over_a_gap_and_everybody_finds_back() {
         std::fs::write(&conf, "# of turku\n").expect("written");
         rewind_from(&turku.settings, oulu.address(), PATIENCE).await.expect("rewound");
         assert_eq!(std::fs::read_to_string(&conf).expect("kept"), "# of turku\n");
+        let kept = list_diverged(turku.data_dir()).expect("readable");
+        let [(place, Some(about))] = kept.as_slice() else { panic!("{kept:?}") };
+        let told = summarize_diverged(&bin_dir, place, about, PATIENCE).await.expect("read");
+        assert!(told.contains("Transaction"), "{told}");
+        assert!(about.from < about.to && 0 < about.bytes && place.join("pg_control").is_file(), "{about:?}");
         start_standby(&turku.settings, Some(oulu.address().clone()), PATIENCE).await.expect("started");
         assert_eq!(turku.until_streaming().await.position().expect("known").timeline, Timeline(5));
         turku.until_sql("SELECT sum(n) FROM kept", "3").await;

@@ -9,6 +9,10 @@ use std::process::Command;
 
 use tenure::model::{Explanation, Message, Notice, Rule, catalog};
 
+#[expect(dead_code, reason = "the comparison needs the rest")]
+#[path = "ctl/deliberate.rs"]
+mod deliberate;
+
 /// Files over the limit, with the reason why each is one thing that must not be cut.
 const LONG_FILES: &[(&str, &str)] = &[];
 const LINES_MAX: usize = 500;
@@ -224,6 +228,18 @@ fn the_journals_catalog_explains_every_message_id() {
     let listed = journalctl(&["--list-catalog"]).expect("it has just run");
     assert_eq!(String::from_utf8_lossy(&listed.stdout).lines().count(), catalog().count());
 }
+
+#[test]
+fn the_manual_tells_where_rest_differs_from_patronis() {
+    let name = "docs/differences.md";
+    let text = read(Path::new(name));
+    let (before, rest) = text.split_once(MEASURED).expect("the page marks where the table begins");
+    let (_, after) = rest.split_once(MEASURED_END).expect("the page marks where the table ends");
+    assert_is_written(name, &format!("{before}{MEASURED}\n\n{}\n{MEASURED_END}{after}", deliberate::page()));
+}
+
+const MEASURED: &str = "<!-- written by `make docs` from tests/ctl/deliberate.rs -->";
+const MEASURED_END: &str = "<!-- end of what is written -->";
 
 /// Lines of at most 100 characters.
 fn filled(text: &str) -> String {

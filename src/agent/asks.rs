@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::api::{Command, Restart, conditions_hold};
 use crate::decide::mind::Event;
-use crate::model::{Ask, Moment, Outcome, Span, Standing};
+use crate::model::{Ask, Consent, Moment, Outcome, Span, Standing};
 
 /// How late a restart may begin, at least; the same as for a switchover.
 const LATENESS: Span = Span::from_secs(15);
@@ -18,6 +18,7 @@ const LATENESS: Span = Span::from_secs(15);
 pub struct Asks {
     asked: u64,
     waiting: BTreeMap<u64, oneshot::Sender<Outcome>>,
+    leaders: BTreeMap<u64, oneshot::Sender<Consent>>,
     scheduled: Option<Scheduled>,
 }
 
@@ -37,6 +38,11 @@ impl Asks {
                 self.asked += 1;
                 self.waiting.insert(self.asked, reply);
                 Some(Event::Asked { id: self.asked, ask })
+            }
+            Command::Consent { from, wanted, reply } => {
+                self.asked += 1;
+                self.leaders.insert(self.asked, reply);
+                Some(Event::ConsentAsked { id: self.asked, from, wanted })
             }
             Command::ScheduleRestart { restart, reply } => {
                 let free = self.scheduled.is_none();
@@ -64,6 +70,13 @@ impl Asks {
             let _ = reply.send(outcome);
         } else {
             tracing::info!("the scheduled restart: {outcome:?}");
+        }
+    }
+
+    pub fn consent(&mut self, id: u64, consent: Consent) {
+        // A leader that has stopped waiting for the answer does not count it.
+        if let Some(reply) = self.leaders.remove(&id) {
+            let _ = reply.send(consent);
         }
     }
 

@@ -136,7 +136,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
             home.pause_file().display()
         );
     }
-    let mut mind = Mind::new(config.name.clone(), config.tags.clone(), policy, former.is_some());
+    let mut mind = Mind::new(config.name.clone(), config.tags.told(), policy, former.is_some());
     let confirmed = match &guardian {
         Some(guardian) => {
             guardian.status().await.map_or(crate::model::Guardian::Absent, |status| status.guardian())

@@ -18,8 +18,8 @@ use crate::config::Config;
 use crate::decide::mind::{Call, Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Errand, Facts, FenceOrder, Job, MemberName, MemberRecord, MessageId, Moment, Plan, Reason,
-    Running, SessionId, Severity, Span, Standing, View,
+    Cluster, Errand, Facts, FenceOrder, Job, Lease, MemberName, MemberRecord, MessageId, Moment, Plan,
+    Reason, Rule, Running, SessionId, Severity, Span, Standing, View,
 };
 use crate::peers;
 use crate::store::Store;
@@ -181,7 +181,7 @@ impl Office {
     fn reload(&mut self) {
         let Some(config) = self.desk.reloads.borrow_and_update().clone() else { return };
         let now = clock::now();
-        self.mind.apply(now, Event::Tags(config.tags.clone()));
+        self.mind.apply(now, Event::Tags(config.tags.told()));
         let policy = self.desk.wishes.relearn(*config);
         self.order_watchdog();
         self.mind.apply(now, Event::Policy(Box::new(policy)));
@@ -211,6 +211,7 @@ impl Office {
                 Command::Errand(errand) => self.send_errand(errand),
                 Command::Look => self.desk.looks.want(clock::now()),
                 Command::AskPeers { round, questions } => self.ask_peers(round, questions),
+                Command::AskLeader { asked_at, question } => self.ask_leader(asked_at, question),
                 Command::StartJob { id, job } => {
                     let start_patience =
                         self.mind.view().policy.primary_start_timeout.max(Span::from_secs(60));
@@ -219,6 +220,8 @@ impl Office {
                 }
                 Command::CancelJob { id } => self.assign(Assignment::Cancel { id }),
                 Command::Fence(order) => self.order_guardian(order),
+                Command::AskConsent { round, lease, questions } => self.ask_consent(round, lease, questions),
+                Command::AnswerConsent { id, consent } => self.asks.consent(id, consent),
                 Command::Call(call) => self.call(call),
                 Command::Answer { id, outcome } => self.asks.answer(id, outcome),
                 Command::Exit => ended = true,
@@ -238,13 +241,7 @@ impl Office {
 
     fn send_errand(&mut self, errand: Errand) {
         let view = self.mind.view();
-        let status = view.cluster().map(|cluster| {
-            let mut status = cluster.status.clone();
-            if let crate::model::Postgres::Stopped { control } = &view.postgres {
-                status.optime = Some(control.checkpoint.lsn);
-            }
-            status
-        });
+        let status = view.cluster().map(|cluster| publish::last_status(view, cluster));
         let context = ErrandContext {
             me: view.me.clone(),
             session: view.session.map(|session| session.id),
@@ -269,13 +266,38 @@ impl Office {
         let answers = self.desk.answers.clone();
         let client = Arc::clone(&self.desk.peers.borrow());
         self.running.spawn(async move {
-            let target = |PeerQuestion { member, api_url, patience }| peers::Target {
-                member,
-                api_url,
-                patience: patience.as_duration(),
-            };
             let heard = peers::ask(&client, questions.into_iter().map(target).collect()).await;
             let _ = answers.send(Event::PeersAnswered { round, answers: heard }).await;
+        });
+    }
+
+    fn ask_consent(&mut self, round: u64, lease: Lease, questions: Vec<PeerQuestion>) {
+        let identity = &self.desk.identity;
+        let view = self.mind.view();
+        let request = peers::ConsentRequest {
+            name: view.me.clone(),
+            conn_url: identity.conn_url.clone(),
+            api_url: identity.api_url.clone(),
+            slots: view.cluster().map(|cluster| cluster.status.slots.clone()).unwrap_or_default(),
+            promise_ms: lease.timing.ttl.as_ms(),
+        };
+        let answers = self.desk.answers.clone();
+        let client = Arc::clone(&self.desk.peers.borrow());
+        self.running.spawn(async move {
+            let agreed = peers::ask_consent(&client, &request, questions.into_iter().map(target)).await;
+            let _ = answers.send(Event::ConsentAnswered { round, agreed }).await;
+        });
+    }
+
+    fn ask_leader(&mut self, asked_at: Moment, question: PeerQuestion) {
+        let answers = self.desk.answers.clone();
+        let client = Arc::clone(&self.desk.peers.borrow());
+        self.running.spawn(async move {
+            let heard = peers::ask(&client, vec![target(question)]).await;
+            for answer in heard.into_values() {
+                // A loop that does not come to it hears the next one.
+                let _ = answers.try_send(Event::LeaderAnswered { asked_at, answer: Box::new(answer) });
+            }
         });
     }
 
@@ -330,7 +352,8 @@ impl Office {
             },
             record_stands: cluster.members.contains_key(&view.me),
             status: publish::status_with_slots(view, cluster, &self.desk.sight.borrow().slots),
-            history: publish::history(view, cluster, &clock::wall().to_string()),
+            history: publish::history(view, cluster, wall_clock()),
+            failsafe: publish::failsafe(view, cluster),
             positions_every: view.policy.loop_wait,
         });
         self.desk.publication.send_if_modified(|known| {
@@ -353,9 +376,26 @@ impl Office {
     }
 }
 
+fn target(question: PeerQuestion) -> peers::Target {
+    let PeerQuestion { member, api_url, patience } = question;
+    peers::Target { member, api_url, patience: patience.as_duration() }
+}
+
+/// Tells moments of the boot clock by the wall clock as it stands now.
+fn wall_clock() -> impl Fn(Moment) -> String {
+    let (now, wall) = (clock::now(), clock::wall());
+    move |at| {
+        let ago = std::time::Duration::from_millis(now.since(at).as_ms());
+        wall.checked_sub(ago).unwrap_or(wall).round(jiff::Unit::Millisecond).unwrap_or(wall).to_string()
+    }
+}
+
 /// A rule is told once, when it begins to hold.
 fn tell(view: &View, reason: &Reason) {
     let position = view.postgres.running().and_then(Running::position);
+    let takeover = view.memory.takeover.filter(|_| reason.rule == Rule::LeaderPromotes);
+    let loss = takeover.map(|takeover| takeover.loss);
+    let cost = loss.map(|loss| format!("; lost: {}", loss.told(wall_clock()))).unwrap_or_default();
     macro_rules! say {
         ($level:expr) => {
             tracing::event!(
@@ -366,7 +406,10 @@ fn tell(view: &View, reason: &Reason) {
                 lsn = position.map(|position| position.lsn.to_string()),
                 other_member = reason.member.as_ref().map(MemberName::as_str),
                 message_id = reason.rule.message_id().map(MessageId::as_str),
-                "{reason}"
+                loss_ms_max = loss.and_then(|loss| loss.span_max()).map(Span::as_ms),
+                loss_bytes_max = loss.and_then(|loss| loss.bytes_max()).map(|bytes| bytes.0),
+                loss_bytes_known = loss.and_then(|loss| loss.bytes_known()).map(|bytes| bytes.0),
+                "{reason}{cost}"
             )
         };
     }
@@ -381,7 +424,7 @@ fn tell(view: &View, reason: &Reason) {
 mod tests {
     use super::*;
     use crate::log::captured;
-    use crate::model::{Policy, Rule, Tags};
+    use crate::model::{Policy, Tags};
 
     #[test]
     fn a_rule_is_told_with_its_fields_at_the_level_that_it_deserves() {

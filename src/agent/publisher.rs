@@ -1,6 +1,7 @@
 //! Writes what this member publishes: its record, and as leader the status and the history. The latest wins; what did not
 //! arrive is written again. Positions alone are not worth a write each time that they move.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -26,6 +27,8 @@ pub struct Publication {
     pub record_stands: bool,
     pub status: Option<Status>,
     pub history: Option<Vec<HistoryLine>>,
+    /// Who takes part in failsafe mode, if that is news.
+    pub failsafe: Option<BTreeMap<MemberName, String>>,
     /// How often positions are worth a write.
     pub positions_every: Span,
 }
@@ -83,6 +86,9 @@ async fn write(
     };
     if let (Some(history), Some(term)) = (&publication.history, publication.term) {
         store.put_history(me, term, history, deadline).await?;
+    }
+    if let (Some(failsafe), Some(term)) = (&publication.failsafe, publication.term) {
+        store.put_failsafe(me, term, failsafe, deadline).await?;
     }
     if record_is_news {
         store.put_member(publication.session, me, &publication.record, deadline).await?;

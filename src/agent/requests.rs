@@ -14,8 +14,44 @@ pub struct Inside {
     pub reload: mpsc::Sender<()>,
 }
 
-/// Carries out one request after the other until nobody can ask any more.
-pub async fn serve(store: Store, mut commands: mpsc::Receiver<Command>, inside: Inside, within: Duration) {
+/// Writes that wait for one another: more than an operator can want at once.
+const WRITES: usize = 16;
+
+/// Carries out requests until nobody can ask any more: those for the store one after the other, however long it takes to
+/// answer, and those for the loop at once. A leader that asks for consent asks because the store is silent.
+pub async fn serve(store: Store, commands: mpsc::Receiver<Command>, inside: Inside, within: Duration) {
+    let (writes, written) = mpsc::channel(WRITES);
+    tokio::join!(sort(commands, inside, writes), write(store, written, within));
+}
+
+async fn sort(mut commands: mpsc::Receiver<Command>, inside: Inside, writes: mpsc::Sender<Command>) {
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Reload => {
+                // One that waits already will read the same files.
+                let _ = inside.reload.try_send(());
+            }
+            command @ (Command::Ask { .. }
+            | Command::Consent { .. }
+            | Command::ScheduleRestart { .. }
+            | Command::DeleteRestart { .. }) => {
+                // What does not fit is dropped, and whoever asked hears that nobody answered.
+                if inside.asks.try_send(command).is_err() {
+                    tracing::warn!("a REST request was dropped: the loop has too many of them");
+                }
+            }
+            command @ (Command::RequestFailover { .. }
+            | Command::ClearFailover { .. }
+            | Command::WriteConfig { .. }) => {
+                if writes.try_send(command).is_err() {
+                    tracing::warn!("a REST request was dropped: too many writes wait for the store");
+                }
+            }
+        }
+    }
+}
+
+async fn write(store: Store, mut commands: mpsc::Receiver<Command>, within: Duration) {
     while let Some(command) = commands.recv().await {
         // Whoever has stopped waiting for the answer will not miss it.
         match command {
@@ -30,18 +66,11 @@ pub async fn serve(store: Store, mut commands: mpsc::Receiver<Command>, inside: 
                 let expect = if_version.map_or(Expect::Anything, Expect::Version);
                 let _ = reply.send(written(store.put_config(&config, expect, within).await));
             }
-            Command::Reload => {
-                // One that waits already will read the same files.
-                let _ = inside.reload.try_send(());
-            }
-            command @ (Command::Ask { .. }
+            Command::Ask { .. }
+            | Command::Consent { .. }
             | Command::ScheduleRestart { .. }
-            | Command::DeleteRestart { .. }) => {
-                // What does not fit is dropped, and whoever asked hears that nobody answered.
-                if inside.asks.try_send(command).is_err() {
-                    tracing::warn!("a REST request was dropped: the loop has too many of them");
-                }
-            }
+            | Command::DeleteRestart { .. }
+            | Command::Reload => {}
         }
     }
 }

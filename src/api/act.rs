@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::validate_dynamic;
-use crate::model::{Ask, Contact, FailoverRequest, MemberName, Outcome, Refusal, Standing};
+use crate::model::{Ask, Consent, Contact, FailoverRequest, MemberName, Outcome, Refusal, Span, Standing};
 use crate::peers;
 
 use super::answer::Answer;
@@ -33,6 +33,8 @@ pub enum Command {
     WriteConfig { config: Value, if_version: Option<i64>, reply: oneshot::Sender<Written> },
     /// Something that this member does with its own PostgreSQL, if the rules allow it.
     Ask { ask: Ask, reply: oneshot::Sender<Outcome> },
+    /// A leader in failsafe mode asks to be left the lease for so long.
+    Consent { from: MemberName, wanted: Span, reply: oneshot::Sender<Consent> },
     /// The reply is false if there is another one already.
     ScheduleRestart { restart: Restart, reply: oneshot::Sender<bool> },
     /// The reply is false if there was none.
@@ -73,8 +75,7 @@ pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]
         ("POST", "restart") => restart(api, body).await,
         ("DELETE", "restart") => Ok(delete_restart(api).await),
         ("POST", "reinitialize") => reinitialize(api, body).await,
-        // What patronictl gives to a member that knows no failsafe mode: it is refused in the configuration.
-        ("POST", "failsafe") => Ok(Answer::sentence(502, "failsafe_mode is not enabled")),
+        ("POST", "failsafe") => failsafe(api, body).await,
         // On Unix Patroni only says so, too; ending an agent is its service manager's business.
         ("POST", "sigterm") => Ok(Answer::sentence(202, "shutdown scheduled")),
         ("POST", "citus" | "mpp") => {
@@ -286,6 +287,30 @@ async fn reinitialize(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> 
         Some(Outcome::Done) => Ok(Answer::sentence(200, "reinitialize started")),
         Some(Outcome::Refused(refusal)) => Err(restart::refused(refusal)),
         Some(Outcome::Failed) => Err(restart::refused(Refusal::NotNow)),
+        None => Err(Answer::sentence(503, "the agent did not answer")),
+    }
+}
+
+/// The codes and sentences are Patroni's: its leaders go on only if they read exactly this. The position helps them to keep
+/// slots of standbys of standbys.
+async fn failsafe(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
+    let off = || Answer::sentence(502, "failsafe_mode is not enabled");
+    let standing = api.standing();
+    if !standing.view.policy.failsafe {
+        return Err(off());
+    }
+    let body = object(body)?;
+    let from = body.get("name").and_then(Value::as_str).and_then(|name| name.parse().ok());
+    let from: MemberName = from.ok_or_else(|| Answer::sentence(400, "the body names no member"))?;
+    let wanted = body.get("promise_ms").and_then(Value::as_u64).map_or(Span::ZERO, Span::from_ms);
+    match ask(api, Duration::ZERO, |reply| Command::Consent { from, wanted, reply }).await {
+        Some(Consent::Granted { reached }) => {
+            let mut answer = Answer::sentence(200, "Accepted");
+            answer.headers.extend(reached.map(|reached| ("lsn", reached.0.to_string())));
+            Ok(answer)
+        }
+        Some(Consent::Denied) => Err(Answer::sentence(500, "Running as a leader")),
+        Some(Consent::Off) => Err(off()),
         None => Err(Answer::sentence(503, "the agent did not answer")),
     }
 }

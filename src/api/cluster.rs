@@ -122,11 +122,13 @@ fn member<'a>(
 ) -> Member<'a> {
     let leads = cluster.leader_name() == Some(name);
     let address = record.address();
+    let role = role(look, cluster, name, record, leads);
     Member {
         name,
-        role: role(look, cluster, name, record, leads),
+        role,
         state: match &record.replication_state {
-            Some(state) if !leads => state,
+            // A standby leader streams as well.
+            Some(state) if role != "leader" => state,
             Some(_) | None => state_text(record.state),
         },
         api_url: &record.api_url,

@@ -90,6 +90,7 @@ pub fn empty() -> Standing {
             step: Step::Wait,
             renew_until: NOW,
             fence: FenceOrder::Keep,
+            seek_consent: false,
             look_again: Moment::from_ms(6_000),
         },
         facts: Facts { scope: "batman".into(), ..Facts::default() },

@@ -77,7 +77,9 @@ pub fn readiness(look: Look, target: &Target) -> u16 {
     let ready = look.lease().is_some()
         || (look.state() == MemberState::Running
             && look.standing.facts.replication_state.as_deref() == Some("streaming")
-            && (look.store_is_current() || look.standing.facts.upstream_end.is_some())
+            && (look.store_is_current()
+                || look.failsafe_active()
+                || look.standing.facts.upstream_end.is_some())
             && caught_up(look, target));
     if ready { 200 } else { 503 }
 }

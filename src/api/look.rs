@@ -65,6 +65,10 @@ impl<'a> Look<'a> {
         self.now.since(self.standing.plan.look_again)
     }
 
+    pub fn failsafe_active(&self) -> bool {
+        self.view().failsafe_active(self.now)
+    }
+
     pub fn paused(&self) -> bool {
         self.view().policy.pause
     }

@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 
 use crate::decide::fitness_told;
-use crate::model::{Guardian, Lsn, MemberRole, MemberState, Serving};
+use crate::model::{Guardian, Lag, Lsn, MemberRole, MemberState, Serving};
 
 use super::look::{Look, SyncDuty};
 use super::status::{PATRONI_VERSION, disk_stalled, is_unlocked, timeline};
@@ -108,7 +108,11 @@ fn patronis(page: &mut Page, look: Look) {
         "Value is 1 if the cluster has no leader, 0 if it has one.",
         flag(is_unlocked(look)),
     );
-    page.gauge("patroni_failsafe_mode_is_active", "Value is 1 if failsafe mode is active, 0 otherwise.", 0);
+    page.gauge(
+        "patroni_failsafe_mode_is_active",
+        "Value is 1 if failsafe mode is active, 0 otherwise.",
+        flag(look.failsafe_active()),
+    );
     page.gauge(
         "patroni_postgres_timeline",
         "Timeline of Postgres, 0 if it does not run.",
@@ -186,6 +190,24 @@ fn ours(page: &mut Page, look: Look) {
         "tenure_watchdog_timeout_seconds",
         "Seconds after which the watchdog device resets the machine unless it is fed, 0 if none can be armed.",
         format_args!("{}.{:03}", timeout_ms / 1000, timeout_ms % 1000),
+    );
+    let loss = standing.view.memory.takeover.map(|takeover| takeover.loss);
+    let bytes = |bytes: Option<Lag>| bytes.map_or("-1".to_owned(), |bytes| bytes.0.to_string());
+    let span = loss.and_then(|loss| loss.span_max()).map(crate::model::Span::as_ms);
+    page.gauge(
+        "tenure_promotion_loss_seconds_max",
+        "Seconds whose commits this member's last promotion can have lost at most, -1 if not known or never promoted.",
+        span.map_or("-1".to_owned(), |ms| format!("{}.{:03}", ms / 1000, ms % 1000)),
+    );
+    page.gauge(
+        "tenure_promotion_loss_bytes_max",
+        "Bytes of WAL that this member's last promotion can have lost at most, -1 if not known or never promoted.",
+        bytes(loss.and_then(|loss| loss.bytes_max())),
+    );
+    page.gauge(
+        "tenure_promotion_loss_bytes_known",
+        "Bytes of WAL that this member's last promotion is known to lack, -1 if not known or never promoted.",
+        bytes(loss.and_then(|loss| loss.bytes_known())),
     );
     page.gauge(
         "tenure_job_running",

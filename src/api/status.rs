@@ -38,6 +38,8 @@ pub struct Document<'a> {
     pause: bool,
     #[serde(skip_serializing_if = "is_false")]
     cluster_unlocked: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    failsafe_mode_is_active: bool,
     dcs_last_seen: u64,
     #[serde(skip_serializing_if = "Tags::is_empty")]
     tags: &'a Tags,
@@ -133,6 +135,7 @@ pub fn document(look: Look<'_>) -> Document<'_> {
         replication: answering.map(|_| facts.replication.iter().map(sender).collect()).unwrap_or_default(),
         pause: look.paused(),
         cluster_unlocked: is_unlocked(look),
+        failsafe_mode_is_active: look.failsafe_active(),
         dcs_last_seen: facts.store_last_seen.unwrap_or_default(),
         tags: look.tags(),
         database_system_identifier: system.map(|system| system.to_string()),

@@ -72,6 +72,9 @@ pub fn policy_from(dynamic: &Value, local: &Config) -> (Policy, Vec<Problem>) {
         primary_start_timeout: reader.start_timeout(),
         check_timeline: reader.flag("check_timeline", None, false),
         pause: reader.flag("pause", None, false),
+        failsafe: reader.flag("failsafe_mode", None, false),
+        history_lines_max: reader.count("max_timelines_history"),
+        stop_timeout: reader.stop_timeout(sync.mode),
         sync,
         use_rewind: reader.flag("postgresql.use_pg_rewind", own.use_pg_rewind, false),
         reclone_when_rewind_fails: reader.flag(
@@ -239,6 +242,18 @@ impl Reader<'_> {
             Some(_) => self.seconds("primary_start_timeout", 300_000),
             None => self.seconds("master_start_timeout", 300_000),
         }
+    }
+
+    /// Patroni bounds the stop of a synchronous primary only: elsewhere the usual bound holds, which is never missing here.
+    fn stop_timeout(&mut self, mode: SyncMode) -> Option<Span> {
+        let older = self.dynamic.get("primary_stop_timeout").is_none();
+        let bound = self.seconds(if older { "master_stop_timeout" } else { "primary_stop_timeout" }, 0);
+        Some(bound).filter(|bound| mode != SyncMode::Off && Span::ZERO < *bound)
+    }
+
+    fn count(&mut self, path: &str) -> usize {
+        let kind = Kind::Number { from: 0, to: i64::MAX };
+        self.read(path, kind, |text| text.parse().ok()).unwrap_or(0)
     }
 
     fn synchronous(&mut self) -> SyncPolicy {

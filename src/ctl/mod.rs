@@ -12,6 +12,7 @@ mod console;
 mod diff;
 mod document;
 mod facts;
+mod lost;
 mod manual;
 mod members;
 mod migrate;
@@ -59,6 +60,8 @@ enum Command {
     Topology(facts::TopologyArguments),
     /// Show when the cluster has had which leader
     History(facts::HistoryArguments),
+    /// List what was set aside on this machine before its data was rewound or cloned
+    Lost(lost::LostArguments),
     /// Show the cluster's shared configuration
     ShowConfig(configuration::ShowArguments),
     /// Show how long leases may be in the running store, and what follows for the cluster
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Play(arguments) => play::play(&arguments),
         Command::Completions(arguments) => manual::completions(&arguments),
         Command::Man(arguments) => manual::man(&arguments),
+        Command::Lost(arguments) => lost::lost(&arguments),
         Command::Version(arguments) if !arguments.asks_members() => facts::own_version(),
         command => run(&arguments.access, command),
     };
@@ -197,6 +201,6 @@ async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
         Command::DemoteCluster(arguments) => site::demote(access, &arguments).await,
         Command::PromoteCluster(arguments) => site::promote(access, &arguments).await,
         Command::Migrate(arguments) => migrate::migrate(from, access, &arguments).await,
-        Command::Play(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
+        Command::Play(_) | Command::Completions(_) | Command::Man(_) | Command::Lost(_) => Ok(()),
     }
 }

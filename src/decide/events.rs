@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Ask, Cluster, Disk, Errand, FenceOrder, Guardian, Job, MemberName, Moment, Outcome, PeerAnswer, Plan,
-    Policy, Postgres, RemoteStanding, Session, SessionId, Span, SystemId, Tags, Term, Watchdog,
+    Ask, Cluster, Consent, Disk, Errand, FenceOrder, Guardian, Job, Lease, MemberName, Moment, Outcome,
+    PeerAnswer, Plan, Policy, Postgres, RemoteStanding, Session, SessionId, Span, SystemId, Tags, Term,
+    Watchdog,
 };
 
 /// Everything that a member can learn.
@@ -30,6 +31,11 @@ pub enum Event {
         round: u64,
         answers: BTreeMap<MemberName, PeerAnswer>,
     },
+    /// The leader's answer to the question where its WAL ends.
+    LeaderAnswered {
+        asked_at: Moment,
+        answer: Box<PeerAnswer>,
+    },
     /// Said once in the beginning even if none answers: nothing is decided before.
     Guardian(Guardian),
     /// What the guardian says of the device behind it.
@@ -47,6 +53,17 @@ pub enum Event {
     SlotsToCopy(BTreeSet<String>),
     /// When the scheduled switchover falls due, by the wall clock as it stands now.
     SwitchoverDue(Option<Moment>),
+    /// Failsafe mode: who has agreed that this member leads on.
+    ConsentAnswered {
+        round: u64,
+        agreed: BTreeSet<MemberName>,
+    },
+    /// Failsafe mode: a leader asks this member to leave the lease to it for so long.
+    ConsentAsked {
+        id: u64,
+        from: MemberName,
+        wanted: Span,
+    },
     /// An orderly end is asked for.
     End,
 }
@@ -108,6 +125,11 @@ pub enum Command {
         round: u64,
         questions: Vec<PeerQuestion>,
     },
+    /// Ask the leader where its WAL ends. Nothing waits for the answer.
+    AskLeader {
+        asked_at: Moment,
+        question: PeerQuestion,
+    },
     StartJob {
         id: u64,
         job: Job,
@@ -116,6 +138,16 @@ pub enum Command {
         id: u64,
     },
     Fence(FenceOrder),
+    /// Ask these members to leave the lease alone for its length. Whoever has not agreed in time has not agreed.
+    AskConsent {
+        round: u64,
+        lease: Lease,
+        questions: Vec<PeerQuestion>,
+    },
+    AnswerConsent {
+        id: u64,
+        consent: Consent,
+    },
     /// Tell an operator's callback.
     Call(super::callbacks::Call),
     /// Tell whoever asked.

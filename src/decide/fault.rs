@@ -53,6 +53,12 @@ pub(crate) enum Fault {
     RestartsForEver,
     /// Lets the lease be renewed however long the loop is silent.
     PermitsForEver,
+    /// Takes or uses the lease that it has promised to leave to another member.
+    ForgetsItsPromise,
+    /// Takes over from a primary that nobody has fenced and that still writes.
+    DeposesTheUnfenced,
+    /// Leads on if only some have agreed.
+    LeadsByFewerConsents,
     /// Replicates from whoever the tag names, whatever state that member is in.
     CascadesFromAnybody,
     /// Replicates from a member that replicates from it.
@@ -81,6 +87,10 @@ pub(crate) enum Fault {
     SyncLetsAnybodyLead,
     /// Elects a voter that has asked nobody.
     SyncCountsNoVotes,
+    /// Takes the position that the former leader published last for the end of its WAL.
+    TakesStatusForEnd,
+    /// Takes a word of the leader for as young as the look at what it is compared with.
+    CountsWordsFromTheAnswer,
 }
 
 #[cfg(not(test))]

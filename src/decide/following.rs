@@ -69,6 +69,9 @@ fn running_standby(view: &View, cluster: &Cluster, leader: &Leader, running: &Ru
         && lineage.descent_of(position) == Descent::Diverged
         && !fault::active(Fault::SkipsDivergence)
     {
+        if lineage.timeline < position.timeline && streams_from_unfenced(cluster, leader, running) {
+            return Choice::wait(Reason::about(Rule::FollowsLeader, &leader.name));
+        }
         let by = view.now + STOP_BUDGET;
         return Choice::run(Reason::about(Rule::FollowerDiverged, &leader.name), Job::StopFast { by });
     }
@@ -85,6 +88,15 @@ fn running_standby(view: &View, cluster: &Cluster, leader: &Leader, running: &Ru
         return choice;
     }
     Choice::wait(about(source.stays))
+}
+
+/// A leader of Patroni's claims no timeline and writes its record once in a loop: who streams from it knows its timeline first.
+fn streams_from_unfenced(cluster: &Cluster, leader: &Leader, running: &Running) -> bool {
+    let Serving::Standby { upstream: Some(upstream), streaming: true, .. } = &running.serving else {
+        return false;
+    };
+    let record = cluster.members.get(&leader.name).filter(|record| !record.is_fenced());
+    record.and_then(MemberRecord::address).as_ref() == Some(upstream)
 }
 
 /// Consumers of a logical slot can go on after a failover only where the slot is.

@@ -32,6 +32,10 @@ pub(super) fn requested(view: &View, cluster: &Cluster, running: &Running) -> Op
     if request.is_empty() {
         return None;
     }
+    // Who has promised to leave the lease to this member would leave it alone.
+    if view.memory.others_bound_until.is_some_and(|bound| view.now < bound) {
+        return None;
+    }
     if request.scheduled_at.is_some() && !is_due(view) {
         return None;
     }
@@ -195,7 +199,8 @@ pub(super) fn before_end(view: &View, cluster: &Cluster, control: &Control) -> O
 /// Stop in good order, with somebody in mind.
 pub(super) fn stop_for(view: &View, rule: Rule, to: Option<&MemberName>) -> Choice {
     let reason = Reason { rule, member: to.cloned() };
-    Choice::run(reason, Job::StopOrderly { by: view.now + STOP_BUDGET, handover: to.cloned() })
+    let by = view.now + view.policy.stop_timeout.unwrap_or(STOP_BUDGET);
+    Choice::run(reason, Job::StopOrderly { by, handover: to.cloned() })
 }
 
 /// Any replica that is known to stream, for a leader that ends.

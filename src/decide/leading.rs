@@ -3,7 +3,9 @@
 use super::fault::{self, Fault};
 use super::fitness::has_hung;
 use super::handover::Successor;
-use super::{Choice, fitness, handover, may_try_again, shows_our_term, sync, until_demotion, wishes};
+use super::{
+    Choice, consent, fitness, handover, may_try_again, shows_our_term, sync, until_demotion, wishes,
+};
 use crate::model::{
     Cluster, Control, Errand, Fitness, Guardian, Job, Lease, Position, Postgres, Reason, Rule, Running,
     Serving, Span, Timeline, View, Watchdog,
@@ -49,7 +51,11 @@ fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, che
         return unfit(view, cluster, lease, running);
     }
     if view.cut_off() {
-        return Choice::wait(Rule::LeaderOutlivesSilence);
+        let by_consent = view.leads_by_consent();
+        return Choice::wait(if by_consent { Rule::LeaderByConsent } else { Rule::LeaderOutlivesSilence });
+    }
+    if let Some(choice) = consent::store_is_back(view, cluster, running) {
+        return choice;
     }
     if !shows_our_term(view, cluster, lease) {
         return Choice::wait(Rule::LeaderAwaitsSnapshot);

@@ -2,9 +2,13 @@
 //! simulator run the very same code; only carrying out the commands differs.
 
 mod asked;
+mod consents;
 mod counts;
+mod heard;
+mod snapshots;
 mod synchrony;
 mod timeline;
+mod unfenced;
 
 use std::collections::BTreeMap;
 
@@ -12,11 +16,11 @@ pub use super::callbacks::Call;
 use super::callbacks::Told;
 pub use super::events::*;
 use super::fault::{self, Fault};
-use super::{decide, is_to_be_guarded, slots};
+use super::{decide, is_to_be_guarded};
 use crate::model::{
-    Cluster, Contact, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory,
-    Moment, Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, SentSync, Serving,
-    Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
+    Consent, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory, Moment,
+    Outcome, PeerAnswer, PeerRound, Policy, Postgres, Reason, Rule, RunningJob, SentSync, Serving, Session,
+    Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
 };
 
 /// An errand that failed is not repeated at once.
@@ -38,6 +42,9 @@ pub struct Mind {
     guardian_heard: bool,
     /// How wishes have ended that nobody has been told of yet.
     answers: Vec<(u64, Outcome)>,
+    seeking: consents::Seeking,
+    /// What leaders in failsafe mode have not been told yet.
+    consents: Vec<(u64, Consent)>,
     /// Of which an operator's callbacks have been told.
     told: Told,
     calls: Vec<Call>,
@@ -74,6 +81,8 @@ impl Mind {
             seen_too_early: None,
             guardian_heard: false,
             answers: Vec::new(),
+            seeking: consents::Seeking::default(),
+            consents: Vec::new(),
             told: Told::default(),
             calls: Vec::new(),
         }
@@ -85,6 +94,7 @@ impl Mind {
 
     pub fn apply(&mut self, now: Moment, event: Event) {
         self.view.now = now;
+        self.view.memory.begun_at.get_or_insert(now);
         match event {
             Event::Tick => {}
             Event::Snapshot(cluster) => self.learn_cluster(*cluster),
@@ -95,11 +105,14 @@ impl Mind {
             Event::Disk(disk) => self.view.disk = disk,
             Event::JobEnded { id, outcome, seen } => self.end_job(id, outcome, seen),
             Event::PeersAnswered { round, answers } => self.learn_peers(round, answers),
+            Event::LeaderAnswered { asked_at, answer } => self.learn_leaders_word(asked_at, &answer),
             Event::Guardian(guardian) => self.learn_guardian(guardian),
             Event::Watchdog(watchdog) => self.view.watchdog = watchdog,
             Event::Policy(policy) => self.view.policy = *policy,
             Event::Tags(tags) => self.view.tags = tags,
             Event::Asked { id, ask } => self.learn_wish(id, ask),
+            Event::ConsentAnswered { round, agreed } => self.learn_consent(round, &agreed),
+            Event::ConsentAsked { id, from, wanted } => self.learn_question(id, from, wanted),
             Event::Remote(remote) => self.view.remote = remote,
             Event::SlotsToCopy(slots) => self.view.memory.slots_to_copy = slots,
             Event::SwitchoverDue(due) => self.view.memory.switchover_due = due,
@@ -128,6 +141,11 @@ impl Mind {
             Step::Cancel => self.cancel_job(&mut commands),
             Step::Exit => commands.push(Command::Exit),
         }
+        if plan.seek_consent {
+            self.seek_consent(&mut commands);
+        }
+        commands.extend(self.consents.drain(..).map(|(id, consent)| Command::AnswerConsent { id, consent }));
+        commands.extend(self.ask_leader());
         commands.extend(self.calls.drain(..).map(Command::Call));
         commands.extend(self.answers.drain(..).map(|(id, outcome)| Command::Answer { id, outcome }));
         let lease = LeaseOrders {
@@ -142,49 +160,11 @@ impl Mind {
 
     // What is learnt.
 
-    fn learn_cluster(&mut self, cluster: Cluster) {
-        slots::remember_members(&mut self.view, &cluster);
-        let memory = &mut self.view.memory;
-        match &cluster.leader {
-            Some(leader) => {
-                memory.no_leader_since = None;
-                memory.last_leader = Some(leader.name.clone());
-                memory.electorate = cluster
-                    .members
-                    .iter()
-                    .map(|(name, record)| (name.clone(), record.api_url.clone()))
-                    .collect();
-                if leader.name != self.view.me {
-                    memory.handover = None;
-                }
-                memory.bootstrapped = memory.bootstrapped.filter(|made| Some(*made) != cluster.system_id());
-            }
-            None => {
-                memory.no_leader_since.get_or_insert(self.view.now);
-            }
-        }
-        let sync_version = cluster.sync.as_ref().map_or(0, |sync| sync.version);
-        self.view.memory.sync.sent.take_if(|sent| sent.version != sync_version);
-        let request = cluster.failover.as_ref().filter(|request| !request.value.is_empty());
-        let known = self.view.memory.request_seen;
-        self.view.memory.request_seen = request.map(|request| match known {
-            Some((version, seen)) if version == request.version => (version, seen),
-            Some(_) | None => (request.version, self.view.now),
-        });
-        self.view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
-    }
-
-    fn learn_silence(&mut self) {
-        if self.view.store.contact == Contact::Current {
-            self.view.store.contact = Contact::Silent { since: self.view.now };
-        }
-    }
-
     fn learn_lease(&mut self, event: LeaseEvent) {
         match event {
             LeaseEvent::Opened(session) => {
                 self.view.session = Some(session);
-                self.lose_what_hung_on_the_session();
+                self.keep_what_is_consented();
             }
             LeaseEvent::Renewed { session, term } => {
                 self.view.session = Some(session);
@@ -198,20 +178,16 @@ impl Mind {
             LeaseEvent::KeyNotOurs { .. } if fault::active(Fault::KeepsLostKey) => {}
             LeaseEvent::KeyNotOurs { term } => {
                 if self.view.lease.is_some_and(|lease| lease.term == term) {
-                    self.view.lease = None;
+                    self.keep_what_is_consented();
                 }
             }
             LeaseEvent::SessionGone { session } => {
                 if self.view.session.is_some_and(|ours| ours.id == session) {
                     self.view.session = None;
-                    self.lose_what_hung_on_the_session();
+                    self.keep_what_is_consented();
                 }
             }
         }
-    }
-
-    fn lose_what_hung_on_the_session(&mut self) {
-        self.view.lease = None;
     }
 
     /// The deadline counts from the last renewal of the session: the key hangs on it, and lives at least as long.
@@ -248,6 +224,7 @@ impl Mind {
             }
             Some(Serving::Standby { .. }) | None => {}
         }
+        self.learn_received(&postgres);
         self.learn_timeline(&postgres);
         self.learn_synchrony(&postgres);
         self.view.postgres = postgres;
@@ -351,6 +328,9 @@ impl Mind {
         if self.errand.is_some() || lost_just_now {
             return;
         }
+        if let Errand::TakeLease { claim } = errand {
+            self.count_cost(claim);
+        }
         if let Errand::ReleaseLease { term } = errand {
             // From here on the key may go at any moment, even if no answer ever comes.
             self.view.lease = None;
@@ -377,7 +357,8 @@ impl Mind {
                 .cluster()
                 .and_then(|cluster| cluster.members.get(member))
                 .map(|r| r.api_url.clone());
-            known.or_else(|| self.view.memory.electorate.get(member).cloned())
+            let told = || self.view.cluster().and_then(|cluster| cluster.failsafe.get(member)).cloned();
+            known.or_else(|| self.view.memory.electorate.get(member).cloned()).or_else(told)
         };
         let questions: Vec<PeerQuestion> = (questions.into_iter())
             .filter_map(|question| {
@@ -481,7 +462,7 @@ impl Mind {
                 && leader.session.is_some()
                 && leader.session == self.view.session.map(|session| session.id)
         });
-        let term = self.view.lease.map(|lease| lease.term).or(shown.map(|leader| leader.term));
+        let term = self.view.lease.map(|lease| lease.term).max(shown.map(|leader| leader.term));
         term.filter(|&term| self.view.memory.released != Some(term))
     }
 }

@@ -3,6 +3,7 @@
 
 mod bootstrap;
 mod callbacks;
+mod consent;
 mod cut_off;
 mod dethroned;
 mod ending;
@@ -12,6 +13,7 @@ mod fitness;
 mod following;
 mod handover;
 mod leading;
+mod loss;
 pub mod mind;
 mod paused;
 pub mod publish;
@@ -44,8 +46,10 @@ const IMMEDIATE_STOP: Span = Span::from_ms(300);
 
 pub fn decide(view: &View) -> Plan {
     let fence = fence_order(view);
-    let choice = after_disarming(view, fence, choose(view));
+    let choice = consent::as_promised(view, choose(view));
+    let choice = after_disarming(view, fence, choice).again_in(consent::until_due(view));
     Plan {
+        seek_consent: consent::wanted(view) && may_renew(view),
         renew_until: if may_renew(view) { view.now + permit() } else { view.now },
         fence,
         look_again: view.now + choice.again,

@@ -1,10 +1,15 @@
 //! What a member tells the others of itself through the store: its record, and as leader the status and the history.
 
+use std::collections::BTreeMap;
+
 use super::slots;
 use crate::model::{
-    Cluster, ControlState, Fork, HistoryLine, Job, Lsn, MemberRecord, MemberRole, MemberState, Postgres,
-    Running, Serving, SlotRow, Status, Timeline, View, Watchdog,
+    Cluster, ControlState, Fork, HistoryLine, Job, Lsn, MemberName, MemberRecord, MemberRole, MemberState,
+    Moment, Postgres, Running, Serving, SlotRow, Status, Timeline, View, Watchdog,
 };
+
+/// The reason that PostgreSQL's own history files give for every promotion of ours.
+const UNTARGETED: &str = "no recovery target specified";
 
 /// What is written in every record of this member and does not depend on what it knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +30,7 @@ pub fn member_record(view: &View, identity: &Identity) -> MemberRecord {
         tags: view.tags.clone(),
         pause: view.policy.pause.then_some(true),
         watchdog: (view.watchdog != Watchdog::Unknown).then(|| view.watchdog.to_string()),
+        tenure: Some(env!("CARGO_PKG_VERSION").to_owned()),
         ..MemberRecord::default()
     };
     let Some(running) = view.postgres.running() else { return record };
@@ -60,7 +66,25 @@ pub fn differs_in_substance(old: &MemberRecord, new: &MemberRecord) -> bool {
 /// The leader's word on its position. A standby that leads and is about to be promoted has nothing to say.
 pub fn status(view: &View, cluster: &Cluster) -> Option<Status> {
     let lsn = leading_position(view)?;
-    Some(Status { optime: Some(lsn), ..cluster.status.clone() })
+    Some(Status { optime: Some(lsn), ended_on: None, ..cluster.status.clone() })
+}
+
+/// The last word of a leader that gives the lease back.
+pub fn last_status(view: &View, cluster: &Cluster) -> Status {
+    match &view.postgres {
+        Postgres::Stopped { control } if control.was_primary() => {
+            let at = control.checkpoint;
+            let ended = control.state == ControlState::ShutDown && at.timeline == cluster.highest_timeline();
+            Status { optime: Some(at.lsn), ended_on: ended.then_some(at.timeline), ..cluster.status.clone() }
+        }
+        Postgres::Unobserved
+        | Postgres::Empty
+        | Postgres::Unfinished { .. }
+        | Postgres::Unusable { .. }
+        | Postgres::Stopped { .. }
+        | Postgres::Starting { .. }
+        | Postgres::Running(_) => cluster.status.clone(),
+    }
 }
 
 /// The same with what a leader says of its slots.
@@ -76,8 +100,21 @@ fn leading_position(view: &View) -> Option<Lsn> {
     Some(view.postgres.running().filter(leads)?.position()?.lsn)
 }
 
-/// The lines that `/history` should have, if the leader has something to add to it. `wall_clock` stamps a new last line.
-pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<HistoryLine>> {
+/// Who takes part in failsafe mode, if the store is to be told anew: everybody who has said where to find it.
+pub fn failsafe(view: &View, cluster: &Cluster) -> Option<BTreeMap<MemberName, String>> {
+    view.lease_in_force().filter(|_| view.policy.failsafe && !view.cut_off())?;
+    let records = cluster.members.iter().filter(|(_, record)| !record.api_url.is_empty());
+    let members: BTreeMap<MemberName, String> =
+        records.map(|(name, record)| (name.clone(), record.api_url.clone())).collect();
+    (members.contains_key(&view.me) && members != cluster.failsafe).then_some(members)
+}
+
+/// The lines that `/history` should have, if the leader has something to add to it. `wall_clock` tells a moment, for people.
+pub fn history(
+    view: &View,
+    cluster: &Cluster,
+    wall_clock: impl Fn(Moment) -> String,
+) -> Option<Vec<HistoryLine>> {
     view.lease_in_force()?;
     let running = view.postgres.running()?;
     let (timeline, forks) = match &running.serving {
@@ -98,6 +135,10 @@ pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<H
         return None;
     }
     let newest = forks.len() - 1;
+    let kept = match view.policy.history_lines_max {
+        0 => forks.len(),
+        max => max.min(forks.len()),
+    };
     let line = |(index, fork): (usize, &Fork)| {
         let stored =
             cluster.history.iter().find(|line| line.timeline == fork.parent && line.switch == fork.at);
@@ -106,20 +147,28 @@ pub fn history(view: &View, cluster: &Cluster, wall_clock: &str) -> Option<Vec<H
             None if index == newest => HistoryLine {
                 timeline: fork.parent,
                 switch: fork.at,
-                reason: "no recovery target specified".to_owned(),
-                timestamp: Some(wall_clock.to_owned()),
+                reason: reason(view, timeline, &wall_clock),
+                timestamp: Some(wall_clock(view.now)),
                 new_leader: Some(view.me.clone()),
             },
             None => HistoryLine {
                 timeline: fork.parent,
                 switch: fork.at,
-                reason: "no recovery target specified".to_owned(),
+                reason: UNTARGETED.to_owned(),
                 timestamp: None,
                 new_leader: None,
             },
         }
     };
-    Some(forks.iter().enumerate().map(line).collect())
+    Some(forks.iter().enumerate().skip(forks.len() - kept).map(line).collect())
+}
+
+/// What PostgreSQL says itself, and what was lost at most.
+fn reason(view: &View, timeline: Timeline, wall_clock: impl Fn(Moment) -> String) -> String {
+    match view.memory.takeover.filter(|takeover| takeover.timeline == timeline) {
+        Some(takeover) => format!("{UNTARGETED}; lost: {}", takeover.loss.told(wall_clock)),
+        None => UNTARGETED.to_owned(),
+    }
 }
 
 fn member_state(view: &View) -> MemberState {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::fault::{self, Fault};
 use super::sync::{self, Right};
-use super::{Choice, fitness, fitness_told, may_try_again, take_lease};
+use super::{Choice, consent, fitness, fitness_told, may_try_again, take_lease};
 use crate::model::{
     Cluster, FailoverRequest, Fitness, Guardian, Job, Lsn, MemberName, MemberRole, MemberState, Moment,
     PeerAnswer, PeerStatus, Position, Postgres, Question, Reason, Rule, Running, Span, Step, Timeline, View,
@@ -15,6 +15,8 @@ const ANSWERS_KEEP: Span = Span::from_ms(1500);
 /// How long a member whose key is alive may take to answer, and one whose key has gone.
 const PATIENCE_ALIVE: Span = Span::from_secs(1);
 const PATIENCE_GONE: Span = Span::from_ms(300);
+/// No WAL for so long, which is two looks and a little more, and its writer is believed to be gone.
+const UNFENCED_QUIET: Span = Span::from_ms(2_500);
 const ASKS_ALOUD: Span = Span::from_secs(3);
 /// A member that yields looks again after this.
 const YIELD: Span = Span::from_ms(500);
@@ -87,6 +89,9 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if view.tags.nofailover() {
         return Choice::wait(Rule::CandidateBarred);
     }
+    if let Some(forbidden) = consent::forbids(view) {
+        return forbidden;
+    }
     // Neither could be promoted.
     if running.silent_since.is_some() && !fault::active(Fault::TakesUnfit) {
         return Choice::wait(Rule::CandidateSilent);
@@ -107,9 +112,8 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if !may_try_again(view, view.memory.failures.promotions) {
         return Choice::wait(Rule::CandidateBacksOff);
     }
-    let request = (cluster.failover.as_ref().map(|request| &request.value))
-        .filter(|request| !request.is_empty() && request.scheduled_at.is_none());
-    let named = request.and_then(|request| request.candidate.as_ref());
+    let request = request(cluster);
+    let named = named(cluster);
     // What nobody else can change is decided before anybody is asked. An operator's *failover* counts for more.
     let forced = named == Some(&view.me) && request.is_some_and(|request| !request.is_switchover());
     if sync::barred(view, cluster, &view.me) && !forced {
@@ -134,6 +138,10 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
     if let Some(peer) = standing(view).find(|(_, peer)| runs_as_primary(peer)).map(|(name, _)| name) {
         return Choice::wait(Reason::about(Rule::CandidateSeesPrimary, peer)).again_in(YIELD);
     }
+    if let Some((leader, quiet_at)) = unfenced_primary(view, cluster) {
+        return Choice::wait(Reason::about(Rule::CandidateSeesPrimary, leader))
+            .again_in(view.now.until(quiet_at));
+    }
     if let Right::Refused(rule) = sync::right(view, cluster, position)
         && !forced
     {
@@ -150,8 +158,9 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
         has_replayed: has_replayed(view, running.unreplayed()),
         ..rank(view, cluster, fitness_told(view, view.now), position)
     };
-    let may_lead =
-        |name: &MemberName, peer: &PeerStatus| eligible(peer) && !sync::barred(view, cluster, name);
+    let may_lead = |name: &MemberName, peer: &PeerStatus| {
+        eligible(peer) && !sync::barred(view, cluster, name) && consent::may_take(view, cluster, name)
+    };
     let ahead = standing(view).filter(|(name, peer)| may_lead(name, peer)).find(|(_, peer)| {
         rank_of(view, cluster, peer).is_some_and(|rank| mine < rank) && !fault::active(Fault::YieldsToNobody)
     });
@@ -159,6 +168,29 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
         Some((peer, _)) => Choice::wait(Reason::about(Rule::CandidateYields, peer)).again_in(YIELD),
         None => Choice::store(Rule::CandidateTakes, claim_next(view, cluster, position.timeline)),
     }
+}
+
+/// A request that is meant now.
+fn request(cluster: &Cluster) -> Option<&FailoverRequest> {
+    (cluster.failover.as_ref().map(|request| &request.value))
+        .filter(|request| !request.is_empty() && request.scheduled_at.is_none())
+}
+
+/// Who shall lead, if somebody has said so.
+pub(super) fn named(cluster: &Cluster) -> Option<&MemberName> {
+    request(cluster)?.candidate.as_ref()
+}
+
+/// A leader of Patroni's whose key has run out may have lost its agent and not its PostgreSQL: no guardian has stopped that.
+/// Where its WAL goes on arriving it lives, and is not deposed. A key that was given back leaves its owner's record there.
+fn unfenced_primary<'a>(view: &'a View, cluster: &Cluster) -> Option<(&'a MemberName, Moment)> {
+    let leader = view.memory.unfenced_leader.as_ref()?;
+    let expired = !cluster.members.contains_key(leader) && view.memory.last_leader.as_ref() == Some(leader);
+    let since = view.memory.no_leader_since?;
+    let moved_at = view.memory.received.map_or(since, |(_, at)| since.max(at));
+    let quiet_at = moved_at + UNFENCED_QUIET;
+    let waits = expired && view.now < quiet_at && !fault::active(Fault::DeposesTheUnfenced);
+    waits.then_some((leader, quiet_at))
 }
 
 /// Whoever lacks votes asks again and again, and does not say so each time.
@@ -198,7 +230,7 @@ fn answers_are_fresh(view: &View) -> bool {
 
 fn questions(view: &View, cluster: &Cluster) -> Vec<Question> {
     let everybody: BTreeSet<&MemberName> =
-        cluster.members.keys().chain(view.memory.electorate.keys()).collect();
+        cluster.members.keys().chain(view.memory.electorate.keys()).chain(cluster.failsafe.keys()).collect();
     let ask = |member: &MemberName| Question {
         member: member.clone(),
         patience: if cluster.members.contains_key(member) { PATIENCE_ALIVE } else { PATIENCE_GONE },
@@ -259,7 +291,8 @@ fn preferred_by<'a>(
     cluster: &Cluster,
 ) -> Option<&'a MemberName> {
     let may = |name: &MemberName, peer: &PeerStatus| {
-        eligible(peer) && (!request.is_switchover() || !sync::barred(view, cluster, name))
+        let barred = request.is_switchover() && sync::barred(view, cluster, name);
+        eligible(peer) && !barred && consent::may_take(view, cluster, name)
     };
     match (&request.candidate, &request.leader) {
         (Some(named), _) => {

@@ -3,9 +3,10 @@
 use super::decide;
 use super::mind::Mind;
 use crate::model::{
-    Ask, Claim, Cluster, Contact, Control, ControlState, FenceOrder, Guardian, Initialize, Job, Leader,
-    Lease, MemberName, MemberRecord, MemberRole, MemberState, Moment, Policy, Position, Postgres, Rule,
-    Stage, Step, StoreView, SyncMode, SyncState, SystemId, Tags, Term, Timeline, Versioned, View, Wish,
+    Address, Ask, Claim, Cluster, Contact, Control, ControlState, FenceOrder, Guardian, Initialize, Job,
+    Leader, Lease, Lsn, MemberName, MemberRecord, MemberRole, MemberState, Moment, Policy, Position,
+    Postgres, Rule, Running, Serving, Stage, Step, StoreView, SyncMode, SyncState, Synchrony, SystemId, Tags,
+    Term, Timeline, Versioned, View, Wish,
 };
 
 const SYSTEM: SystemId = SystemId(7);
@@ -135,4 +136,46 @@ fn a_restart_in_maintenance_mode_does_not_wait_for_a_silent_store() {
     assert!(matches!(check(&view, Rule::SyncTakesOver), Step::Store(_)));
     view.store.contact = Contact::Silent { since: view.now };
     assert!(matches!(check(&view, Rule::RestartStarts), Step::Run(Job::StartPrimary { .. })));
+}
+
+#[test]
+fn who_streams_from_patronis_new_leader_does_not_wait_for_its_record() {
+    let standby = |host: &str, streaming| {
+        let upstream = Some(Address { host: host.to_owned(), port: 5432 });
+        let reached = Some(Lsn(120));
+        Postgres::Running(Running {
+            system: SYSTEM,
+            serving: Serving::Standby {
+                timeline: Timeline(2),
+                received: reached,
+                replayed: reached,
+                streaming,
+                upstream,
+                forks: None,
+                starved: false,
+            },
+            silent_since: None,
+            version: 150_000,
+            synchrony: Synchrony::default(),
+        })
+    };
+    let follower = |postgres, tenure: Option<&str>| {
+        let mut view = view(postgres);
+        let record = MemberRecord {
+            conn_url: "postgres://oulu:5432/postgres".to_owned(),
+            state: MemberState::Running,
+            role: MemberRole::Primary,
+            timeline: Some(Timeline(1)),
+            tenure: tenure.map(str::to_owned),
+            ..MemberRecord::default()
+        };
+        cluster(&mut view).members.insert(name("oulu"), record);
+        cluster(&mut view).leader = Some(Leader { name: name("oulu"), term: Term(1), session: None });
+        view
+    };
+    assert_eq!(check(&follower(standby("oulu", true), None), Rule::FollowsLeader), Step::Wait);
+    check(&follower(standby("oulu", false), None), Rule::FollowerDiverged);
+    check(&follower(standby("vaasa", true), None), Rule::FollowerDiverged);
+    // Ours claims its timeline before it begins it.
+    check(&follower(standby("oulu", true), Some("0.1.0")), Rule::FollowerDiverged);
 }

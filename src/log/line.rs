@@ -8,7 +8,8 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata};
 
 /// Fields for the journal and for programs, which would only make a line longer for people: the sentence says the same.
-const FOR_PROGRAMS: &[&str] = &["message_id", "other_member"];
+const FOR_PROGRAMS: &[&str] =
+    &["message_id", "other_member", "loss_ms_max", "loss_bytes_max", "loss_bytes_known"];
 
 /// In whose name lines are written.
 #[derive(Clone, Debug)]

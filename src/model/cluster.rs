@@ -99,6 +99,9 @@ pub struct MemberRecord {
     /// How the watchdog is, for people; Patroni has no such field and passes it over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<String>,
+    /// The version of our agent, which Patroni's members pass over. Without it, the member is one of theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenure: Option<String>,
 }
 
 /// Where PostgreSQL can be reached.
@@ -175,6 +178,9 @@ pub struct Status {
     pub slots: BTreeMap<String, Lsn>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retain_slots: Vec<String>,
+    /// The leader of that timeline has stopped in good order, and its WAL ended here. Patroni passes the field over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_on: Option<Timeline>,
 }
 
 /// Somebody's wish that another member leads. With a leader named it is a switchover, without one a failover.
@@ -277,6 +283,11 @@ impl MemberRecord {
         (!host.is_empty()).then(|| Address { host: host.to_owned(), port })
     }
 
+    /// A guardian stops this member's PostgreSQL before anybody else may lead.
+    pub fn is_fenced(&self) -> bool {
+        self.tenure.is_some()
+    }
+
     /// How far this member's WAL reaches, received or written.
     pub fn position(&self) -> Option<Position> {
         let lsn = self.receive_lsn.max(self.replay_lsn).max(self.xlog_location)?;
@@ -309,6 +320,21 @@ impl Tags {
             Some(priority) => priority.max(0),
             None => 1,
         }
+    }
+
+    /// As they are told to others. A flag that is off says nothing, except where it speaks against a priority.
+    #[must_use]
+    pub fn told(&self) -> Tags {
+        let mut told = self.clone();
+        told.0.retain(|tag, value| match tag.as_str() {
+            "nofailover" if self.0.contains_key("failover_priority") => true,
+            "nosync" if self.0.contains_key("sync_priority") => true,
+            "clonefrom" | "nofailover" | "noloadbalance" | "nosync" | "nostream" => {
+                *value != Value::Bool(false)
+            }
+            _ => true,
+        });
+        told
     }
 
     pub fn noloadbalance(&self) -> bool {

@@ -78,6 +78,9 @@ const ERRORS: &[Rule] = &[
 
 const WARNINGS: &[Rule] = &[
     Rule::LeaderOutlivesSilence,
+    Rule::LeaderByConsent,
+    Rule::LeaderHasPromised,
+    Rule::CandidateNotAsked,
     Rule::LeaderWithoutGuardian,
     Rule::LeaderUnfit,
     Rule::LeaderRestarts,

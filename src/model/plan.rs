@@ -16,6 +16,9 @@ pub struct Plan {
     /// Until when the session may be renewed without a further decision.
     pub renew_until: Moment,
     pub fence: FenceOrder,
+    /// Failsafe mode: ask the others to agree that this member leads on.
+    #[serde(default)]
+    pub seek_consent: bool,
     /// When to decide again if nothing happens before.
     pub look_again: Moment,
 }

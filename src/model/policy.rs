@@ -16,6 +16,15 @@ pub struct Policy {
     pub primary_start_timeout: Span,
     pub check_timeline: bool,
     pub pause: bool,
+    /// May a leader that the store does not answer lead on if everybody agrees?
+    #[serde(default)]
+    pub failsafe: bool,
+    /// Lines of the history that are kept; zero: all of them.
+    #[serde(default)]
+    pub history_lines_max: usize,
+    /// How long an orderly stop may take, where operators bound it.
+    #[serde(default)]
+    pub stop_timeout: Option<Span>,
     #[serde(default)]
     pub sync: SyncPolicy,
     pub use_rewind: bool,
@@ -120,6 +129,9 @@ impl Default for Policy {
             primary_start_timeout: Span::from_secs(300),
             check_timeline: false,
             pause: false,
+            failsafe: false,
+            history_lines_max: 0,
+            stop_timeout: None,
             sync: SyncPolicy::default(),
             use_rewind: true,
             reclone_when_rewind_fails: true,

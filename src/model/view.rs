@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Cluster, Crashes, Disk, FenceOrder, Fitness, Job, MemberName, MemberRole, MemberState, Moment, Policy,
-    Position, Postgres, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory, SystemId, Tags, Term,
-    Timeline, Timing, Watchdog, Wish,
+    Cluster, Crashes, Disk, FenceOrder, Fitness, Heard, Job, Lsn, MemberName, MemberRole, MemberState,
+    Moment, Policy, Position, Postgres, Promise, Reason, RemoteStanding, SessionId, Span, Stage, SyncMemory,
+    SystemId, Tags, Takeover, Term, Timeline, Timing, Watchdog, Wish,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -152,7 +152,14 @@ pub struct Memory {
     /// Everybody who took part when a leader was last seen, with the REST address: the dead leader's record goes away
     /// together with its key, and must still be asked.
     pub electorate: BTreeMap<MemberName, String>,
+    /// The last leader, if it has no guardian that stops its PostgreSQL in time: one of Patroni's.
+    #[serde(default)]
+    pub unfenced_leader: Option<MemberName>,
+    /// How far a standby's WAL reached when it was last seen to move, and when that was.
+    #[serde(default)]
+    pub received: Option<(Lsn, Moment)>,
     /// The timeline that PostgreSQL was last seen on, and since when it has been.
+    #[serde(default)]
     pub timeline_since: Option<(Timeline, Moment)>,
     /// We have made this cluster's data in this life, and nobody has led it yet.
     pub bootstrapped: Option<SystemId>,
@@ -182,8 +189,26 @@ pub struct Memory {
     /// When the scheduled switchover of the last snapshot falls due, by the wall clock as it stands now; a time that
     /// nobody can read has been due for ever.
     pub switchover_due: Option<Moment>,
+    /// When this life of the agent began.
+    #[serde(default)]
+    pub begun_at: Option<Moment>,
+    /// What this member has promised to a leader in failsafe mode.
+    #[serde(default)]
+    pub promise: Option<Promise>,
+    /// The lease as the other members have last prolonged it.
+    #[serde(default)]
+    pub consent: Option<Lease>,
+    /// Until when other members may hold to what they have promised this one.
+    #[serde(default)]
+    pub others_bound_until: Option<Moment>,
     #[serde(default)]
     pub sync: SyncMemory,
+    /// What leaders have said of the end of their WAL.
+    #[serde(default)]
+    pub heard: Heard,
+    /// What the timeline that this member was last allowed to begin costs at most.
+    #[serde(default)]
+    pub takeover: Option<Takeover>,
 }
 
 /// How often in a row something has failed, and when it last did.
@@ -232,6 +257,16 @@ impl View {
     /// The lease, as long as this member may act on it.
     pub fn lease_in_force(&self) -> Option<&Lease> {
         self.lease.as_ref().filter(|lease| self.now < lease.demote_at())
+    }
+
+    /// The lease lasts because the other members have agreed, and not by the store's word.
+    pub fn leads_by_consent(&self) -> bool {
+        self.lease_in_force().is_some() && self.lease == self.memory.consent
+    }
+
+    /// Failsafe mode is at work: this leader leads by consent, or this member has promised somebody to leave the lease alone.
+    pub fn failsafe_active(&self, now: Moment) -> bool {
+        self.leads_by_consent() || self.memory.promise.as_ref().is_some_and(|promise| now < promise.until)
     }
 
     /// The operator's command has kept this member from being promoted, less than a lease ago.

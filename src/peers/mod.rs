@@ -1,5 +1,6 @@
 //! Asking other members where they stand, over their REST APIs. Tenure's agents and Patroni's are asked alike.
 
+mod consent;
 pub mod http;
 mod status;
 pub mod tls;
@@ -13,6 +14,7 @@ use hyper::Method;
 
 use crate::model::{MemberName, PeerAnswer, PeerStatus};
 
+pub use consent::{ConsentRequest, ask_consent};
 pub use http::Client;
 pub use status::{StatusError, read_status};
 

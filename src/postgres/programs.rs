@@ -74,6 +74,11 @@ pub(super) fn data_major(data_dir: &Path) -> Option<u32> {
     std::fs::read_to_string(data_dir.join("PG_VERSION")).ok()?.trim().parse().ok()
 }
 
+/// The programs for a data directory, where no setting names them.
+pub fn programs_for(data_dir: &Path) -> Result<PathBuf, Error> {
+    find_bin_dir(data_major(data_dir))
+}
+
 fn find_bin_dir(wanted: Option<u32>) -> Result<PathBuf, Error> {
     let installed = installed_majors();
     let found = match wanted {

@@ -1,9 +1,10 @@
 //! Bringing a directory that went its own way back onto another member's lineage, by pg_rewind.
 
-use super::command::{run_well, run_with_input};
+use super::command::{run, run_well, run_with_input};
 use super::config_files::keep_files;
 use super::conninfo;
 use super::control::read_control_data;
+use super::diverged::{keep_diverged, point_of_divergence};
 use super::error::{Error, Trying};
 use super::files::remove_durably;
 use super::pgpass::PassFile;
@@ -29,7 +30,15 @@ pub async fn rewind_from(settings: &InstanceSettings, source: &Address, patience
 
     let passfile = PassFile::write(settings, "rewind", source, settings.rewind_login())?;
     let rewind = Rewind { settings, programs: &programs, source, passfile: &passfile };
-    run_well(&what, rewind.command(&["--dry-run"])?, patience).await?;
+    let trial = run(&what, rewind.command(&["--dry-run"])?, patience).await?;
+    if !trial.status.success() {
+        return Err(Error::failed(what, trial.complaint()));
+    }
+    if let Some(fork) = point_of_divergence(&trial.stderr) {
+        let file = read_control_data(settings, &programs, patience).await?;
+        let place = keep_diverged(settings, &file, fork, &what).await?;
+        tracing::warn!("the WAL that only this member has, behind {fork}, is kept in {}", place.display());
+    }
     let own_files = keep_files(settings);
     mark(settings, Unfinished::Rewind)?;
     run_well(&what, rewind.command(&[])?, patience).await?;

@@ -22,7 +22,7 @@ pub async fn set_aside(settings: &InstanceSettings) -> Result<PathBuf, Error> {
     let what = format!("set {} aside", settings.data_dir.display());
     refuse_if_running(settings, &what)?;
     sweep(settings).await?;
-    let stamp = crate::clock::wall().strftime("%Y%m%dT%H%M%SZ").to_string();
+    let stamp = stamp();
     let (data_dir, owner) = (settings.data_dir.clone(), settings.identity()?);
     let keep = settings.set_aside_max.max(1);
     let moved = tokio::task::spawn_blocking(move || {
@@ -33,6 +33,15 @@ pub async fn set_aside(settings: &InstanceSettings) -> Result<PathBuf, Error> {
     lead(settings)?;
     unmark(settings)?;
     Ok(kept)
+}
+
+/// The data directories that were set aside, oldest first; those that lie inside, because it is a mount point, come last.
+pub fn list_set_aside(data_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let Some((parent, name)) = data_dir.parent().zip(data_dir.file_name()) else { return Ok(Vec::new()) };
+    let beside = stamped(names_in(parent)?, &format!("{}{MARK}", name.to_string_lossy()));
+    let inside = stamped(names_in(data_dir)?, KEPT_INSIDE);
+    let beside = beside.into_iter().map(|name| parent.join(name));
+    Ok(beside.chain(inside.into_iter().map(|name| data_dir.join(name))).collect())
 }
 
 /// Something in a data directory that does not count as data.
@@ -142,7 +151,12 @@ fn remove_oldest(data_dir: &Path, keep: usize) -> Result<(), Error> {
     remove().trying(|| format!("remove the oldest of those set aside beside {}", data_dir.display()))
 }
 
-fn stamped(names: Vec<OsString>, prefix: &str) -> Vec<OsString> {
+/// When something was set aside, in a form that sorts.
+pub(super) fn stamp() -> String {
+    crate::clock::wall().strftime("%Y%m%dT%H%M%SZ").to_string()
+}
+
+pub(super) fn stamped(names: Vec<OsString>, prefix: &str) -> Vec<OsString> {
     let is_stamp = |text: &str| {
         text.len() == "20261121T051200Z".len()
             && text.bytes().enumerate().all(|(at, byte)| match at {

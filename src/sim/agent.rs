@@ -6,6 +6,7 @@ use super::guardian::Speaker;
 use super::host::{Agent, Asking, Call, Keeper, Purpose, Written};
 use super::network::Place;
 use super::store::{Answer, Request};
+use super::story::describe;
 use super::world::{Happening, Question, World};
 use super::{MS, SECOND, Time};
 use crate::decide::fault::{self, Fault};
@@ -13,17 +14,14 @@ use crate::decide::fitness_told;
 use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Mind, PeerQuestion, Seen};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
-    Cluster, Disk, Errand, FenceOrder, Guardian as Known, MemberName, MemberState, Moment, PeerAnswer,
-    PeerStatus, Postgres as Observed, Running, Span,
+    Cluster, Disk, Errand, FenceOrder, Guardian as Known, MemberName, MemberState, PeerAnswer, PeerStatus,
+    Postgres as Observed, Running, Span,
 };
 
 const LOOK_EVERY: Time = 500 * MS;
 /// Whoever is asked answers after this even if the look has not come to an end.
 const LOOK_PATIENCE: Time = 250 * MS;
 const SILENT_AFTER: Span = Span::from_ms(2_500);
-/// A record whose WAL positions alone have moved on is written this often.
-const RECORD_EVERY: Span = Span::from_secs(2);
-const STATUS_EVERY: Span = Span::from_secs(1);
 /// More turns in a second mean that the agent is busy with itself.
 const TURNS_MAX: u32 = 1_500;
 
@@ -60,6 +58,9 @@ impl World {
             heard_at: now,
             reading: false,
             asking: None,
+            seeking: None,
+            askers: BTreeMap::new(),
+            asked: 0,
             written: Written::default(),
             reason: None,
             confirmed: BTreeMap::new(),
@@ -98,6 +99,8 @@ impl World {
         let mut turn = agent.mind.turn(now);
         // Callbacks change nothing in this world, not even its chances.
         turn.commands.retain(|command| !matches!(command, Command::Call(_)));
+        let asked =
+            turn.commands.extract_if(.., |command| matches!(command, Command::AskLeader { .. })).next();
         agent.keeper.orders = turn.lease;
         agent.wake += 1;
         let (life, wake) = (agent.life, agent.wake);
@@ -130,6 +133,9 @@ impl World {
             agent.acts_at = agent.acts_at.max(true_now + takes);
             let acts_at = agent.acts_at;
             self.at(acts_at, Happening::AgentActs { host, life, commands: turn.commands });
+        }
+        if let Some(Command::AskLeader { asked_at, question }) = asked {
+            self.ask_leader(host, asked_at, &question);
         }
         self.look_at_mind(host);
         self.publish(host, now);
@@ -270,6 +276,7 @@ impl World {
                 }
             }
             Purpose::History => agent.written.history_under_way = false,
+            Purpose::Failsafe => agent.written.failsafe_under_way = false,
             Purpose::Read => {
                 agent.reading = false;
                 if let Some(Answer::Cluster(cluster, revision)) = answer {
@@ -286,57 +293,6 @@ impl World {
         }
     }
 
-    fn publish(&mut self, host: usize, now: Moment) {
-        let wall_clock = format!("{}", self.now / SECOND);
-        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
-        let view = agent.mind.view();
-        let Some(session) = view.session else { return };
-        let mut calls = Vec::new();
-        if !agent.written.record_under_way {
-            let record = publish::member_record(view, &agent.identity);
-            let due = match &agent.written.record {
-                Some((in_session, old, at)) => {
-                    *in_session != session.id
-                        || publish::differs_in_substance(old, &record)
-                        || (*old != record && RECORD_EVERY <= now.since(*at))
-                }
-                None => true,
-            };
-            if due {
-                let name = view.me.clone();
-                agent.written.record_under_way = true;
-                calls.push(Call {
-                    purpose: Purpose::Member(Box::new(record.clone())),
-                    request: Request::PutMember { name, record: Box::new(record), session: session.id },
-                });
-            }
-        }
-        if let (Some(cluster), Some(lease)) = (view.cluster(), view.lease_in_force()) {
-            let term = lease.term;
-            let recently = agent.written.status.as_ref().is_some_and(|(_, at)| now.since(*at) < STATUS_EVERY);
-            if !agent.written.status_under_way
-                && !recently
-                && let Some(status) = publish::status(view, cluster)
-            {
-                agent.written.status_under_way = true;
-                calls.push(Call {
-                    purpose: Purpose::Status(status.clone()),
-                    request: Request::PutStatus { term, status },
-                });
-            }
-            if !agent.written.history_under_way
-                && let Some(history) = publish::history(view, cluster, &wall_clock)
-            {
-                agent.written.history_under_way = true;
-                calls
-                    .push(Call { purpose: Purpose::History, request: Request::PutHistory { term, history } });
-            }
-        }
-        for call in calls {
-            self.ask_store(host, call);
-        }
-    }
-
     // The commands.
 
     pub fn agent_acts(&mut self, host: usize, life: u64, commands: Vec<Command>) {
@@ -350,7 +306,11 @@ impl World {
                 Command::StartJob { id, job } => self.begin_job(host, life, id, job),
                 Command::CancelJob { id } => self.cancel_job(host, life, id),
                 Command::Fence(order) => self.order_fence(host, order),
-                Command::Answer { .. } | Command::Call(_) => {}
+                Command::AskConsent { round, lease, questions } => {
+                    self.ask_consent(host, life, round, lease, &questions);
+                }
+                Command::AnswerConsent { id, consent } => self.answer_consent(host, id, &consent),
+                Command::AskLeader { .. } | Command::Answer { .. } | Command::Call(_) => {}
                 Command::Exit => self.agent_exits(host),
             }
         }
@@ -368,9 +328,11 @@ impl World {
         let name = self.hosts[host].name.clone();
         let Some(agent) = self.hosts[host].agent.as_ref() else { return };
         let session = agent.mind.view().session.map(|session| session.id);
+        let view = agent.mind.view();
+        let status = view.cluster().map(|cluster| Box::new(publish::last_status(view, cluster)));
         self.ask_store(
             host,
-            Call { purpose: Purpose::Errand, request: Request::Errand { errand, name, session } },
+            Call { purpose: Purpose::Errand, request: Request::Errand { errand, name, session, status } },
         );
     }
 
@@ -467,33 +429,5 @@ impl World {
             agent.asking = None;
             self.learn(host, Event::PeersAnswered { round, answers });
         }
-    }
-}
-
-/// A few words on a step, for stories.
-fn describe(step: &crate::model::Step) -> String {
-    use crate::model::{Job, Step, SyncNames};
-    match step {
-        Step::Wait => String::new(),
-        Step::Store(Errand::TakeInitialize) => ": take the initialize key".to_owned(),
-        Step::Store(Errand::FinishInitialize { .. }) => ": write the initialize key".to_owned(),
-        Step::Store(Errand::AbandonInitialize) => ": give the initialize key back".to_owned(),
-        Step::Store(Errand::TakeLease { claim }) => {
-            format!(": take the lease, for timeline {}", claim.timeline)
-        }
-        Step::Store(Errand::ReleaseLease { .. }) => ": release the lease".to_owned(),
-        Step::Store(Errand::ClearFailover { .. }) => ": clear the request".to_owned(),
-        Step::Store(Errand::MakeDue { .. }) => ": ask for it now".to_owned(),
-        Step::Store(Errand::WriteSync { state, .. }) => {
-            let names: Vec<&str> = state.standbys.iter().map(MemberName::as_str).collect();
-            format!(": write /sync, {} of [{}]", state.quorum + 1, names.join(","))
-        }
-        Step::Store(Errand::ClearSync { .. }) => ": delete /sync".to_owned(),
-        Step::Run(Job::Synchronize { names: SyncNames::Ours(commits) }) => format!(": wait for [{commits}]"),
-        Step::AskPeers(_) => ": ask".to_owned(),
-        Step::Run(Job::Promote { timeline, .. }) => format!(": promote to timeline {timeline}"),
-        Step::Run(job) => format!(": {}", job.name()),
-        Step::Cancel => ": cancel".to_owned(),
-        Step::Exit => ": exit".to_owned(),
     }
 }

@@ -9,7 +9,10 @@ use super::views::every_view;
 use super::{SECOND, lives};
 use crate::decide::fault::{self, Fault};
 use crate::decide::mind::{Event, LeaseEvent, Mind};
-use crate::model::{Moment, Policy, Session, SessionId, Span, Tags, Term};
+use crate::model::{
+    MemberRole, MemberState, Moment, PeerAnswer, PeerStatus, Policy, Position, Session, SessionId, Span,
+    Tags, Term,
+};
 
 const LIVES: usize = 600;
 
@@ -86,6 +89,9 @@ bites! {
     nobody_crashes_for_ever: RestartsForEver, Views;
     a_hung_loop_runs_out: PermitsForEver, Views;
     the_last_record_is_waited_for: HandsOverTooEarly, Both;
+    the_unfenced_are_not_deposed: DeposesTheUnfenced, Views;
+    promises_are_kept: ForgetsItsPromise, Both;
+    everybody_must_agree: LeadsByFewerConsents, Lives;
     nothing_unfinished_is_started: StartsUnfinished, Both;
     a_standby_cluster_writes_nothing: WritesInStandbyCluster, Both;
     nobody_replicates_in_circles: CascadesInCircles, Lives;
@@ -98,6 +104,7 @@ bites! {
     who_takes_over_says_so_first: SyncSkipsTakeover, SynchronousLives;
     only_who_has_every_commit_is_elected: SyncLetsAnybodyLead, SynchronousLives;
     votes_are_counted: SyncCountsNoVotes, SynchronousLives;
+    what_was_published_is_no_end: TakesStatusForEnd, Lives;
 }
 
 /// Nobody but an operator can take the key away from a living session, so no life has it; the mind is asked directly.
@@ -116,6 +123,27 @@ fn a_lost_key_is_lost() {
     };
     assert!(!leads_on());
     assert!(fault::with(Fault::KeepsLostKey, leads_on));
+}
+
+/// What a leader acknowledges between a question and its answer is seldom all that is lost; the mind is asked directly.
+#[test]
+fn a_word_is_as_old_as_its_question() {
+    let asked_at = Moment::from_ms(1_000);
+    let word_is_from = || {
+        let me = "turku".parse().expect("a good name");
+        let mut mind = Mind::new(me, Tags::default(), Policy::default(), true);
+        let status = PeerStatus {
+            role: MemberRole::Primary,
+            state: MemberState::Running,
+            position: Some(Position::new(1, 100)),
+            ..PeerStatus::default()
+        };
+        let answer = Box::new(PeerAnswer::Stands(status));
+        mind.apply(Moment::from_ms(1_400), Event::LeaderAnswered { asked_at, answer });
+        mind.view().memory.heard.words[0].asked_at
+    };
+    assert_eq!(word_is_from(), asked_at);
+    assert_ne!(fault::with(Fault::CountsWordsFromTheAnswer, word_is_from), asked_at);
 }
 
 /// The laws see what the rings are for: with the agent frozen and no guardian there is nobody left to stop PostgreSQL.

@@ -11,7 +11,7 @@ use super::{MS, Time};
 use crate::decide::mind::{Event, LeaseOrders, Mind};
 use crate::decide::publish::Identity;
 use crate::model::{
-    Job, MemberName, MemberRecord, Moment, PeerAnswer, Reason, Session, SessionId, Status, Tags, Term,
+    Job, Lease, MemberName, MemberRecord, Moment, PeerAnswer, Reason, Session, SessionId, Status, Tags, Term,
 };
 use crate::store::zookeeper::Touches;
 
@@ -45,6 +45,32 @@ pub(super) struct Host {
     pub office: Option<(Term, Moment)>,
 }
 
+impl Host {
+    pub fn new(name: MemberName, clock: Clock) -> Host {
+        Host {
+            name,
+            tags: Tags::default(),
+            up: true,
+            clock,
+            agent: None,
+            agent_life: 0,
+            guardian: Guardian::default(),
+            pg: Instance::empty(),
+            job: None,
+            job_serial: 0,
+            saved_session: None,
+            managed: false,
+            slow_disk: false,
+            stalled_since: None,
+            disk_full: false,
+            crash_loops: false,
+            failing: BTreeMap::new(),
+            answers_to_lose: 0,
+            office: None,
+        }
+    }
+}
+
 /// A boot clock: how fast it runs, and when it started.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
@@ -74,6 +100,10 @@ pub(super) struct Agent {
     pub heard_at: Moment,
     pub reading: bool,
     pub asking: Option<Asking>,
+    pub seeking: Option<Seeking>,
+    /// Leaders that wait for this member's consent: who, in which life, in which round.
+    pub askers: BTreeMap<u64, (usize, u64, u64)>,
+    pub asked: u64,
     pub written: Written,
     pub reason: Option<Reason>,
     /// What has been confirmed to this very agent: the term, and when the renewal was asked for that lasts longest.
@@ -104,6 +134,7 @@ pub(super) enum Purpose {
     Member(Box<MemberRecord>),
     Status(Status),
     History,
+    Failsafe,
     Read,
     Close,
 }
@@ -115,6 +146,7 @@ pub(super) struct Written {
     pub status: Option<(Status, Moment)>,
     pub status_under_way: bool,
     pub history_under_way: bool,
+    pub failsafe_under_way: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -122,6 +154,16 @@ pub(super) struct Asking {
     pub round: u64,
     pub waiting: BTreeSet<MemberName>,
     pub answers: BTreeMap<MemberName, PeerAnswer>,
+}
+
+/// A round of failsafe mode.
+#[derive(Clone, Debug)]
+pub(super) struct Seeking {
+    pub round: u64,
+    pub lease: Lease,
+    pub asked: BTreeSet<MemberName>,
+    pub waiting: BTreeSet<MemberName>,
+    pub agreed: BTreeSet<MemberName>,
 }
 
 #[derive(Clone, Debug)]
@@ -178,9 +220,12 @@ impl Purpose {
     pub fn patience(&self) -> Time {
         match self {
             Purpose::Open { .. } | Purpose::Renew { .. } | Purpose::Read => 1_000 * MS,
-            Purpose::Errand | Purpose::Member(_) | Purpose::Status(_) | Purpose::History | Purpose::Close => {
-                3_000 * MS
-            }
+            Purpose::Errand
+            | Purpose::Member(_)
+            | Purpose::Status(_)
+            | Purpose::History
+            | Purpose::Failsafe
+            | Purpose::Close => 3_000 * MS,
         }
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Laws {
     pub acknowledged: Vec<(Time, Record)>,
     /// Acknowledged while the store said who may lead without loss.
     pub protected: Vec<(Time, Record)>,
+    /// Acknowledged, and lacking where somebody has begun to lead.
+    pub lost: BTreeSet<Record>,
     /// Records that the test itself has destroyed.
     pub excused: BTreeSet<Record>,
     branches: BTreeMap<Timeline, Branch>,
@@ -162,6 +164,13 @@ impl World {
         if self.laws.key_deleted {
             return;
         }
+        // By the others' consent it may act without the key, as long as nobody else has it.
+        if agent.mind.view().leads_by_consent() {
+            if let Some(other) = self.store.leader.as_ref().filter(|leader| leader.name != *name) {
+                self.laws.breaks(format!("consent: {name} leads by it, and {} has the lease", other.name));
+            }
+            return;
+        }
         if self.store.leader.as_ref().is_none_or(|leader| leader.term != lease.term || leader.name != *name) {
             self.laws.breaks(format!("lease: {name} acts on term {}, which the store has ended", lease.term));
         }
@@ -223,7 +232,9 @@ impl World {
                 self.laws.breaks(format!("timelines: timeline {timeline} was begun twice, now by {name}"));
             }
             Some(_) | None => {
-                self.laws.branches.insert(timeline, branch);
+                if self.laws.branches.insert(timeline, branch).is_none() {
+                    self.look_at_loss(index, timeline);
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::faults::{Planned, Trouble, plan_from};
-use super::network::Habits;
+use super::network::{Habits, Place};
 use super::random::Random;
 use super::story::render;
 use super::world::World;
@@ -38,6 +38,7 @@ pub(super) fn live(seed: u64, plan: &[Planned]) -> (World, Option<String>) {
     let policy = Policy {
         timing: Timing::for_ttl(Span::from_secs(ttl)),
         watchdog_required: watchdogs(seed).is_some(),
+        failsafe: failsafe(seed).is_some(),
         asks_before_promotion: seed.is_multiple_of(5),
         sync: synchronous(seed),
         ..Policy::default()
@@ -101,11 +102,30 @@ pub(super) fn plan_of(seed: u64) -> Vec<Planned> {
             plan.push(Planned { at, lasts, trouble: Trouble::WatchdogFails(random.index(members)) });
         }
     }
+    // What failsafe mode is for, more often than chance has it.
+    if let Some(mut random) = failsafe(seed) {
+        for _ in 0..4 {
+            let (at, lasts) = (random.between(SECOND, TROUBLED), random.between(SECOND, 40 * SECOND));
+            let host = Place::Host(random.index(members));
+            let trouble = match random.below(3) {
+                0 => Trouble::StoreFails,
+                1 => Trouble::LinkBreaks(host, Place::Store),
+                _ => Trouble::LinkBreaks(Place::Store, host),
+            };
+            plan.push(Planned { at, lasts, trouble });
+        }
+    }
     if let Some(mut random) = sites(seed) {
         let (at, lasts) = (random.between(10 * SECOND, 80 * SECOND), 100 * SECOND);
         plan.push(Planned { at, lasts, trouble: Trouble::FollowsAnother });
     }
     plan
+}
+
+/// In some lives failsafe mode is on.
+fn failsafe(seed: u64) -> Option<Random> {
+    let mut random = Random::new(seed ^ 0xFA11_5AFE);
+    (random.below(3) == 0 && !seeds_to_remember().contains(&seed)).then_some(random)
 }
 
 /// In some lives members replicate from others than the leader, or are told to do so in circles.
@@ -266,6 +286,8 @@ const UNSEEN: &[(Rule, &str)] = &[
     (Rule::CandidateTooFarBehind, "story too_far_behind"),
     (Rule::CandidateOnOldTimeline, "by the settings only"),
     (Rule::CandidateSeesPrimary, "story leader_key_deleted"),
+    (Rule::LeaderHasPromised, "a request for the lease must be thought lost, and arrive late; small views"),
+    (Rule::CandidateNotAsked, "story failsafe_member_came_later"),
     (Rule::BootstrapBlocked, "nobody writes nonsense into the store"),
     (Rule::AdoptionWaits, "the data of a standby without a cluster; small views"),
     (Rule::Paused, "by the settings only"),

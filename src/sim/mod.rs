@@ -7,6 +7,7 @@
 mod agent;
 mod bite;
 mod commits;
+mod consent;
 mod explore;
 mod faults;
 mod guardian;
@@ -15,8 +16,10 @@ mod jobs;
 mod keeper;
 mod laws;
 mod lives;
+mod losses;
 mod network;
 mod postgres;
+mod publisher;
 mod random;
 mod replication;
 mod store;

@@ -9,7 +9,7 @@ use crate::model::{
     SyncNames, Synchrony, SystemId, Timeline, Unfinished,
 };
 
-const RECORD_BYTES: u64 = 0x100;
+pub(super) const RECORD_BYTES: u64 = 0x100;
 const FIRST_LSN: u64 = 0x0100_0000;
 /// initdb writes this much.
 const FIRST_RECORDS: usize = 8;

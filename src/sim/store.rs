@@ -32,6 +32,8 @@ pub(super) enum Request {
         errand: Errand,
         name: MemberName,
         session: Option<SessionId>,
+        /// The last word of a leader that gives the lease back.
+        status: Option<Box<Status>>,
     },
     PutMember {
         name: MemberName,
@@ -45,6 +47,10 @@ pub(super) enum Request {
     PutHistory {
         term: Term,
         history: Vec<HistoryLine>,
+    },
+    PutFailsafe {
+        term: Term,
+        members: BTreeMap<MemberName, String>,
     },
     Read,
 }
@@ -99,6 +105,7 @@ pub(super) struct Store {
     members: BTreeMap<MemberName, (MemberRecord, SessionId)>,
     status: Status,
     history: Vec<HistoryLine>,
+    failsafe: BTreeMap<MemberName, String>,
     failover: Option<Versioned<FailoverRequest>>,
     pub sync: Option<Versioned<SyncState>>,
     next_session: i64,
@@ -119,6 +126,7 @@ impl Store {
             members: BTreeMap::new(),
             status: Status::default(),
             history: Vec::new(),
+            failsafe: BTreeMap::new(),
             failover: None,
             sync: None,
             next_session: 1,
@@ -139,7 +147,15 @@ impl Store {
                 self.end_session(session);
                 Answer::Written
             }
-            Request::Errand { errand, name, session } => Answer::Errand(self.run(&errand, name, session)),
+            Request::Errand { errand, name, session, status } => {
+                let outcome = self.run(&errand, name, session);
+                if let (Errand::ReleaseLease { .. }, ErrandOutcome::Done, Some(status)) =
+                    (errand, outcome, status)
+                {
+                    self.status = *status;
+                }
+                Answer::Errand(outcome)
+            }
             Request::PutMember { name, record, session } => {
                 if !self.sessions.contains_key(&session) {
                     return Answer::SessionGone;
@@ -156,7 +172,13 @@ impl Store {
                 self.history = history;
                 self.written()
             }
-            Request::PutStatus { .. } | Request::PutHistory { .. } => Answer::NotWritten,
+            Request::PutFailsafe { term, members } if self.led_in(term) => {
+                self.failsafe = members;
+                self.written()
+            }
+            Request::PutStatus { .. } | Request::PutHistory { .. } | Request::PutFailsafe { .. } => {
+                Answer::NotWritten
+            }
             Request::Read => {
                 let cluster = self.cluster();
                 Answer::Cluster(cluster, self.revision)
@@ -187,7 +209,7 @@ impl Store {
             failover: self.failover.clone(),
             sync: self.sync.clone(),
             history: self.history.clone(),
-            failsafe: BTreeMap::new(),
+            failsafe: self.failsafe.clone(),
             claim: self.claim.clone(),
         });
         self.snapshot = Some((self.revision, Rc::clone(&cluster)));

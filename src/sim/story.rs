@@ -10,11 +10,38 @@ use super::network::{Habits, Place};
 use super::world::{Line, World};
 use super::{SECOND, Time};
 use crate::decide::mind::Event;
-use crate::model::{Ask, Policy, Span, SyncMode, Timing};
+use crate::model::{Ask, Errand, Job, MemberName, Policy, Span, Step, SyncMode, SyncNames, Timing};
 
 /// Nothing decided differently for this long: more than any lease of a story lasts.
 const QUIET: Time = 15 * SECOND;
 const SETTLE_MAX: Time = 300 * SECOND;
+
+/// A few words on a step, for stories.
+pub(super) fn describe(step: &Step) -> String {
+    match step {
+        Step::Wait => String::new(),
+        Step::Store(Errand::TakeInitialize) => ": take the initialize key".to_owned(),
+        Step::Store(Errand::FinishInitialize { .. }) => ": write the initialize key".to_owned(),
+        Step::Store(Errand::AbandonInitialize) => ": give the initialize key back".to_owned(),
+        Step::Store(Errand::TakeLease { claim }) => {
+            format!(": take the lease, for timeline {}", claim.timeline)
+        }
+        Step::Store(Errand::ReleaseLease { .. }) => ": release the lease".to_owned(),
+        Step::Store(Errand::ClearFailover { .. }) => ": clear the request".to_owned(),
+        Step::Store(Errand::MakeDue { .. }) => ": ask for it now".to_owned(),
+        Step::Store(Errand::WriteSync { state, .. }) => {
+            let names: Vec<&str> = state.standbys.iter().map(MemberName::as_str).collect();
+            format!(": write /sync, {} of [{}]", state.quorum + 1, names.join(","))
+        }
+        Step::Store(Errand::ClearSync { .. }) => ": delete /sync".to_owned(),
+        Step::Run(Job::Synchronize { names: SyncNames::Ours(commits) }) => format!(": wait for [{commits}]"),
+        Step::AskPeers(_) => ": ask".to_owned(),
+        Step::Run(Job::Promote { timeline, .. }) => format!(": promote to timeline {timeline}"),
+        Step::Run(job) => format!(": {}", job.name()),
+        Step::Cancel => ": cancel".to_owned(),
+        Step::Exit => ": exit".to_owned(),
+    }
+}
 
 pub(super) fn run(script: &str) -> (World, String) {
     let mut world = World::new(7, 3, Habits::quiet(), Policy::default());
@@ -64,6 +91,7 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             tell_policy(&mut world);
         }
         ["lag", "at", "most", bytes] => world.policy.lag_bytes_max = bytes.parse().expect("bytes"),
+        ["failsafe", "mode"] => world.policy.failsafe = true,
         ["hook", "before", "promotions"] => world.policy.asks_before_promotion = true,
         ["watchdog", "required"] => world.policy.watchdog_required = true,
         ["break", "watchdog", name] => {

@@ -14,9 +14,21 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
     let writable = view.postgres.may_accept_writes();
     let unwatched = view.policy.watchdog_required && !view.watchdog.is_armed();
     let stopping = |job: &Job| job.is_stop();
+    let promised = view.memory.promise.as_ref().is_some_and(|promise| view.now < promise.until);
     match &plan.step {
         Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if view.policy.follows.is_some() => {
             return Some("a standby cluster makes no primary");
+        }
+        Step::Store(Errand::TakeLease { .. })
+            if view.memory.unfenced_leader.is_some()
+                && view.postgres.running().is_some_and(|running| !running.is_primary()) =>
+        {
+            return Some("nobody takes the lease while WAL of an unfenced primary arrives");
+        }
+        Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) | Step::Store(Errand::TakeLease { .. })
+            if promised =>
+        {
+            return Some("who has promised to leave the lease to another neither takes nor uses it");
         }
         Step::Run(Job::Promote { .. } | Job::StartPrimary { .. }) if in_force.is_none() => {
             return Some("a primary is made only with a lease in force");

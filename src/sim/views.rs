@@ -236,6 +236,18 @@ fn every_memory() -> Vec<Memory> {
         Memory { managed: true, has_led: true, ..base.clone() },
         Memory { managed: true, has_led: true, handover: Some(handover), ..base.clone() },
         Memory { bootstrapped: Some(SYSTEM), ..base.clone() },
+        Memory {
+            managed: true,
+            last_leader: Some(name("lost")),
+            unfenced_leader: Some(name("lost")),
+            received: Some((Lsn(100), NOW - Span::from_ms(500))),
+            ..base.clone()
+        },
+        Memory {
+            managed: true,
+            promise: Some(Promise { to: name("oulu"), until: NOW + Span::from_secs(1) }),
+            ..base.clone()
+        },
         Memory { managed: true, has_led: true, released: Some(TERM), ..base.clone() },
         Memory {
             managed: true,

@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::faults::Trouble;
-use super::guardian::Guardian;
 use super::guardian::Speaker;
 use super::host::{Call, Clock, Host};
 use super::laws::Laws;
 use super::network::{Habits, Network, Place};
-use super::postgres::Instance;
 use super::random::Random;
 use super::replication::Batch;
 use super::store::{Answer, Request, Store};
@@ -18,7 +16,7 @@ use super::{MS, NAMES, SECOND, Time};
 use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Seen};
 use crate::model::{
     Cluster, Errand, FenceOrder, Guardian as Known, MemberName, Moment, PeerAnswer, Policy, Position,
-    SessionId, Tags, Timeline,
+    SessionId, Span, Timeline,
 };
 
 /// etcd looks for sessions that have ended twice a second.
@@ -42,7 +40,11 @@ pub(super) enum Happening {
     AgentHearsGuardian { host: usize, life: u64, known: Known },
     AgentHearsPeer { host: usize, life: u64, round: u64, member: MemberName, answer: Box<PeerAnswer> },
     AgentIsAsked { host: usize, asker: usize, asker_life: u64, round: u64 },
+    AgentIsAskedToAgree { host: usize, from: MemberName, wanted: Span, asker: (usize, u64, u64) },
+    AgentHearsConsent { host: usize, life: u64, round: u64, member: MemberName, agreed: bool },
     AgentAnswers { host: usize, life: u64, question: Question },
+    LeaderIsAsked { host: usize, asker: usize, asker_life: u64, asked_at: Moment },
+    AgentHearsLeader { host: usize, life: u64, asked_at: Moment, answer: Box<PeerAnswer> },
     AgentHearsJob { host: usize, life: u64, id: u64, outcome: JobOutcome },
     AgentHearsPolicy { host: usize, life: u64 },
     AgentStarts { host: usize },
@@ -90,11 +92,15 @@ impl Happening {
             | Happening::AgentActs { host, life, .. }
             | Happening::AgentHearsGuardian { host, life, .. }
             | Happening::AgentHearsPeer { host, life, .. }
+            | Happening::AgentHearsConsent { host, life, .. }
+            | Happening::AgentHearsLeader { host, life, .. }
             | Happening::AgentHearsJob { host, life, .. }
             | Happening::AgentHearsPolicy { host, life }
             | Happening::JobAdvances { host, life, .. }
             | Happening::KeeperTicks { host, life } => Some((*host, Some(*life))),
-            Happening::AgentIsAsked { host, .. } => Some((*host, None)),
+            Happening::AgentIsAsked { host, .. }
+            | Happening::AgentIsAskedToAgree { host, .. }
+            | Happening::LeaderIsAsked { host, .. } => Some((*host, None)),
             Happening::StoreHears { .. }
             | Happening::StoreEndsSession { .. }
             | Happening::StoreBeats
@@ -297,6 +303,18 @@ impl World {
             Happening::AgentIsAsked { host, asker, asker_life, round } => {
                 self.agent_is_asked(host, asker, asker_life, round);
             }
+            Happening::AgentIsAskedToAgree { host, from, wanted, asker } => {
+                self.agent_is_asked_to_agree(host, from, wanted, asker);
+            }
+            Happening::AgentHearsConsent { host, round, member, agreed, .. } => {
+                self.agent_hears_consent(host, round, member, agreed);
+            }
+            Happening::LeaderIsAsked { host, asker, asker_life, asked_at } => {
+                self.leader_is_asked(host, asker, asker_life, asked_at);
+            }
+            Happening::AgentHearsLeader { host, asked_at, answer, .. } => {
+                self.agent_hears_leader(host, asked_at, answer);
+            }
             Happening::AgentAnswers { host, question, .. } => self.agent_answers(host, question),
             Happening::AgentHearsJob { host, id, outcome, .. } => self.agent_hears_job(host, id, outcome),
             Happening::AgentHearsPolicy { host, .. } => {
@@ -454,32 +472,6 @@ impl World {
         self.plan_expiry();
         for happening in std::mem::take(&mut self.held) {
             self.after(0, happening);
-        }
-    }
-}
-
-impl Host {
-    fn new(name: MemberName, clock: Clock) -> Host {
-        Host {
-            name,
-            tags: Tags::default(),
-            up: true,
-            clock,
-            agent: None,
-            agent_life: 0,
-            guardian: Guardian::default(),
-            pg: Instance::empty(),
-            job: None,
-            job_serial: 0,
-            saved_session: None,
-            managed: false,
-            slow_disk: false,
-            stalled_since: None,
-            disk_full: false,
-            crash_loops: false,
-            failing: BTreeMap::new(),
-            answers_to_lose: 0,
-            office: None,
         }
     }
 }

@@ -279,6 +279,7 @@ mod tests {
             optime: Some(Lsn(67_393_640)),
             slots: BTreeMap::from([("turku".to_owned(), Lsn(1))]),
             retain_slots: vec!["oulu".to_owned()],
+            ended_on: None,
         };
         assert_eq!(status(&told), r#"{"optime":67393640,"slots":{"turku":1},"retain_slots":["oulu"]}"#);
         assert_eq!(status(&Status::default()), "{}");

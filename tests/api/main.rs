@@ -438,6 +438,7 @@ fn standby() -> Standing {
         ending: false,
     };
     let plan = Plan {
+        seek_consent: false,
         reason: Rule::FollowsLeader.into(),
         step: Step::Wait,
         renew_until: NOW,

@@ -1,6 +1,7 @@
 //! Whole nodes as real processes, and what a client sees when they fail. See `support::lab`.
 
 mod customs;
+mod failsafe;
 mod fencing;
 mod liveness;
 mod rest;
@@ -36,6 +37,16 @@ fn others(leader: usize) -> Vec<usize> {
 async fn passes(time: Span) {
     let until = clock::now() + time;
     wait_for("time to pass", async || (until <= clock::now()).then_some(())).await;
+}
+
+/// In the last line of the history.
+async fn says_what_it_lost(lab: &Lab, leader: usize, words: &str) {
+    let told = || lab.nodes[leader].request("GET", "/history", "").filter(|(status, _)| *status == 200);
+    wait_for("the history to say what was lost", async || {
+        let lines: Vec<serde_json::Value> = serde_json::from_str(&told()?.1).ok()?;
+        lines.last()?[2].as_str()?.contains(words).then_some(())
+    })
+    .await;
 }
 
 #[test]
@@ -119,6 +130,7 @@ async fn lose_a_host(lab: &mut Lab) {
     lab.nodes[leader].start_agent();
     let next = lab.healthy().await;
     drop(writer);
+    says_what_it_lost(lab, next, "lost: at most the last ").await;
     // Replication is asynchronous: the last rows that the lost host acknowledged may be gone, and are counted.
     lab.missing_rows(next).await;
     lab.ledger.check_one_history_at_a_time();
@@ -249,6 +261,7 @@ fn a_switchover_goes_there_and_back_without_loss() {
                 (200, format!("Successfully switched over to \"{}\"", lab.nodes[to].name))
             );
             assert_eq!(lab.healthy().await, to);
+            says_what_it_lost(lab, to, "lost: 0: the former leader stopped in good order").await;
             lab.more_rows(50).await;
         }
         drop(writer);

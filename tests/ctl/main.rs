@@ -2,11 +2,17 @@
 //! cluster of ours. Patroni comes from PyPI by `scripts/fetch-patroni`; without it these tests say that they did not run.
 
 mod acting;
+mod answers;
+mod comparison;
+#[expect(dead_code, reason = "the manual, which tests/tidy.rs writes, needs the rest")]
+mod deliberate;
 mod migrating;
+mod mixed;
 mod moving;
 mod patroni;
 mod reading;
 mod reverse;
+mod side_by_side;
 #[path = "../support/mod.rs"]
 mod support;
 mod watchers;

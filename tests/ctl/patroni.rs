@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
 
@@ -29,16 +29,24 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     Some(home.join("bin").join(name)).filter(|path| path.exists())
 }
 
-/// Runs a test in a lab whose agents nobody has started. Says so if something is missing.
+/// Is there all that it takes? Says so if something is missing.
+pub fn available() -> bool {
+    let there = tool("patronictl").is_some() && netns::available();
+    if !there {
+        println!(
+            "not run: Patroni (scripts/fetch-patroni) and network namespaces (root, ip, nft) are needed"
+        );
+    }
+    there
+}
+
+/// Runs a test in a lab whose agents nobody has started.
 pub fn with_patronictl(nodes: usize, test: impl AsyncFnOnce(&mut Lab)) {
     with_patronictl_in(&Setup { nodes, ..Setup::default() }, test);
 }
 
 pub fn with_patronictl_in(setup: &Setup, test: impl AsyncFnOnce(&mut Lab)) {
-    if tool("patronictl").is_none() || !netns::available() {
-        println!(
-            "not run: Patroni (scripts/fetch-patroni) and network namespaces (root, ip, nft) are needed"
-        );
+    if !available() {
         return;
     }
     in_lab(setup, test);
@@ -54,11 +62,7 @@ pub fn in_patroni_lab(test: impl AsyncFnOnce(&mut Lab, &Patroni)) {
         });
         let outcome = futures_util::FutureExt::catch_unwind(outcome).await;
         if let Err(panic) = outcome {
-            for node in &lab.nodes {
-                let log = fs::read_to_string(node.dir.join("patroni.log")).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
-                println!("---- {}\n{}", node.name, lines[lines.len().saturating_sub(60)..].join("\n"));
-            }
+            print_logs(lab);
             std::panic::resume_unwind(panic);
         }
         for node in &mut lab.nodes {
@@ -68,26 +72,52 @@ pub fn in_patroni_lab(test: impl AsyncFnOnce(&mut Lab, &Patroni)) {
     });
 }
 
+/// The ends of the logs of Patroni's agents.
+pub fn print_logs(lab: &Lab) {
+    for node in &lab.nodes {
+        println!("---- {}\n{}", node.name, log_of(node));
+    }
+}
+
 impl Patroni {
     fn start(lab: &Lab) -> Patroni {
-        let children = lab.nodes.iter().map(|node| {
-            let path = config_file(node);
-            fs::write(&path, configuration(lab, node)).expect("our own directory");
-            let log = fs::File::create(node.dir.join("patroni.log")).expect("our own directory");
-            let mut command = node.machine.command("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
-            command.arg(tool("patroni").expect("it was looked for")).arg(path);
-            command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", &node.dir);
-            command.current_dir(&node.dir).stdin(Stdio::null());
-            command.stdout(log.try_clone().expect("a second handle")).stderr(log);
-            command.spawn().expect("ip and setpriv are installed")
-        });
+        Patroni::start_with(&lab.nodes, |node| configuration(lab, node))
+    }
+
+    pub fn start_with(nodes: &[Node], configuration: impl Fn(&Node) -> String) -> Patroni {
+        let children = nodes.iter().map(|node| spawn(node, &configuration(node)));
         Patroni { children: children.collect() }
     }
 
     pub fn pid(&self, node: usize) -> nix::unistd::Pid {
         nix::unistd::Pid::from_raw(i32::try_from(self.children[node].id()).expect("a pid"))
     }
+}
+
+/// A member of Patroni's among ours: no password is asked for over REST.
+pub fn start_member(node: &Node) -> Child {
+    spawn(node, &configuration_with(node, "", ""))
+}
+
+/// The end of what it has logged.
+pub fn log_of(node: &Node) -> String {
+    let log = fs::read_to_string(node.dir.join("patroni.log")).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+fn spawn(node: &Node, configuration: &str) -> Child {
+    let path = config_file(node);
+    fs::write(&path, configuration).expect("our own directory");
+    let log = node.dir.join("patroni.log");
+    let log = fs::File::options().append(true).create(true).open(log).expect("our own directory");
+    let mut command = node.machine.command("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+    command.arg(tool("patroni").expect("it was looked for")).arg(path);
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", &node.dir);
+    command.current_dir(&node.dir).stdin(Stdio::null());
+    command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+    command.spawn().expect("ip and setpriv are installed")
 }
 
 impl Drop for Patroni {
@@ -133,7 +163,7 @@ pub fn config_file(node: &Node) -> PathBuf {
 }
 
 pub fn run(program: &Path, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Said {
-    let mut command = Command::new(program);
+    let mut command = std::process::Command::new(program);
     command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("PGUSER", "postgres");
     command.env("PGPASSWORD", PASSWORD).env("LANG", "C.UTF-8").env("TZ", "Europe/Helsinki");
     command.envs(variables.iter().copied());
@@ -153,6 +183,9 @@ fn given(lab: &Lab) -> String {
     file.display().to_string()
 }
 
+/// Either command, as a test calls it.
+pub type Command = fn(&Lab, &[&str], &str) -> Said;
+
 pub fn theirs_with(lab: &Lab, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Said {
     let file = given(lab);
     let arguments = [&["-c", file.as_str()], arguments].concat();
@@ -163,6 +196,26 @@ pub fn ours_with(lab: &Lab, arguments: &[&str], input: &str, variables: &[(&str,
     let file = given(lab);
     let arguments = [&["-c", file.as_str()], arguments].concat();
     run(Path::new(env!("CARGO_BIN_EXE_tenurectl")), &arguments, input, variables)
+}
+
+/// Restart and reload, asked of everybody, and reinitialize, asked of one who follows, by one of the commands.
+pub async fn operate(lab: &Lab, command: Command, leader: usize, replica: usize) {
+    let said = command(lab, &["restart", "lab", "--force"], "");
+    for node in &lab.nodes {
+        let wanted = format!("Success: restart on member {}", node.name);
+        assert!(said.stdout.contains(&wanted), "{wanted}: {said:#?}");
+    }
+    assert_eq!(lab.healthy().await, leader);
+    let said = command(lab, &["reload", "lab", "--force"], "");
+    for node in &lab.nodes {
+        let wanted = format!("Reload request received for member {}", node.name);
+        assert!(said.stdout.contains(&wanted), "{wanted}: {said:#?}");
+    }
+    let replica = &lab.nodes[replica].name;
+    let said = command(lab, &["reinit", "lab", replica, "--force", "--wait"], "");
+    let wanted = format!("Success: reinitialize for member {replica}\n");
+    assert!(said.stdout.contains(&wanted) && said.stdout.contains("is completed on"), "{said:#?}");
+    assert_eq!(lab.healthy().await, leader);
 }
 
 pub fn theirs(lab: &Lab, arguments: &[&str], input: &str) -> Said {
@@ -180,20 +233,25 @@ pub fn succeeds(lab: &Lab, arguments: &[&str], saying: &str) -> String {
     said.stdout
 }
 
+/// A member of a cluster of Patroni's alone.
 pub fn configuration(lab: &Lab, node: &Node) -> String {
+    let zone =
+        if lab.nodes[0].name == node.name { "zone: a, clonefrom: true" } else { "zone: 'b: c', weight: 1.5" };
+    let authentication = format!("  authentication: {{username: operator, password: {PASSWORD}}}\n");
+    configuration_with(node, &authentication, zone)
+}
+
+fn configuration_with(node: &Node, authentication: &str, tags: &str) -> String {
     let (name, address, dir) = (&node.name, &node.address, node.dir.display());
     let bin_dir = Setup::default().bin_dir;
     let bin_dir = bin_dir.display();
-    let zone =
-        if lab.nodes[0].name == *name { "zone: a, clonefrom: true" } else { "zone: 'b: c', weight: 1.5" };
     format!(
         "scope: lab
 name: {name}
 restapi:
   listen: {address}:8008
   connect_address: {address}:8008
-  authentication: {{username: operator, password: {PASSWORD}}}
-etcd3:
+{authentication}etcd3:
   hosts: 10.99.0.21:2379
 tenure:
   state_dir: {dir}/state
@@ -222,7 +280,7 @@ postgresql:
     - host replication all 0.0.0.0/0 scram-sha-256
   parameters: {{unix_socket_directories: {dir}, shared_buffers: 16MB, fsync: 'off'}}
 watchdog: {{mode: 'off'}}
-tags: {{{zone}}}
+tags: {{{tags}}}
 "
     )
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::patroni::{ours, theirs, with_patronictl};
+use crate::patroni::{operate, ours, theirs, with_patronictl};
 use crate::support::lab::Lab;
 use crate::support::wait_for;
 use crate::watchers::{
@@ -40,6 +40,8 @@ fn patronis_command_governs_a_cluster_of_ours() {
         assert_eq!(query.stdout, "pg_is_in_recovery\nFalse\n", "{query:#?}");
         let told = ours(lab, &["version", "lab", "node1"], "");
         assert!(told.stdout.contains("\n\nnode1: Tenure "), "{told:#?}");
+        // Ours is asked the same where the store is ZooKeeper, and of members of both kinds.
+        operate(lab, theirs, first, second).await;
     });
 }
 

@@ -141,6 +141,13 @@ impl Lab {
         self.healthy_among(&everybody).await
     }
 
+    /// The same, if it is so now.
+    pub fn healthy_now(&self) -> Option<usize> {
+        let hosts: Vec<&str> = self.nodes.iter().map(|node| node.address.as_str()).collect();
+        let leader = rest::healthy_leader(&hosts)?;
+        self.nodes.iter().position(|node| node.address == leader)
+    }
+
     pub async fn healthy_among(&self, members: &[usize]) -> usize {
         let hosts: Vec<&str> = members.iter().map(|&index| self.nodes[index].address.as_str()).collect();
         wait_for("one leader and streaming standbys", async || {

@@ -55,6 +55,24 @@ fn a_running_cluster_survives_what_stands_in_its_config() {
 }
 
 #[test]
+fn a_stop_is_bounded_only_where_replication_is_synchronous() {
+    let local = good(GOOD).config;
+    let bound = |dynamic: Value| policy_from(&dynamic, &local).0.stop_timeout;
+    assert_eq!(bound(json!({"primary_stop_timeout": 7})), None);
+    assert_eq!(bound(json!({"primary_stop_timeout": 7, "synchronous_mode": "off"})), None);
+    assert_eq!(bound(json!({"primary_stop_timeout": 0, "synchronous_mode": "on"})), None);
+    let seven = Some(Span::from_secs(7));
+    assert_eq!(bound(json!({"primary_stop_timeout": 7, "synchronous_mode": "quorum"})), seven);
+    let older = json!({"master_stop_timeout": 7, "synchronous_mode": true});
+    assert_eq!(bound(older), seven);
+    let both = json!({"primary_stop_timeout": 7, "master_stop_timeout": 9, "synchronous_mode": true});
+    assert_eq!(bound(both), seven);
+    let (policy, _) = policy_from(&json!({"failsafe_mode": "on", "max_timelines_history": "3"}), &local);
+    assert!(policy.failsafe);
+    assert_eq!(policy.history_lines_max, 3);
+}
+
+#[test]
 fn parameters_that_must_be_the_same_everywhere_are_not_taken_from_one_member() {
     let local = good(&format!(
         "{GOOD}  parameters: {{Max_Connections: 7, work_mem: 1MB, port: 1}}\n  pg_hba: [own]\n"

@@ -179,12 +179,14 @@ fn read_status(value: &[u8], problems: &mut Problems) -> Option<Status> {
         }
     };
     let retain_slots = document.remove("retain_slots").filter(|slots| !slots.is_null());
+    let ended_on = document.remove("ended_on").filter(|timeline| !timeline.is_null());
     Some(Status {
         optime: optime.and_then(|optime| integer(&optime, problems)),
         slots: (slots.into_iter()).filter_map(|(slot, lsn)| Some((slot, integer(&lsn, problems)?))).collect(),
         retain_slots: retain_slots
             .and_then(|slots| problems.note("retain_slots", serde_json::from_value(slots)))
             .unwrap_or_default(),
+        ended_on: ended_on.and_then(|timeline| problems.note("ended_on", serde_json::from_value(timeline))),
     })
 }
 

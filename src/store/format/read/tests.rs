@@ -184,6 +184,7 @@ fn what_is_written_is_read_back() {
         optime: Some(Lsn(9)),
         slots: BTreeMap::from([("a".to_owned(), Lsn(1))]),
         retain_slots: vec!["b".to_owned()],
+        ended_on: Some(Timeline(2)),
     };
     let lines = vec![line(1, None), line(2, Some("b"))];
     let claimed = Claim { timeline: Timeline(3), by: name("a") };

@@ -1,0 +1,129 @@
+//! Where our REST API answers otherwise than Patroni's in the same state, and why: the one table. The comparison
+//! (`side_by_side.rs`) fails on a difference that does not stand here, and on a row that no longer differs; the page
+//! docs/differences.md is checked against it by tests/tidy.rs.
+
+use std::fmt::Write as _;
+
+/// In texts with a star, the star stands for anything.
+pub struct Difference {
+    /// Nothing means: in every state.
+    pub states: &'static [&'static str],
+    /// Nothing means: every member.
+    pub members: &'static [&'static str],
+    pub asked: &'static [&'static str],
+    /// What only Patroni says begins with a minus, what only we say with a plus.
+    pub lines: &'static [&'static str],
+    pub patroni: &'static str,
+    pub tenure: &'static str,
+    pub why: &'static str,
+}
+
+pub const DELIBERATE: &[Difference] = &[
+    Difference {
+        states: &[],
+        members: &[],
+        asked: &["GET *"],
+        lines: &["+ tenure.*"],
+        patroni: "",
+        tenure: "the document ends with an object `tenure`",
+        why: "it says why the member does what it does, and how old the answer is",
+    },
+    Difference {
+        states: &[],
+        members: &[],
+        asked: &["GET /metrics"],
+        lines: &["+ # TYPE tenure_*", "+ metric tenure_*"],
+        patroni: "",
+        tenure: "further metrics, `tenure_…`",
+        why: "the lease, the guardian, the watchdog and the disk",
+    },
+    Difference {
+        states: &[],
+        members: &[],
+        asked: &["*"],
+        lines: &["- content-type: text/html", "+ content-type: text/plain; charset=utf-8"],
+        patroni: "sentences are `text/html`",
+        tenure: "sentences are `text/plain`",
+        why: "a member's name in a sentence must not become markup",
+    },
+    Difference {
+        states: &[],
+        members: &[],
+        asked: &["*"],
+        lines: &["- content-type: text/html;charset=utf-8", "- a page of HTML", "+ says: *"],
+        patroni: "some errors are a page of HTML",
+        tenure: "a sentence that says what is wrong",
+        why: "it is read by people in a terminal",
+    },
+    Difference {
+        states: &["in order"],
+        members: &[],
+        asked: &["POST /citus*", "POST /mpp*"],
+        lines: &["- code *", "+ code 501", "+ code 401", "+ www-authenticate: *"],
+        patroni: "200, and `/mpp` without any check of access",
+        tenure: "501, after the checks of access",
+        why: "there are no Citus clusters here",
+    },
+    Difference {
+        states: &["in order"],
+        members: &[],
+        asked: &["* with* password"],
+        lines: &["- code 501", "+ code 401", "+ www-authenticate: *"],
+        patroni: "501 for a method that a path does not have, to everybody",
+        tenure: "401 to who has no password, 501 to who has",
+        why: "access is checked before anything else is looked at",
+    },
+    Difference {
+        states: &["synchronous by quorum"],
+        members: &["first"],
+        asked: &["GET /patroni*"],
+        lines: &[
+            "- replication[second].sync_state = \"sync\"",
+            "+ replication[second].sync_state = \"quorum\"",
+        ],
+        patroni: "`synchronous_standby_names` stays as it was in the mode before until who is synchronous changes",
+        tenure: "it is written anew with the mode",
+        why: "what is written says what is in force",
+    },
+];
+
+impl Difference {
+    pub fn covers(&self, state: &str, member: &str, asked: &str) -> bool {
+        let among = |all: &[&str], one: &str| all.is_empty() || all.contains(&one);
+        among(self.states, state)
+            && among(self.members, member)
+            && self.asked.iter().any(|pattern| fits(pattern, asked))
+    }
+}
+
+pub fn fits(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let mut parts = parts.peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.is_empty()
+}
+
+/// The rows as the manual shows them.
+pub fn page() -> String {
+    let mut page = String::from(
+        "| asked | in which state | Patroni | Tenure | why |\n| --- | --- | --- | --- | --- |\n",
+    );
+    let code = |words: &[&str]| {
+        words.iter().map(|word| format!("`{}`", word.replace('|', "\\|"))).collect::<Vec<_>>().join(", ")
+    };
+    for row in DELIBERATE {
+        let members =
+            if row.members.is_empty() { String::new() } else { format!(" ({})", row.members.join(", ")) };
+        let states = if row.states.is_empty() { "any".to_owned() } else { row.states.join("; ") };
+        let (asked, patroni, tenure, why) = (code(row.asked), row.patroni, row.tenure, row.why);
+        writeln!(page, "| {asked} | {states}{members} | {patroni} | {tenure} | {why} |").expect("text grows");
+    }
+    page
+}
