@@ -63,6 +63,8 @@ class Site:
             "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
             "ANSIBLE_REMOTE_USER": "root",
             "ANSIBLE_PRIVATE_KEY_FILE": str(self.lab.key),
+            # Connections that are kept are known by address, and two runs have the same addresses.
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.ground / "cp"),
             "ANSIBLE_SSH_ARGS": " ".join(common),
             "LC_ALL": "C.UTF-8",
         }
