@@ -24,7 +24,8 @@ class Site:
         self.lab = Lab(image, ground, machines)
         self.major = next(path.name.split("_")[0].removeprefix("postgresql-") for path in sorted((image / "srv/mirror").glob("postgresql-1[0-9]_*")))
         self.instance = f"{self.major}-main"
-        self.settings = {"tenure_package": str(next((PACKAGES / "n").glob("tenure_*.deb"))), **(settings or {})}
+        # A host that is shared with much else may starve its machines for longer than the default lease lasts.
+        self.settings = {"tenure_ttl": 20, "tenure_package": str(next((PACKAGES / "n").glob("tenure_*.deb"))), **(settings or {})}
         self.inventory = self.ground / "inventory"
         self.inventory.mkdir()
         self.write_inventory()
