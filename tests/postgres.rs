@@ -14,9 +14,9 @@ use nix::unistd::Pid;
 use support::{Instance, LOOK, PATIENCE, bin_dirs, tries};
 use tenure::model::{ControlState, Lsn, Moment, Postgres, Serving, Span, Timeline, Unfinished};
 use tenure::postgres::{
-    Error, Observer, bootstrap, checkpoint, clone_from, discard_unfinished_clone, follow, kill_completely,
-    list_diverged, promote, rewind_from, running_postmaster, set_aside, start_primary, start_standby,
-    stop_at_once, stop_orderly, summarize_diverged, watch_exit,
+    Error, Leftovers, Observer, bootstrap, checkpoint, clone_from, discard_unfinished_clone, end_leftovers,
+    follow, kill_completely, list_diverged, promote, rewind_from, running_postmaster, set_aside,
+    start_primary, start_standby, stop_at_once, stop_orderly, summarize_diverged, watch_exit,
 };
 
 async fn wait() {
@@ -201,13 +201,17 @@ async fn the_end_of_a_postmaster_is_told_and_what_it_leaves_behind_is_swept_up()
         signal(postmaster.pid, Signal::SIGKILL);
         watch.ended().await;
         assert!(!postmaster.lives());
-        assert!(1 <= node.look().await.orphans);
-        kill_completely(&node.settings, PATIENCE).await.expect("killed");
+        let orphans = node.look().await.leftovers.orphans;
+        assert!(!orphans.is_empty());
+        end_leftovers(&orphans, PATIENCE).await.expect("ended");
         assert_eq!(node.processes(), Vec::<i32>::new());
         assert!(busy.await.expect("ended"), "its client is told");
         driver.abort();
         let seen = node.look().await;
-        assert!(matches!(seen.postgres, Postgres::Stopped { .. }) && seen.orphans == 0, "{seen:?}");
+        assert!(
+            matches!(seen.postgres, Postgres::Stopped { .. }) && seen.leftovers == Leftovers::default(),
+            "{seen:?}"
+        );
         start_primary(&node.settings, PATIENCE).await.expect("started again");
         assert!(node.running().await.is_primary());
     }

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::decide::mind::{Event, Seen};
 use crate::model::{Facts, Moment, Postgres, SlotRow, Span};
 use crate::postgres::{
-    ExitWatch, InstanceSettings, Observation, Observer, Postmaster, kill_completely, watch_exit,
+    ExitWatch, InstanceSettings, Observation, Observer, Postmaster, end_leftovers, watch_exit,
 };
 
 const LOOK_EVERY: Span = Span::from_secs(1);
@@ -20,6 +20,8 @@ const LOOK_SOON: Span = Span::from_ms(100);
 /// However often somebody asks, there is this much between the beginnings of two looks.
 const LOOKS_APART: Span = Span::from_ms(20);
 const ORPHANS: Span = Span::from_secs(5);
+/// A postmaster writes its pid file almost at once; on a busy machine that takes a while.
+const EMERGES_WITHIN: Span = Span::from_secs(60);
 /// How long PostgreSQL may take to answer one question.
 const PATIENCE: Span = Span::from_secs(2);
 
@@ -47,6 +49,7 @@ impl Eyes {
         let mut exit: Option<(Postmaster, ExitWatch)> = None;
         let mut finished = None;
         let mut complaint = None;
+        let mut emerging_since: Option<Moment> = None;
         loop {
             let settings = self.settings.borrow().clone();
             let looked_at = clock::now();
@@ -57,13 +60,22 @@ impl Eyes {
                 }
                 complaint.clone_from(&seen.complaint);
             }
-            if seen.orphans > 0 && seen.postmaster.is_none() {
+            emerging_since =
+                emerging_since.or(Some(looked_at)).filter(|_| !seen.leftovers.emerging.is_empty());
+            let hangs = emerging_since.is_some_and(|since| EMERGES_WITHIN < looked_at.since(since));
+            let doomed = if hangs { &seen.leftovers.emerging } else { &seen.leftovers.orphans };
+            if !doomed.is_empty() {
                 // Backends that outlive their postmaster can still acknowledge commits: until they are gone, nothing is
                 // stopped, whatever the files say.
-                if let Err(error) = kill_completely(&settings, ORPHANS).await {
+                if let Err(error) = end_leftovers(doomed, ORPHANS).await {
                     tracing::error!("{error}");
                     clock::pause(LOOK_SOON).await;
                 }
+                continue;
+            }
+            if !seen.leftovers.emerging.is_empty() {
+                // Neither stopped nor a server yet.
+                clock::pause(LOOK_SOON).await;
                 continue;
             }
             watch_over(&mut exit, seen.postmaster);

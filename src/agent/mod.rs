@@ -44,6 +44,7 @@ use crate::config::{Config, Loaded, Sources};
 use crate::decide::decide;
 use crate::decide::mind::{Event, LeaseOrders, Mind};
 use crate::fence::{self, Guardian, LeaseLink};
+use crate::log::LogTuner;
 use crate::model::{Contact, Facts, FenceOrder, Policy, Postgres, SessionId, Span, Standing};
 use crate::store::{Store, StoreEvent, StoreSettings};
 use crate::{api, clock};
@@ -79,11 +80,12 @@ const GUARDIAN_WITHIN: Span = Span::from_ms(200);
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the command line says beside the configuration.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Service {
     pub inheritance: Inheritance,
     /// The unit that runs the guardian; the agent starts one by itself only where there is none.
     pub guardian_unit: Option<String>,
+    pub log: LogTuner,
 }
 
 /// Runs one member until an orderly end, or until it leaves for its successor.
@@ -103,7 +105,7 @@ pub fn run(config: Config, sources: Sources, service: Service) -> Result<()> {
 }
 
 async fn serve(config: Config, sources: Sources, service: Service, hands: &Handle) -> Result<()> {
-    let Service { mut inheritance, guardian_unit } = service;
+    let Service { mut inheritance, guardian_unit, log } = service;
     let home = Home::open(&config)?;
     let listeners = inheritance.listeners(&config.restapi.listen).await?;
     let (reloads, reloaded) = watch::channel(None);
@@ -201,6 +203,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         make_way,
         sources,
         inheritance.line.clone(),
+        log,
     ));
     let sentry = Sentry {
         settings: fence.clone(),
@@ -369,6 +372,7 @@ async fn follow_signals(
     leave: watch::Sender<bool>,
     sources: Sources,
     line: Line,
+    log: LogTuner,
 ) {
     let signals = (
         signal(SignalKind::terminate()),
@@ -395,6 +399,7 @@ async fn follow_signals(
             line.reloading();
             match reread(&sources) {
                 Some(config) => {
+                    log.take_up(&config.log);
                     reloads.send_replace(Some(Box::new(config)));
                 }
                 None => line.reloaded(),

@@ -51,7 +51,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let service = Service { inheritance, guardian_unit: arguments.guardian_unit };
+    let service = Service { inheritance, guardian_unit: arguments.guardian_unit, log: logging.tuner() };
     let outcome = agent::run(config, sources, service);
     drop(logging);
     match outcome {

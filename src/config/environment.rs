@@ -98,7 +98,7 @@ fn node_of(text: &str, row: &Setting, place: &Place) -> Result<Node, Problem> {
         content: Content::Scalar { text: text.trim().to_owned(), plain: false },
     };
     let wrapped = match (row.kind, text.trim_start().as_bytes().first()) {
-        (Kind::Words, Some(b'[')) | (Kind::Texts, Some(b'{')) => text.to_owned(),
+        (Kind::Words | Kind::LogFormat, Some(b'[')) | (Kind::Texts, Some(b'{')) => text.to_owned(),
         (Kind::Words, _) => return Ok(scalar()),
         (Kind::Texts, _) => format!("{{{text}}}"),
         (Kind::Secret, _) => {
@@ -119,6 +119,8 @@ fn node_of(text: &str, row: &Setting, place: &Place) -> Result<Node, Problem> {
             | Kind::Connect
             | Kind::Lines
             | Kind::Options
+            | Kind::LogFormat
+            | Kind::DateFormat
             | Kind::Anything
             | Kind::Dynamic,
             _,

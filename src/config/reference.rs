@@ -81,6 +81,8 @@ fn holds(kind: Kind) -> String {
         Kind::Words => "a list, or words with commas".to_owned(),
         Kind::Options => "a list of options".to_owned(),
         Kind::Texts => "names with values".to_owned(),
+        Kind::LogFormat => "text, or a list of fields".to_owned(),
+        Kind::DateFormat => "text".to_owned(),
         Kind::Anything => "anything".to_owned(),
         Kind::Dynamic => "the settings below".to_owned(),
     }

@@ -49,6 +49,10 @@ pub enum Kind {
     Options,
     /// Names with text.
     Texts,
+    /// How lines of the log look, in Python's words.
+    LogFormat,
+    /// How a time is written, in strftime's words.
+    DateFormat,
     Anything,
     /// Checked by the table of dynamic settings.
     Dynamic,
@@ -286,13 +290,13 @@ pub const LOCAL: &[&[Setting]] = &[
         row("log.type", Kind::Choice(&["plain", "json"]), "plain", "the form of a line"),
         row("log.max_queue_size", Kind::Number { from: 1, to: 1_000_000 }, "1000", "lines that may wait to be written; what is more is dropped and counted"),
         row("log.traceback_level", Kind::Choice(LEVELS), "ERROR", "of Python's tracebacks").moot(),
-        row("log.format", Kind::Anything, "", "the form of a line in Python's words").not_yet(),
-        row("log.dateformat", TEXT, "", "the form of the time in Python's words").not_yet(),
-        row("log.static_fields", Kind::Texts, "", "fields for each line").not_yet(),
-        row("log.dir", TEXT, "", "directory for log files").not_yet(),
-        row("log.mode", Kind::Mode, "", "permissions of log files").not_yet(),
-        row("log.file_num", Kind::Number { from: 0, to: i64::MAX }, "4", "log files to keep").not_yet(),
-        row("log.file_size", Kind::Bytes { from: 0 }, "25000000", "size of a log file").not_yet(),
+        row("log.format", Kind::LogFormat, "", "the form of a line in Python's words, such as `%(asctime)s %(levelname)s: %(message)s`; a list of fields for JSON"),
+        row("log.dateformat", Kind::DateFormat, "", "the form of the time in strftime's words"),
+        row("log.static_fields", Kind::Texts, "", "fields for each line of JSON"),
+        row("log.dir", TEXT, "", "directory for log files, written besides the journal and instead of stderr; the file is called patroni.log"),
+        row("log.mode", Kind::Mode, "", "permissions of log files; left out, the umask decides"),
+        row("log.file_num", Kind::Number { from: 0, to: 10_000 }, "4", "full log files to keep"),
+        row("log.file_size", Kind::Bytes { from: 1 }, "25000000", "size at which a log file is full"),
         row("log.deduplicate_heartbeat_logs", FLAG, "false", "always so: a decision is logged when it changes").moot(),
     ],
     &[
@@ -422,6 +426,8 @@ pub fn variable(row: &Setting) -> Option<String> {
         | Kind::Listen
         | Kind::Connect
         | Kind::Words
+        | Kind::LogFormat
+        | Kind::DateFormat
         | Kind::Texts => {}
     }
     let short = path

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::customs::{Customs, Method};
+use super::log_format::LogFormat;
 use super::store_types::{Etcd, Zookeeper};
 use super::values;
 use crate::model::{Address, MemberName, Secret, Tags};
@@ -229,6 +230,40 @@ pub struct Log {
     #[serde(rename = "type")]
     pub form: LogForm,
     pub max_queue_size: usize,
+    /// Besides the journal, and instead of stderr, lines go into files here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<FileMode>,
+    /// How many full files are kept.
+    pub file_num: u32,
+    pub file_size: u64,
+    /// How a line looks; `None` is our own form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<LogFormat>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dateformat: Option<String>,
+    /// What is added to each line of JSON.
+    pub static_fields: BTreeMap<String, String>,
+}
+
+/// Permissions, written in octal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct FileMode(pub u32);
+
+impl From<FileMode> for String {
+    fn from(mode: FileMode) -> String {
+        format!("0{:o}", mode.0)
+    }
+}
+
+impl TryFrom<String> for FileMode {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<FileMode, Self::Error> {
+        u32::from_str_radix(&text, 8).map(FileMode)
+    }
 }
 
 /// Python's names, because files and habits have them.
@@ -373,6 +408,13 @@ impl Default for Log {
             loggers: BTreeMap::new(),
             form: LogForm::default(),
             max_queue_size: 1000,
+            dir: None,
+            mode: None,
+            file_num: 4,
+            file_size: 25_000_000,
+            format: None,
+            dateformat: None,
+            static_fields: BTreeMap::new(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::log_format::{LogFormat, check_date_format};
 use super::settings::{Kind, Setting};
 use super::types::Listen;
 use super::yaml::{Content, Node, integer};
@@ -41,7 +42,7 @@ pub fn read(node: &Node, kind: Kind) -> Result<Value, String> {
         Kind::Mode => line()
             .and_then(|text| i64::from_str_radix(text, 8).ok())
             .filter(|mode| (0..=0o777).contains(mode))
-            .map(Value::from)
+            .map(|mode| format!("0{mode:o}").into())
             .ok_or_else(|| "permissions in octal, such as 0640".to_owned()),
         Kind::Choice(words) => line()
             .and_then(|text| words.iter().find(|word| word.eq_ignore_ascii_case(text)))
@@ -58,6 +59,15 @@ pub fn read(node: &Node, kind: Kind) -> Result<Value, String> {
             .map(Value::from)
             .ok_or_else(|| "a list of options, such as - data-checksums and - encoding: UTF8".to_owned()),
         Kind::Texts => texts(node),
+        Kind::LogFormat => {
+            LogFormat::try_from(node.to_json())?;
+            Ok(node.to_json())
+        }
+        Kind::DateFormat => {
+            let text = line().ok_or("text")?;
+            check_date_format(text)?;
+            Ok(text.into())
+        }
         Kind::Anything | Kind::Dynamic => Ok(node.to_json()),
     }
 }

@@ -37,6 +37,7 @@ pub fn complete(merged: &mut Value, files: &[&str], findings: &mut Findings) {
     whole.logins();
     whole.tags();
     whole.watchdog();
+    whole.log();
 }
 
 /// The part of it that concerns the store.
@@ -330,6 +331,14 @@ impl Whole<'_> {
         if !device.starts_with('/') || longest < device.len() {
             let message = format!("{device:?} is not an absolute path of at most {longest} bytes");
             self.error("watchdog.device", message, None);
+        }
+    }
+
+    fn log(&mut self) {
+        let json = self.text("log.type").is_some_and(|form| form.eq_ignore_ascii_case("json"));
+        if !json && self.value("log.format").is_some_and(Value::is_array) {
+            let message = "a list of fields is for lines of JSON".to_owned();
+            self.error("log.format", message, Some("set log.type to json, or write the form as text"));
         }
     }
 

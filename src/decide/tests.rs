@@ -5,8 +5,8 @@ use super::mind::Mind;
 use crate::model::{
     Address, Ask, Claim, Cluster, Contact, Control, ControlState, FenceOrder, Guardian, Initialize, Job,
     Leader, Lease, Lsn, MemberName, MemberRecord, MemberRole, MemberState, Moment, Policy, Position,
-    Postgres, Rule, Running, Serving, Stage, Step, StoreView, SyncMode, SyncState, Synchrony, SystemId, Tags,
-    Term, Timeline, Versioned, View, Wish,
+    Postgres, Reason, Rule, Running, RunningJob, Serving, Stage, Step, StoreView, SyncMode, SyncNames,
+    SyncState, Synchrony, SystemId, Tags, Term, Timeline, Versioned, View, Wish,
 };
 
 const SYSTEM: SystemId = SystemId(7);
@@ -178,4 +178,30 @@ fn who_streams_from_patronis_new_leader_does_not_wait_for_its_record() {
     check(&follower(standby("vaasa", true), None), Rule::FollowerDiverged);
     // Ours claims its timeline before it begins it.
     check(&follower(standby("oulu", true), Some("0.1.0")), Rule::FollowerDiverged);
+}
+
+#[test]
+fn a_restart_waits_for_work_that_ends_in_a_moment_and_is_refused_for_other() {
+    let position = Position::new(1, 100);
+    let serving = Serving::Primary { position, checkpointed: true, forks: None };
+    let mut view = view(Postgres::Running(Running {
+        system: SYSTEM,
+        serving,
+        silent_since: None,
+        version: 150_000,
+        synchrony: Synchrony::default(),
+    }));
+    view.lease = Some(Lease { term: Term(3), asked_at: view.now, timing: view.policy.timing });
+    let mut refused = |job| {
+        view.work.job = Some(RunningJob {
+            job,
+            reason: Reason::from(Rule::LeaderStays),
+            since: view.now,
+            cancelled: false,
+        });
+        super::wishes::refusal(&view, Ask::Restart { timeout: None }).is_some()
+    };
+    assert!(!refused(Job::Synchronize { names: SyncNames::Unmanaged }));
+    assert!(!refused(Job::Checkpoint));
+    assert!(refused(Job::StartStandby { upstream: None }));
 }

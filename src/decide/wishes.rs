@@ -42,7 +42,10 @@ pub(super) fn refusal(view: &View, ask: Ask) -> Option<Refusal> {
 }
 
 fn restart_refusal(view: &View) -> Option<Refusal> {
-    let harmless = |running: &&RunningJob| matches!(running.job, Job::Checkpoint | Job::Follow { .. });
+    // What ends by itself in a moment is no reason to ask again, nor one that an operator would understand.
+    let harmless = |running: &&RunningJob| {
+        matches!(running.job, Job::Checkpoint | Job::Follow { .. } | Job::Synchronize { .. })
+    };
     if let Some(running) = view.work.job.as_ref().filter(|running| !harmless(running)) {
         return Some(Refusal::Busy(running.job.name()));
     }

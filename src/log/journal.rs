@@ -74,9 +74,15 @@ mod tests {
 
     use super::super::{Entry, Output, captured, queue, write_lines};
     use super::*;
-    use crate::config::LogForm;
+    use crate::config::Log;
+    use crate::log::form::Form;
 
     const DIRECTORY: &str = "/run/systemd/journal";
+
+    fn to_the_journal(author: Author) -> Output {
+        let form = Form::of(&Log::default());
+        Output { author, form, journal: true, file: None, file_failed: false, coloured: false }
+    }
 
     fn author() -> Author {
         Author { cluster: "batman".to_owned(), member: "turku".to_owned() }
@@ -202,10 +208,10 @@ mod tests {
             let (queue, lines) = queue(4);
             let sender = queue.sender.clone();
             let dropped = std::sync::Arc::clone(&queue.dropped);
-            let output = Output { author: author(), form: LogForm::Plain, journal: true, coloured: false };
+            let mut output = to_the_journal(author());
             let (done, ended) = sync_channel(1);
             std::thread::spawn(move || {
-                write_lines(&lines, &dropped, &output);
+                write_lines(&lines, &dropped, &mut output);
                 let _ = done.send(());
             });
             // More than the kernel and the queue hold. It comes back from this, or the test is ended by its runner.
@@ -250,11 +256,11 @@ mod tests {
         with_a_journal_of_our_own(|_| {
             let lines = captured(|| info!("{}", "x".repeat(1 << 20)));
             let author = author();
-            let output = Output { author, form: LogForm::Plain, journal: true, coloured: false };
+            let mut output = to_the_journal(author);
             let (sender, entries) = sync_channel(2);
             sender.send(Entry::Line(lines[0].clone())).expect("there is room");
             sender.send(Entry::End).expect("there is room");
-            write_lines(&entries, &AtomicU64::new(0), &output);
+            write_lines(&entries, &AtomicU64::new(0), &mut output);
         });
     }
 }

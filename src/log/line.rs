@@ -3,9 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use jiff::Zoned;
-use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata};
+use tracing::{Event, Metadata};
 
 /// Fields for the journal and for programs, which would only make a line longer for people: the sentence says the same.
 const FOR_PROGRAMS: &[&str] =
@@ -50,37 +49,6 @@ impl Line {
         }
         text
     }
-
-    pub fn plain(&self, author: &Author, coloured: bool) -> String {
-        let level = *self.place.level();
-        let colour = match level {
-            _ if !coloured => None,
-            Level::ERROR => Some("31"),
-            Level::WARN => Some("33"),
-            _ => None,
-        };
-        let level = match colour {
-            Some(code) => format!("\u{1b}[{code}m{level}\u{1b}[0m"),
-            None => level.to_string(),
-        };
-        let at = self.at.strftime("%Y-%m-%d %H:%M:%S%.3f");
-        format!("{at} {level} {}: {}\n", author.member, self.message())
-    }
-
-    pub fn json(&self, author: &Author) -> String {
-        let mut fields = Map::new();
-        for (name, value) in &self.fields {
-            fields.insert((*name).to_owned(), Value::from(value.as_str()));
-        }
-        // The line's own words win over a field that happens to bear the same name.
-        fields.insert("asctime".into(), self.at.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string().into());
-        fields.insert("levelname".into(), python_name(*self.place.level()).into());
-        fields.insert("cluster".into(), author.cluster.as_str().into());
-        fields.insert("member".into(), author.member.as_str().into());
-        fields.insert("module".into(), self.place.target().into());
-        fields.insert("message".into(), self.sentence.as_str().into());
-        format!("{}\n", Value::Object(fields))
-    }
 }
 
 #[expect(
@@ -91,17 +59,8 @@ pub fn now() -> Zoned {
     Zoned::now()
 }
 
-fn python_name(level: Level) -> &'static str {
-    match level {
-        Level::ERROR => "ERROR",
-        Level::WARN => "WARNING",
-        Level::INFO => "INFO",
-        _ => "DEBUG",
-    }
-}
-
 /// One event is one line, and what comes from outside does not move a terminal's cursor.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() { clean.extend(c.escape_default()) } else { clean.push(c) }
@@ -153,55 +112,11 @@ mod tests {
     use tracing::{error, info};
 
     use super::super::captured;
-    use super::*;
-
-    fn author() -> Author {
-        Author { cluster: "batman".to_owned(), member: "turku".to_owned() }
-    }
-
-    fn at_a_known_time(line: &Line) -> Line {
-        Line { at: "2026-11-21T04:50:45.123[UTC]".parse().expect("a time"), ..line.clone() }
-    }
-
-    #[test]
-    fn a_line_reads_as_a_sentence_with_its_fields() {
-        let lines = captured(|| info!(term = 7, why = "no answer", none = "", "leading"));
-        let line = at_a_known_time(&lines[0]);
-        assert_eq!(
-            line.plain(&author(), false),
-            "2026-11-21 04:50:45.123 INFO turku: leading term=7 why=\"no answer\" none=\"\"\n"
-        );
-        assert_eq!(
-            line.json(&author()),
-            "{\"asctime\":\"2026-11-21T04:50:45.123+00:00\",\"cluster\":\"batman\",\"levelname\":\"INFO\",\
-             \"member\":\"turku\",\"message\":\"leading\",\"module\":\"tenure::log::line::tests\",\"none\":\"\",\
-             \"term\":\"7\",\"why\":\"no answer\"}\n"
-        );
-    }
 
     #[test]
     fn what_is_meant_for_programs_does_not_lengthen_the_line_for_people() {
         let lines = captured(|| info!(message_id = "abc", other_member = "oulu", "following oulu"));
         assert_eq!(lines[0].message(), "following oulu");
-        assert!(lines[0].json(&author()).contains("\"message_id\":\"abc\""));
-    }
-
-    #[test]
-    fn nothing_from_outside_breaks_a_line_or_moves_the_cursor() {
-        let lines = captured(|| info!(name = "a\nb", "two\nlines \u{1b}[2J"));
-        let text = lines[0].plain(&author(), false);
-        assert_eq!(text.matches('\n').count(), 1, "{text}");
-        assert!(!text.contains('\u{1b}'));
-    }
-
-    #[test]
-    fn colours_are_for_terminals_and_for_what_is_wrong() {
-        let lines = captured(|| {
-            info!("x");
-            error!("x");
-        });
-        assert!(!lines[0].plain(&author(), true).contains('\u{1b}'));
-        assert!(lines[1].plain(&author(), true).contains("\u{1b}[31mERROR\u{1b}[0m turku: x"));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! Whoever logs never waits: lines go into a bounded queue that one thread empties, and what does not fit is dropped and
 //! counted. A full pipe or a stuck journal must not hold up the loop that renews the lease.
 
+mod file;
+mod form;
 mod journal;
 mod line;
 mod storm;
@@ -25,28 +27,40 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 
 use crate::clock;
-use crate::config::{Level as ConfiguredLevel, Log, LogForm};
+use crate::config::{Level as ConfiguredLevel, Log};
+use file::LogFile;
+use form::Form;
 use line::{Author, Line};
 use storm::Storm;
 
 /// Keeps the log going. Dropping it writes what is still queued, for as long as a second.
 #[derive(Debug)]
 pub struct Logging {
-    filter: reload::Handle<Targets, Registry>,
-    queue: Option<SyncSender<Entry>>,
+    tuner: LogTuner,
     writer: Option<(JoinHandle<()>, Receiver<()>)>,
+}
+
+/// Lets the log take up other settings.
+#[derive(Clone, Debug)]
+pub struct LogTuner {
+    filter: reload::Handle<Targets, Registry>,
+    queue: SyncSender<Entry>,
 }
 
 enum Entry {
     Line(Line),
+    Settings(Box<Log>),
     End,
 }
 
 /// Where lines go and what they look like.
 struct Output {
     author: Author,
-    form: LogForm,
+    form: Form,
     journal: bool,
+    file: Option<LogFile>,
+    /// The last line did not fit into the file.
+    file_failed: bool,
     coloured: bool,
 }
 
@@ -61,10 +75,12 @@ pub struct LogError(String);
 
 /// Start logging for the whole process, in the name of a member of a cluster.
 pub fn start(settings: &Log, cluster: &str, member: &str) -> Result<Logging, LogError> {
-    let output = Output {
+    let mut output = Output {
         author: Author { cluster: cluster.to_owned(), member: member.to_owned() },
-        form: settings.form,
+        form: Form::of(settings),
         journal: journal::holds_stderr(),
+        file: LogFile::wanted(settings),
+        file_failed: false,
         coloured: std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
     };
     let (queue, lines) = queue(settings.max_queue_size);
@@ -73,14 +89,14 @@ pub fn start(settings: &Log, cluster: &str, member: &str) -> Result<Logging, Log
     let writer = std::thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || {
-            write_lines(&lines, &missed, &output);
+            write_lines(&lines, &missed, &mut output);
             let _ = done.send(());
         })
         .map_err(|why| LogError(why.to_string()))?;
     let (filter, handle) = reload::Layer::new(targets(settings));
     let subscriber = Registry::default().with(queue.with_filter(filter));
     tracing::subscriber::set_global_default(subscriber).map_err(|why| LogError(why.to_string()))?;
-    Ok(Logging { filter: handle, queue: Some(sender), writer: Some((writer, ended)) })
+    Ok(Logging { tuner: LogTuner { filter: handle, queue: sender }, writer: Some((writer, ended)) })
 }
 
 fn queue(length: usize) -> (Queue, Receiver<Entry>) {
@@ -89,19 +105,26 @@ fn queue(length: usize) -> (Queue, Receiver<Entry>) {
 }
 
 impl Logging {
-    /// Take up new levels after a reload. The form of the lines and the queue stay as they began.
-    pub fn set_levels(&self, settings: &Log) {
+    pub fn tuner(&self) -> LogTuner {
+        self.tuner.clone()
+    }
+}
+
+impl LogTuner {
+    /// Levels, files and the form of the lines; the queue stays as long as it was. What is already queued is written as before.
+    pub fn take_up(&self, settings: &Log) {
         // It fails only when the subscriber has gone, and then nobody logs.
         let _ = self.filter.reload(targets(settings));
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Entry::Settings(Box::new(settings.clone()))) {
+            tracing::warn!("the log is too busy to take up its settings; reload once more");
+        }
     }
 }
 
 impl Drop for Logging {
     fn drop(&mut self) {
         // The subscriber lives as long as the process and holds the queue open, so the end is sent, not implied.
-        if let Some(queue) = self.queue.take() {
-            let _ = queue.try_send(Entry::End);
-        }
+        let _ = self.tuner.queue.try_send(Entry::End);
         if let Some((writer, ended)) = self.writer.take()
             && ended.recv_timeout(Duration::from_secs(1)).is_ok()
         {
@@ -142,12 +165,13 @@ impl<S: Subscriber> Layer<S> for Queue {
     }
 }
 
-fn write_lines(lines: &Receiver<Entry>, dropped: &AtomicU64, output: &Output) {
+fn write_lines(lines: &Receiver<Entry>, dropped: &AtomicU64, output: &mut Output) {
     let mut storm = Storm::default();
     loop {
         let patience = if storm.is_quiet() { Duration::from_mins(1) } else { Duration::from_secs(1) };
         match lines.recv_timeout(patience) {
             Ok(Entry::Line(line)) if storm.admits(&line, clock::now()) => output.write(&line),
+            Ok(Entry::Settings(settings)) => output.take_up(&settings),
             Ok(Entry::Line(_)) | Err(RecvTimeoutError::Timeout) => {}
             Ok(Entry::End) | Err(RecvTimeoutError::Disconnected) => {
                 storm.end().iter().for_each(|line| output.write(line));
@@ -169,14 +193,31 @@ fn write_lines(lines: &Receiver<Entry>, dropped: &AtomicU64, output: &Output) {
 }
 
 impl Output {
-    fn write(&self, line: &Line) {
-        if self.journal && journal::send(line, &self.author).is_ok() {
+    fn take_up(&mut self, settings: &Log) {
+        self.form = Form::of(settings);
+        self.file = LogFile::wanted(settings);
+        self.file_failed = false;
+    }
+
+    fn write(&mut self, line: &Line) {
+        let journaled = self.journal && journal::send(line, &self.author).is_ok();
+        if journaled && self.file.is_none() {
             return;
         }
-        let text = match self.form {
-            LogForm::Plain => line.plain(&self.author, self.coloured),
-            LogForm::Json => line.json(&self.author),
-        };
+        let text = self.form.written(line, &self.author, self.coloured && self.file.is_none());
+        if let Some(file) = &mut self.file {
+            let failed = file.write(&text).err();
+            // Said when it begins, elsewhere: a full disk does not get fuller by it.
+            if let Some(why) = &failed
+                && !self.file_failed
+            {
+                let _ = writeln!(std::io::stderr().lock(), "write the log file: {why}");
+            }
+            self.file_failed = failed.is_some();
+        }
+        if journaled || self.file.is_some() && !self.file_failed {
+            return;
+        }
         // Nobody is left to tell if stderr is gone.
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
@@ -211,7 +252,7 @@ pub(crate) fn captured(work: impl FnOnce()) -> Vec<Line> {
     tracing::subscriber::with_default(Registry::default().with(queue), work);
     let lines = lines.try_iter().filter_map(|entry| match entry {
         Entry::Line(line) => Some(line),
-        Entry::End => None,
+        Entry::Settings(_) | Entry::End => None,
     });
     lines.collect()
 }
@@ -221,6 +262,7 @@ mod tests {
     use tracing::info;
 
     use super::*;
+    use crate::config::LogForm;
 
     #[test]
     fn a_full_queue_drops_and_counts_and_never_waits() {
@@ -258,8 +300,28 @@ mod tests {
         sender.send(Entry::End).expect("there is room");
         sender.send(Entry::End).expect("there is room");
         let author = Author { cluster: "c".to_owned(), member: "m".to_owned() };
-        let output = Output { author, form: LogForm::Plain, journal: false, coloured: false };
-        write_lines(&lines, &AtomicU64::new(0), &output);
+        let dir = tempfile::tempdir().expect("a directory");
+        let settings = Log {
+            dir: Some(dir.path().to_owned()),
+            form: LogForm::Json,
+            static_fields: [("site".to_owned(), "north".to_owned())].into(),
+            ..Log::default()
+        };
+        let mut output = Output {
+            author,
+            form: Form::of(&settings),
+            journal: false,
+            file: LogFile::wanted(&settings),
+            file_failed: false,
+            coloured: true,
+        };
+        write_lines(&lines, &AtomicU64::new(0), &mut output);
+        let text = std::fs::read_to_string(dir.path().join("patroni.log")).expect("it was written");
+        let lines_written: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(lines_written.len(), 2);
+        assert!(lines_written.iter().all(|line| line["site"] == "north"));
+        assert_eq!(lines_written[1]["message"], "two");
         assert!(matches!(lines.try_recv(), Ok(Entry::End)), "the end stops the writer");
         assert!(lines.try_recv().is_err());
     }

@@ -12,7 +12,7 @@ use super::control::{ControlFile, has, read_control_data};
 use super::details::{self, Details};
 use super::history::read_forks;
 use super::parameters::pending_restart;
-use super::process::{PidFile, PidFileStatus, Postmaster, family_of, running_postmaster};
+use super::process::{Leftovers, PidFile, PidFileStatus, Postmaster, left_behind, running_postmaster};
 use super::programs::{Programs, data_major};
 use super::reached::standby_timeline;
 use super::settings::InstanceSettings;
@@ -33,9 +33,9 @@ pub struct Observation {
     pub facts: Facts,
     pub slots: Vec<SlotRow>,
     pub postmaster: Option<Postmaster>,
-    /// How many servers a dead postmaster has left behind. Each can still acknowledge a commit: as long as there are
-    /// any, nothing here is stopped, whatever else it looks like, and `kill_completely` is what ends them.
-    pub orphans: usize,
+    /// What runs without a postmaster. Each orphan can still acknowledge a commit: as long as there are any, nothing here is
+    /// stopped, whatever else it looks like, and `end_leftovers` is what ends them.
+    pub leftovers: Leftovers,
     /// Why something is not known.
     pub complaint: Option<String>,
 }
@@ -68,7 +68,7 @@ struct Files {
     unfinished: Option<Unfinished>,
     empty: Result<bool, String>,
     postmaster: Option<(Postmaster, PidFile)>,
-    orphans: usize,
+    leftovers: Leftovers,
     standby_signal: bool,
     /// `synchronous_standby_names` is ours.
     managed: bool,
@@ -90,8 +90,11 @@ impl Observer {
         let Some(files) = self.look_at_files(settings, patience).await else {
             return self.behind_a_hung_disk(settings, now, patience);
         };
-        let mut seen =
-            Observation { facts: facts_of(settings), orphans: files.orphans, ..Observation::default() };
+        let mut seen = Observation {
+            facts: facts_of(settings),
+            leftovers: files.leftovers.clone(),
+            ..Observation::default()
+        };
         if let Some(work) = files.unfinished {
             self.forget();
             seen.postgres = Postgres::Unfinished { work };
@@ -319,12 +322,12 @@ impl Files {
     fn read(settings: &InstanceSettings) -> Files {
         let data_dir = &settings.data_dir;
         let postmaster = running_postmaster(data_dir);
-        let orphans = if postmaster.is_none() { family_of(data_dir).len() } else { 0 };
+        let leftovers = if postmaster.is_none() { left_behind(data_dir) } else { Leftovers::default() };
         Files {
             unfinished: marked(settings),
             empty: is_empty(data_dir).map_err(|error| format!("read {}: {error}", data_dir.display())),
             postmaster,
-            orphans,
+            leftovers,
             standby_signal: has(data_dir, "standby.signal"),
             managed: synchronous::is_managed(settings),
             major: data_major(data_dir),

@@ -76,15 +76,41 @@ pub fn parse_pid_file(text: &str) -> Option<PidFile> {
 /// The postmaster itself is among them.
 pub(super) fn family_of(data_dir: &Path) -> BTreeSet<Postmaster> {
     let all = all_processes();
-    let mut family: BTreeSet<i32> = (all.iter())
-        .filter(|(_, stat)| !stat.ended())
-        .map(|(pid, _)| *pid)
-        .filter(|pid| {
-            works_in(*pid).is_some_and(|directory| same_place(&directory, data_dir)) && is_server(*pid)
-        })
-        .collect();
+    let mut family = servers_in(data_dir, &all);
     family.extend(running_postmaster(data_dir).map(|(postmaster, _)| postmaster.pid));
-    // Shells of archive_command and the like work where they want; parentage finds them.
+    with_descendants(family, &all)
+}
+
+/// What runs on a data directory that has no postmaster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Servers that a dead postmaster has left behind, and whatever they have started.
+    pub orphans: BTreeSet<Postmaster>,
+    /// Servers that have not taken the name of a child of a postmaster: one that is about to become a postmaster itself, or to
+    /// serve a single user, does not stand in `postmaster.pid` at first.
+    pub emerging: BTreeSet<Postmaster>,
+}
+
+pub(super) fn left_behind(data_dir: &Path) -> Leftovers {
+    let all = all_processes();
+    let (orphans, emerging): (BTreeSet<i32>, BTreeSet<i32>) =
+        servers_in(data_dir, &all).into_iter().partition(|pid| is_child_by_name(*pid));
+    let (orphans, emerging) = (with_descendants(orphans, &all), with_descendants(emerging, &all));
+    match running_postmaster(data_dir) {
+        // It has emerged meanwhile, and all of them may be its children.
+        Some(_) => Leftovers { orphans: BTreeSet::new(), emerging: &orphans | &emerging },
+        None => Leftovers { orphans, emerging },
+    }
+}
+
+fn servers_in(data_dir: &Path, all: &BTreeMap<i32, Stat>) -> BTreeSet<i32> {
+    let works_there = |pid: i32| works_in(pid).is_some_and(|directory| same_place(&directory, data_dir));
+    let alive = all.iter().filter(|(_, stat)| !stat.ended()).map(|(pid, _)| *pid);
+    alive.filter(|pid| works_there(*pid) && is_server(*pid)).collect()
+}
+
+/// Shells of archive_command and the like work where they want; parentage finds them.
+fn with_descendants(mut family: BTreeSet<i32>, all: &BTreeMap<i32, Stat>) -> BTreeSet<Postmaster> {
     loop {
         let children: Vec<i32> = (all.iter())
             .filter(|(pid, stat)| family.contains(&stat.parent) && !family.contains(pid) && !stat.ended())
@@ -103,21 +129,8 @@ pub(super) fn family_of(data_dir: &Path) -> BTreeSet<Postmaster> {
 
 /// Whoever descends from a process now. Those whose parents have died are nobody's any more.
 pub(super) fn descendants_of(pid: i32) -> Vec<Postmaster> {
-    let all = all_processes();
-    let mut family = BTreeSet::from([pid]);
-    loop {
-        let before = family.len();
-        let children = all.iter().filter(|(_, stat)| family.contains(&stat.parent)).map(|(pid, _)| *pid);
-        family.extend(children.collect::<Vec<_>>());
-        if family.len() == before {
-            break;
-        }
-    }
-    family.remove(&pid);
-    family
-        .iter()
-        .filter_map(|pid| Some(Postmaster { pid: *pid, start_ticks: all.get(pid)?.start_ticks }))
-        .collect()
+    let family = with_descendants(BTreeSet::from([pid]), &all_processes());
+    family.into_iter().filter(|one| one.pid != pid).collect()
 }
 
 impl Postmaster {
@@ -268,15 +281,33 @@ fn same_place(directory: &Path, data_dir: &Path) -> bool {
 
 /// An upgrade of the package leaves ` (deleted)` behind the name of the program that still runs.
 fn is_server(pid: i32) -> bool {
-    let program = match fs::read_link(format!("/proc/{pid}/exe")) {
+    let program = match program_of(pid) {
         Ok(program) => program,
-        // On its way out it has no program any more, and still holds its sockets.
-        Err(error) => return error.kind() == io::ErrorKind::NotFound,
+        // It still holds its sockets.
+        Err(error) => return is_on_its_way_out(&error),
     };
     let name = program.file_name().and_then(|name| name.to_str());
     name.is_some_and(|name| {
         ["postgres", "postmaster", "edb-postgres"].contains(&name.trim_end_matches(" (deleted)"))
     })
+}
+
+/// Children of a postmaster call themselves `postgres: …` before they serve anybody. Whoever is on its way out has no name any more;
+/// whoever has only just become a PostgreSQL has none yet, but a program.
+fn is_child_by_name(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|name| {
+        name.starts_with(b"postgres: ")
+            || name.is_empty() && program_of(pid).is_err_and(|error| is_on_its_way_out(&error))
+    })
+}
+
+fn program_of(pid: i32) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/exe"))
+}
+
+/// A process that ends gives up its memory first, and its program with it.
+fn is_on_its_way_out(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }
 
 fn ticks_per_second() -> u64 {
@@ -291,6 +322,7 @@ fn ticks_per_second() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt;
     use std::process::Command;
 
     use super::*;
@@ -324,6 +356,57 @@ mod tests {
         assert!(read_stat(pid).is_some(), "not reaped yet");
         assert!(!Postmaster { pid, start_ticks: 0 }.lives());
         child.wait().expect("reaped");
+    }
+
+    #[test]
+    fn a_server_that_is_about_to_become_a_postmaster_is_no_orphan() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data_dir = directory.path().canonicalize().expect("a path");
+        let program = data_dir.join("postgres");
+        fs::copy("/bin/sleep", &program).expect("a program of that name");
+        let server = |name: &str| {
+            let mut command = Command::new(&program);
+            command.arg0(name).arg("600").current_dir(&data_dir).spawn().expect("a child")
+        };
+        let pids = |those: &BTreeSet<Postmaster>| those.iter().map(|one| one.pid).collect::<Vec<_>>();
+        let own = |child: &std::process::Child| i32::try_from(child.id()).expect("a pid");
+        let mut children = [server("postgres: walwriter"), server("/usr/lib/postgresql/15/bin/postgres")];
+        // The kernel lets us go on as soon as a child has its program; its name comes a moment later.
+        for child in &children {
+            let name = format!("/proc/{}/cmdline", own(child));
+            while fs::read(&name).expect("alive").is_empty() {
+                std::thread::yield_now();
+            }
+        }
+        let left = left_behind(&data_dir);
+        assert_eq!(
+            (pids(&left.orphans), pids(&left.emerging)),
+            (vec![own(&children[0])], vec![own(&children[1])])
+        );
+        for child in &mut children {
+            child.kill().expect("killed");
+            child.wait().expect("reaped");
+        }
+        assert_eq!(left_behind(&data_dir), Leftovers::default());
+    }
+
+    #[test]
+    fn a_server_that_has_no_name_yet_is_no_orphan() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let program = directory.path().join("postgres");
+        fs::copy("/bin/sleep", &program).expect("a program of that name");
+        for _ in 0..200 {
+            let mut child = Command::new(&program).arg("600").spawn().expect("a child");
+            let pid = i32::try_from(child.id()).expect("a pid");
+            let name = format!("/proc/{pid}/cmdline");
+            let mut taken_for_a_child = false;
+            while fs::read(&name).expect("alive").is_empty() {
+                taken_for_a_child |= is_child_by_name(pid);
+            }
+            child.kill().expect("killed");
+            child.wait().expect("reaped");
+            assert!(!taken_for_a_child);
+        }
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Stopping PostgreSQL: in good order, at once, or by killing everything that belongs to it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -88,6 +89,22 @@ pub async fn kill_completely(settings: &InstanceSettings, patience: Span) -> Res
         "kill PostgreSQL",
         format!("processes {} do not go within {patience}", left.join(", ")),
     ))
+}
+
+/// Ends what nobody looks after any more, and nobody else: a new postmaster may be on its way up beside it.
+pub async fn end_leftovers(those: &BTreeSet<Postmaster>, patience: Span) -> Result<(), Error> {
+    for one in those {
+        // Whether it has gone is looked at below, whatever this says.
+        let _ = one.signal(Signal::SIGKILL);
+    }
+    let those: Vec<Postmaster> = those.iter().copied().collect();
+    if timeout(patience.as_duration(), until_gone(&those)).await.is_ok() {
+        return Ok(());
+    }
+    let left =
+        those.iter().filter(|one| one.lives()).map(|one| one.pid.to_string()).collect::<Vec<_>>().join(", ");
+    let why = format!("processes {left} do not go within {patience}");
+    Err(Error::failed("end what a dead postmaster has left behind", why))
 }
 
 async fn kill_all(data_dir: &Path) {

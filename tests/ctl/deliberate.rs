@@ -76,7 +76,7 @@ pub const DELIBERATE: &[Difference] = &[
     Difference {
         states: &["synchronous by quorum"],
         members: &["first"],
-        asked: &["GET /patroni*"],
+        asked: &["GET *"],
         lines: &[
             "- replication[second].sync_state = \"sync\"",
             "+ replication[second].sync_state = \"quorum\"",

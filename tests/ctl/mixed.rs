@@ -86,6 +86,19 @@ impl Mixed<'_> {
         writer
     }
 
+    async fn founded_by_patroni(&mut self) {
+        self.start(THEIRS);
+        wait_for("Patroni to make the cluster", async || {
+            (self.lab.nodes[THEIRS].http_status("/primary") == Some(200)).then_some(())
+        })
+        .await;
+        self.start(OURS);
+        self.start(FOLLOWER);
+        self.leads(THEIRS).await;
+        self.everybody_has_a_slot(THEIRS).await;
+        self.lab.create_ledger(THEIRS).await;
+    }
+
     /// From the other one that may lead.
     async fn hand_to(&self, to: usize) {
         let wish = json!({"leader": self.name(OURS + THEIRS - to), "candidate": self.name(to)}).to_string();
@@ -142,16 +155,7 @@ impl Mixed<'_> {
 #[test]
 fn a_mixed_cluster_switches_over_both_ways_whoever_is_asked() {
     in_mixed_lab(async |mixed| {
-        mixed.start(THEIRS);
-        wait_for("Patroni to make the cluster", async || {
-            (mixed.lab.nodes[THEIRS].http_status("/primary") == Some(200)).then_some(())
-        })
-        .await;
-        mixed.start(OURS);
-        mixed.start(FOLLOWER);
-        mixed.leads(THEIRS).await;
-        mixed.everybody_has_a_slot(THEIRS).await;
-        mixed.lab.create_ledger(THEIRS).await;
+        mixed.founded_by_patroni().await;
         let writer = mixed.lab.write_anywhere();
         mixed.lab.more_rows(20).await;
 
@@ -314,15 +318,7 @@ fn kill_postmaster(mixed: &Mixed, node: usize) {
 #[test]
 fn in_a_mixed_cluster_either_kind_leads_on_without_the_store_by_the_others_consent() {
     in_mixed_lab(async |mixed| {
-        mixed.start(THEIRS);
-        wait_for("Patroni to make the cluster", async || {
-            (mixed.lab.nodes[THEIRS].http_status("/primary") == Some(200)).then_some(())
-        })
-        .await;
-        mixed.start(OURS);
-        mixed.start(FOLLOWER);
-        mixed.leads(THEIRS).await;
-        mixed.lab.create_ledger(THEIRS).await;
+        mixed.founded_by_patroni().await;
         let said = ours(mixed.lab, &["edit-config", "-s", "failsafe_mode=true", "--force"], "");
         assert_eq!(said.code, 0, "{said:#?}");
         let writer = mixed.lab.write_anywhere();

@@ -134,17 +134,22 @@ fn what_is_not_there_yet_is_refused_or_warned_about_by_name() {
          hint: without it the cluster would not do what this file says; remove it if that is right",
     );
     refused(
+        "log: {format: [message]}\n",
+        "error: node1.yml:10:7: log.format: a list of fields is for lines of JSON\n\
+         hint: set log.type to json, or write the form as text",
+    );
+    refused(
         "watchdog: {device: watchdog1}\n",
         "error: node1.yml:10:12: watchdog.device: \"watchdog1\" is not an absolute path of at most 255 bytes",
     );
-    let loaded = good(&format!(
-        "{GOOD}ttl: 30\ntags: {{nosync: true, rack: r7, nostream: false}}\nlog: {{dir: /l}}\n"
-    ));
+    let good_with_users = GOOD.replace("{dcs: {ttl: 10}}", "{dcs: {ttl: 10}, users: {a: {}}}");
+    let loaded =
+        good(&format!("{good_with_users}ttl: 30\ntags: {{nosync: true, rack: r7, nostream: false}}\n"));
     warned(
         &loaded,
         &[
+            "node1.yml:5:36: bootstrap.users: has no effect in this version yet (gone from Patroni since 4.0)",
             "node1.yml:10:1: ttl: has no effect here: it is the same for the whole cluster",
-            "node1.yml:12:12: log.dir: has no effect in this version yet (directory for log files)",
         ],
     );
     assert_eq!(loaded.config.tags.0.get("rack"), Some(&json!("r7")));
@@ -393,7 +398,8 @@ fn every_setting_of_the_table_reaches_its_type_or_says_why_not() {
          proxy_address: a:1\n  pg_hba: [x]\n  pg_ident: [x]\n  use_pg_rewind: true\n  pg_ctl_timeout: 1\n  \
          remove_data_directory_on_rewind_failure: true\n  remove_data_directory_on_diverged_timelines: true\n  {CUSTOMS}\n\
          ctl: {{cacert: a, certfile: a, keyfile: a, keyfile_password: a, authentication: {{username: a, password: b}}}}\n\
-         tenure: {{state_dir: /s, guardian: /g}}\n"
+         tenure: {{state_dir: /s, guardian: /g}}\n\
+         log: {{format: '%(message)s', dateformat: '%H', dir: /l, mode: 0640}}\n"
     );
     let text = text.replace("{dcs: {ttl: 10}}", MADE);
     let text = text.replace(
