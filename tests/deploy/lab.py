@@ -21,15 +21,15 @@ def run(*command, check=True, **options):
     return done.stdout
 
 
-def wait_for(what, condition, seconds=90):
-    """Asks until it is so; the answer is returned."""
+def wait_for(what, condition, seconds=90, otherwise=lambda: ""):
+    """Asks until it is so; the answer is returned. `otherwise` tells more about what was seen instead."""
     until = time.monotonic() + seconds
     while True:
         answer = condition()
         if answer:
             return answer
         if time.monotonic() > until:
-            raise TimeoutError(f"waited {seconds} s for {what}")
+            raise TimeoutError(f"waited {seconds} s for {what} {otherwise()}".rstrip())
         time.sleep(0.2)
 
 

@@ -5,13 +5,16 @@ import tempfile
 import time
 import traceback
 
-from lab import wait_for
+import psycopg
+
+from lab import HUB, NETWORK, wait_for
 from site_under_test import PACKAGES, Site
 
 THREE = ["db1", "db2", "db3"]
 EVERYTHING = {"etcd_cluster": THREE, "postgres_cluster": THREE, "balancers": THREE}
 # Nothing acknowledged may be missing then, whatever fails.
 SYNCHRONOUS = {"tenure_synchronous_mode": "on"}
+FLOATING = f"{NETWORK}100"
 REPORT = []
 
 
@@ -140,7 +143,8 @@ def nodes(ground):
         site.play("add_node", node="db3")
         site.healthy()
         assert [site.lab.ssh(host, "sha256sum /etc/tenure/*.yml") for host in ("db1", "db2")] == untouched
-        wait_for("the balancer to know the new member", lambda: site.statistics("db1").get(("replicas", "db3")) == "UP")
+        wait_for("the balancer to send readers to the new member", lambda: site.statistics("db1").get(("replicas", "db3"), "").startswith("UP"),
+                 otherwise=lambda: site.told_by_balancer("db1"))
         site.play("remove_node", node="db3")
         site.groups["postgres_cluster"] = ["db1", "db2"]
         site.write_inventory()
@@ -169,6 +173,86 @@ def drills(ground):
             assert site.lab.ssh(host, f"cat /var/lib/postgresql/{site.major}/main/PG_VERSION").strip() == site.major
             left = site.lab.ssh(host, "pgrep -l 'tenure|postgres|etcd|haproxy' || true").strip()
             assert not left, f"{host}: {left}"
+
+
+def around(ground):
+    """What may stand around a cluster: backups, an address that moves, a pooler, monitoring, a firewall; and back to a point in time."""
+    groups = {"etcd_cluster": ["store"], "postgres_cluster": ["db1", "db2"], "balancers": ["db1", "db2"], "backup": ["store"], "monitoring": ["store"]}
+    password = "secret-of-the-tests"
+    settings = {
+        "tenure_superuser_password": password, "keepalived_address": f"{FLOATING}/24", "keepalived_interface": "eth0", "monitoring_enabled": True,
+        "pgbouncer_enabled": True, "pgbouncer_users": {"postgres": password}, "firewall_enabled": True, "firewall_clients": [f"{HUB}/32"],
+    }
+    with Site(ground, ["db1", "db2", "store"], groups, settings) as site:
+        site.play("site")
+        site.healthy()
+        site.unchanged("site")
+
+        ask = "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:9090/api/v1/query?query={}\").read().decode())'"
+        for question in ("patroni_postgres_running", "pg_up"):
+            wait_for(f"Prometheus to know {question} of both members",
+                     lambda question=question: site.lab.ssh("store", ask.format(question), check=False).count(',"1"]') == 2)
+        reached = [(host, port) for host, port in (("db1", 5432), ("db2", 8008), ("store", 2379), ("store", 2380), ("store", 8432)) if site.open_from_here(host, port)]
+        assert not reached, f"open for everybody: {reached}"
+        with psycopg.connect(f"host={site.lab.address('db2')} port=6432 user=postgres dbname=postgres sslmode=require", password=password) as pooled:
+            assert pooled.execute("select pg_is_in_recovery()").fetchone() == (False,)
+
+        writer = site.writer(password=password, hosts=[FLOATING])
+        holder = wait_for("somebody to have the address", lambda: floating(site))
+        moment = time.monotonic()
+        site.lab.ssh(holder, "systemctl stop haproxy")
+        wait_for("the other balancer to have the address", lambda: floating(site) not in (None, holder))
+        since = time.monotonic()
+        wait_for("the writer to go on", lambda: writer.moments[-1] > since)
+        note(f"a balancer stops: the writer waited {writer.gap_since(moment):.1f} s at most")
+        site.lab.ssh(holder, "systemctl start haproxy")
+
+        said = site.play("backup", type="diff")[1]
+        assert "diff backup: " in said, said
+        leader = site.healthy()
+        site.sql(leader, "create table precious as select generate_series(1, 1000) as row")
+        before = site.sql(leader, "select clock_timestamp()")
+        since = time.monotonic()
+        wait_for("a commit after the moment", lambda: writer.moments[-1] > since)
+        site.sql(leader, "drop table precious")
+        close(writer)
+        said = site.play("restore", target=before, fails=True)[1]
+        assert "say -e restore=main" in said, said
+        site.play("restore", restore="main", target=before)
+        leader = site.healthy()
+        for host in groups["postgres_cluster"]:
+            wait_for("the table to be back", lambda host=host: site.sql(host, "select count(*) from precious") == "1000")
+        site.unchanged("site")
+        # The archive goes on behind the new timeline.
+        site.play("backup", type="full")
+        site.play("remove", remove="main")
+        assert "main" in site.lab.ssh("store", "ls /var/lib/pgbackrest/backup"), "the repository stays"
+
+
+def zookeeper(ground):
+    """The same on ZooKeeper: the site, twice; a switchover, and the loss of the primary's machine with a member of the store."""
+    groups = {"zookeeper_cluster": THREE, "postgres_cluster": THREE, "balancers": THREE}
+    with Site(ground, THREE, groups, SYNCHRONOUS) as site:
+        site.play("site")
+        leader = site.healthy()
+        site.unchanged("site")
+        writer = site.writer()
+        moment = time.monotonic()
+        site.play("switchover")
+        leader = another_leads(site, writer, leader, "a switchover", moment)
+        moment = time.monotonic()
+        site.lab.machines[leader].power_off()
+        another_leads(site, writer, leader, "power-off of the primary's machine, with a member of ZooKeeper", moment)
+        site.lab.machines[leader].power_on()
+        site.lab.until_reached(leader)
+        site.healthy()
+        close(writer)
+
+
+def floating(site):
+    """Who has the address that moves, if exactly one has it."""
+    holders = [host for host in site.on("balancers") if FLOATING in site.lab.ssh(host, "ip -o -4 address show dev eth0")]
+    return holders[0] if len(holders) == 1 else None
 
 
 PATRONI = """
@@ -224,7 +308,7 @@ def patroni(site, host):
     return site.lab.ssh(host, f"python3 -c 'import urllib.request as u; print(u.urlopen(\"http://{site.lab.address(host)}:8008/patroni\").read().decode())'", check=False)
 
 
-PARTS = {part.__name__: part for part in [base, settings, nodes, drills, migration]}
+PARTS = {part.__name__: part for part in [base, settings, nodes, drills, around, zookeeper, migration]}
 
 
 def main():

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -149,10 +150,10 @@ class Site:
 
         return wait_for(f"a healthy cluster of {', '.join(names)}", well, seconds)
 
-    def writer(self, name="writer", port=5000, password=None):
+    def writer(self, name="writer", port=5000, password=None, hosts=None):
         """Started, and known to write."""
-        balancers = [self.lab.address(host) for host in self.on("balancers")]
-        writer = Writer(name, balancers, port, password or self.secret("superuser")).start()
+        hosts = hosts or [self.lab.address(host) for host in self.on("balancers")]
+        writer = Writer(name, hosts, port, password or self.secret("superuser")).start()
         wait_for("the writer to write", writer.goes_on)
         return writer
 
@@ -162,6 +163,19 @@ class Site:
                             "s.sendall(b'show stat\\n'); print(b''.join(iter(lambda: s.recv(65536), b'')).decode())\nTEXT")
         rows = [line.split(",") for line in said.splitlines() if line and not line.startswith("#")]
         return {(row[0], row[1]): row[17] for row in rows if len(row) > 17}
+
+    def told_by_balancer(self, host):
+        """What HAProxy says of each server, with the answers of the checks, and what the members say themselves."""
+        rows = [f"{service} {server}: {status}" for (service, server), status in self.statistics(host).items()]
+        return "; ".join(rows) + "\n" + self.lab.ssh(host, "cat /etc/haproxy/haproxy.cfg | grep -v auth; tenurectl list; journalctl -u haproxy -n 30 --no-pager", check=False)
+
+    def open_from_here(self, host, port):
+        """Whether a client outside of the cluster gets a connection."""
+        try:
+            socket.create_connection((self.lab.address(host), port), timeout=3).close()
+            return True
+        except OSError:
+            return False
 
     def tell_all(self):
         for host, machine in self.lab.machines.items():

@@ -19,7 +19,7 @@ options:
     type: str
     required: true
   names:
-    description: Names of the machine.
+    description: Names of the machine. C(DNS:) before an address makes a name of it.
     type: list
     elements: str
     default: []
@@ -32,6 +32,10 @@ options:
     description: Whom key and certificate belong to.
     type: str
     required: true
+  group_reads:
+    description: Whether the owner's group may read the key.
+    type: bool
+    default: false
   renew_days:
     description: With fewer days left a new one is wanted.
     type: int
@@ -114,7 +118,7 @@ def install(module, paths):
     owner = pwd.getpwnam(module.params["owner"])
     with open(paths["next"]) as file:
         key = file.read()
-    put(paths["key"], key, 0o600, owner)
+    put(paths["key"], key, 0o640 if module.params["group_reads"] else 0o600, owner)
     put(paths["pem"], module.params["certificate"], 0o644, owner)
     os.unlink(paths["next"])
     module.exit_json(changed=True)
@@ -122,11 +126,14 @@ def install(module, paths):
 
 def spelled(listed):
     """A name as openssl lists it, spelled as we ask for it."""
-    return kind(listed.partition(":")[2])
+    sort, colon, name = listed.partition(":")
+    return kind(name) if sort == "IP Address" else listed
 
 
 def kind(address):
     """As openssl wants to be told."""
+    if address.startswith("DNS:"):
+        return address
     try:
         return "IP:{0}".format(ipaddress.ip_address(address))
     except ValueError:
@@ -141,6 +148,7 @@ def main():
             names=dict(type="list", elements="str", default=[]),
             addresses=dict(type="list", elements="str", default=[]),
             owner=dict(type="str", required=True),
+            group_reads=dict(type="bool", default=False),
             renew_days=dict(type="int", default=30),
             renew=dict(type="bool", default=False),
             certificate=dict(type="str"),
