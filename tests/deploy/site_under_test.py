@@ -30,7 +30,7 @@ class Site:
         self.inventory = self.ground / "inventory"
         self.inventory.mkdir()
         self.write_inventory()
-        shutil.copytree(HERE / "ansible", self.ground / "collection", ignore=shutil.ignore_patterns("secrets"))
+        shutil.copytree(HERE / "ansible", self.ground / "collection", symlinks=True, ignore=shutil.ignore_patterns(".secrets"))
         run(TOOLS / "ansible-galaxy", "collection", "install", self.ground / "collection", "-p", self.ground / "collections", env=self.environment())
         self.plays = 0
 
