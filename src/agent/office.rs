@@ -358,7 +358,7 @@ impl Office {
                 copying: facts.copying.map(|copying| copying.to_string()),
                 ..publish::member_record(view, &self.desk.identity)
             },
-            record_stands: cluster.members.contains_key(&view.me),
+            standing: cluster.members.get(&view.me).cloned(),
             status: publish::status_with_slots(view, cluster, &self.desk.sight.borrow().slots),
             history: publish::history(view, cluster, wall_clock()),
             failsafe: publish::failsafe(view, cluster),

@@ -23,8 +23,8 @@ pub struct Publication {
     /// Only a leader publishes status and history.
     pub term: Option<Term>,
     pub record: MemberRecord,
-    /// Our record is in the last snapshot.
-    pub record_stands: bool,
+    /// Our record as the last snapshot has it.
+    pub standing: Option<MemberRecord>,
     pub status: Option<Status>,
     pub history: Option<Vec<HistoryLine>>,
     /// Who takes part in failsafe mode, if that is news.
@@ -77,12 +77,14 @@ async fn write(
 ) -> Result<(), StoreError> {
     let now = clock::now();
     let due = |at: Moment| publication.positions_every <= now.since(at);
-    let record_is_news = match &written.record {
-        Some((session, record)) if *session == publication.session && publication.record_stands => {
+    let record_is_news = match (&written.record, &publication.standing) {
+        (Some((session, record)), Some(standing)) if *session == publication.session => {
+            // An earlier write, given up because its answer was late, may have arrived after the last one.
+            let overtaken = differs_in_substance(standing, &publication.record);
             differs_in_substance(record, &publication.record)
-                || (*record != publication.record && due(written.record_at))
+                || ((*record != publication.record || overtaken) && due(written.record_at))
         }
-        Some(_) | None => true,
+        (Some(_) | None, Some(_) | None) => true,
     };
     if let (Some(history), Some(term)) = (&publication.history, publication.term) {
         store.put_history(me, term, history, deadline).await?;

@@ -13,11 +13,11 @@ use super::config_files::{Recovery, append_hba, configure};
 use super::control::{has, read_control_data};
 use super::error::{Error, Trying};
 use super::files::{remove_durably, write_durably};
-use super::process::running_postmaster;
+use super::process::{PidFileStatus, running_postmaster};
 use super::programs::Programs;
 use super::settings::{CustomMethod, InstanceSettings, Login};
 use super::sql::{Session, Target, connect, quoted_name, quoted_text};
-use super::start::launch;
+use super::start::{last_words, launch};
 use super::stop::{Stopped, stop_orderly};
 use crate::model::Span;
 
@@ -55,9 +55,8 @@ pub(super) async fn furnish(
         None => {}
     }
     let deadline = Instant::now() + patience.as_duration();
-    let started = launch(settings, programs, &options, patience).await?;
-    if !started.accepting {
-        return Err(Error::out_of_time("start the new cluster", patience));
+    if !launch(settings, programs, &options, patience).await?.accepting {
+        until_accepting(settings, deadline, patience).await?;
     }
     let target = private.target(settings);
     let session = connect("connect to the new cluster", &target, patience).await?;
@@ -107,6 +106,24 @@ fn prepare_recovery(
         options.insert("hot_standby".to_owned(), "off".to_owned());
     }
     Ok(())
+}
+
+/// A server that lets nobody in before its recovery has ended is up for pg_ctl when that begins.
+async fn until_accepting(
+    settings: &InstanceSettings,
+    deadline: Instant,
+    patience: Span,
+) -> Result<(), Error> {
+    let what = "recover the data of the new cluster";
+    loop {
+        match running_postmaster(&settings.data_dir) {
+            Some((_, file)) if file.status == PidFileStatus::Ready => return Ok(()),
+            Some(_) if deadline < Instant::now() => return Err(Error::out_of_time(what, patience)),
+            // It can only be looked at again.
+            Some(_) => sleep(Span::from_ms(100).as_duration()).await,
+            None => return Err(Error::failed(what, last_words(settings))),
+        }
+    }
 }
 
 /// A server that waits at its target is told to go on: whoever makes a cluster wants it to end there.

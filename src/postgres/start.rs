@@ -242,7 +242,7 @@ fn begin_log(settings: &InstanceSettings) -> Result<(), Error> {
 }
 
 /// The end of what PostgreSQL itself has said, on stderr or in the files of its own collector.
-fn last_words(settings: &InstanceSettings) -> String {
+pub(super) fn last_words(settings: &InstanceSettings) -> String {
     let mut said = tail_of(&settings.log_file, 8192).unwrap_or_default();
     let collected = fs::read_to_string(settings.data_dir.join("current_logfiles")).unwrap_or_default();
     let files = collected.lines().filter_map(|line| line.strip_prefix("stderr "));

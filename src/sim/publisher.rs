@@ -18,11 +18,13 @@ impl World {
         let mut calls = Vec::new();
         if !agent.written.record_under_way {
             let record = publish::member_record(view, &agent.identity);
+            let standing = view.cluster().and_then(|cluster| cluster.members.get(&view.me));
+            let overtaken = standing.is_some_and(|standing| publish::differs_in_substance(standing, &record));
             let due = match &agent.written.record {
                 Some((in_session, old, at)) => {
                     *in_session != session.id
                         || publish::differs_in_substance(old, &record)
-                        || (*old != record && RECORD_EVERY <= now.since(*at))
+                        || ((*old != record || overtaken) && RECORD_EVERY <= now.since(*at))
                 }
                 None => true,
             };

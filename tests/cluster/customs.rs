@@ -155,17 +155,42 @@ fn switch_over(lab: &Lab, from: usize, to: usize) {
     lab.nodes[from].request("POST", "/switchover", &wish.to_string());
 }
 
+/// An archive that keeps what came after the backup to itself for a while.
+const FETCH: &str = r#"
+if [ "$1" = 000000010000000000000003 ]; then
+    until [ -e "$DIR/answers" ]; do sleep 0.05; done
+fi
+cp "$DIR/archive/$1" "$2"
+"#;
+
 #[test]
 fn a_cluster_is_made_from_a_backup_up_to_a_point_in_time() {
+    make_from_a_backup("");
+}
+
+#[test]
+fn a_cluster_is_made_from_a_backup_whose_recovery_ends_by_itself() {
+    make_from_a_backup("      recovery_target_action: promote\n");
+}
+
+fn make_from_a_backup(more: &str) {
     in_lab(&Setup { nodes: 2, ..Setup::default() }, async |lab| {
-        configure(
-            lab,
+        let bootstrap = format!(
             "  method: backup\n  backup:\n    command: sh $DIR/restore.sh\n    speed: 7\n    recovery_conf:\n      \
-             restore_command: cp $DIR/archive/%f %p\n      recovery_target_name: here\n",
-            "",
-            &[("restore.sh", RESTORE)],
+             restore_command: sh $DIR/fetch.sh %f %p\n      recovery_target_name: here\n{more}"
         );
+        configure(lab, &bootstrap, "", &[("restore.sh", RESTORE), ("fetch.sh", FETCH)]);
         lab.start_everybody();
+        // With a recovery that ends by itself pg_ctl says that PostgreSQL is up as soon as it has begun to recover.
+        wait_for("a recovery under way", async || {
+            let recovers = |dir: &Path| {
+                let lines = lines(&dir.join("data/postmaster.pid"));
+                lines.last().is_some_and(|line| ["standby", "ready"].contains(&line.trim()))
+            };
+            let maker = lab.nodes.iter().find(|node| recovers(&node.dir))?;
+            fs::write(maker.dir.join("answers"), "").ok()
+        })
+        .await;
         let leader = lab.healthy().await;
         let restored = lines(&lab.nodes[leader].dir.join("restored"));
         assert!(

@@ -207,6 +207,35 @@ fn what_is_written_is_read_back() {
     assert_eq!(cluster.failsafe, members);
 }
 
+/// Otherwise its own record would look to a member as if somebody had overwritten it.
+#[test]
+fn a_record_is_read_back_whole() {
+    let written = MemberRecord {
+        conn_url: "postgres://a:5432/postgres".to_owned(),
+        api_url: "http://a:8008/patroni".to_owned(),
+        state: MemberState::Running,
+        role: MemberRole::Replica,
+        version: "1.0".to_owned(),
+        proxy_url: Some("postgres://p/".to_owned()),
+        checkpoint_after_promote: Some(false),
+        tags: Tags([("weight".to_owned(), 1.5.into()), ("clonefrom".to_owned(), true.into())].into()),
+        pending_restart: Some(true),
+        pending_restart_reason: Some(json!({"max_connections": {"old_value": "100", "new_value": "120"}})),
+        xlog_location: Some(Lsn(25)),
+        replay_lsn: Some(Lsn(24)),
+        receive_lsn: Some(Lsn(25)),
+        replication_state: Some("streaming".to_owned()),
+        timeline: Some(Timeline(2)),
+        scheduled_restart: Some(json!({"schedule": "2100-01-01T10:00:00+00:00"})),
+        pause: Some(true),
+        watchdog: Some("off".to_owned()),
+        copying: Some("1 of 2".to_owned()),
+        tenure: Some("1.0".to_owned()),
+    };
+    let (cluster, oddities) = cluster(&place(), &[entry("members/a", format::member(&written))]);
+    assert_eq!((cluster.members.get(&name("a")), oddities), (Some(&written), vec![]));
+}
+
 #[test]
 fn an_oddity_is_reported_once_per_version() {
     let mut reported = Reported::default();
