@@ -93,10 +93,6 @@ pub fn check(asked: Kind, body: &Map<String, Value>, look: Look, today: Timestam
     if leader.is_some() && leader == candidate {
         return Err(Answer::sentence(400, "Switchover target and source are the same"));
     }
-    if look.paused() {
-        let sentence = "nobody is promoted in maintenance mode; resume the cluster first";
-        return Err(Answer::sentence(503, sentence));
-    }
     let Some(cluster) = look.cluster() else {
         return Err(Answer::sentence(503, "the store has not answered yet"));
     };
@@ -291,13 +287,6 @@ mod tests {
                 json!({"leader": "oulu"}),
                 400,
                 "Switchover is possible only to a specific candidate in a paused state",
-            ),
-            (
-                Failover,
-                &paused,
-                json!({"candidate": "turku"}),
-                503,
-                "nobody is promoted in maintenance mode; resume the cluster first",
             ),
             (
                 Switchover,

@@ -4,7 +4,7 @@ use super::fault::{self, Fault};
 use super::fitness::has_hung;
 use super::handover::Successor;
 use super::{
-    Choice, consent, fitness, handover, may_try_again, shows_our_term, sync, until_demotion, wishes,
+    Choice, consent, fitness, handover, may_try_again, race, shows_our_term, sync, until_demotion, wishes,
 };
 use crate::model::{
     Cluster, Control, Errand, Fitness, Guardian, Job, Lease, Position, Postgres, Reason, Rule, Running,
@@ -119,14 +119,21 @@ fn starting(view: &View, cluster: &Cluster, lease: &Lease) -> Choice {
     }
 }
 
-fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) -> Choice {
+pub(super) fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) -> Choice {
     if view.cut_off() || !shows_our_term(view, cluster, lease) {
         return Choice::wait(Rule::LeaderAwaitsSnapshot);
     }
     let failures = view.memory.failures.promotions;
     if !may_try_again(view, failures) {
         return if PROMOTIONS_MAX <= failures {
-            Choice::store(Rule::LeaderGivesUp, Errand::ReleaseLease { term: lease.term })
+            // As long as it is named everybody else leaves the lease to it.
+            let named = (cluster.failover.as_ref()).filter(|_| race::named(cluster) == Some(&view.me));
+            match named {
+                Some(request) => {
+                    Choice::store(Rule::SwitchoverFails, Errand::ClearFailover { version: request.version })
+                }
+                None => Choice::store(Rule::LeaderGivesUp, Errand::ReleaseLease { term: lease.term }),
+            }
         } else {
             Choice::wait(Rule::LeaderPromotes)
         };
@@ -138,7 +145,7 @@ fn standby(view: &View, cluster: &Cluster, lease: &Lease, timeline: Timeline) ->
         Some(claim) if claim.value.by == view.me && timeline < claim.value.timeline => {
             if let Some(choice) = asks_hook(view, lease) {
                 choice
-            } else if view.is_guarded(lease.term) || fault::active(Fault::LeadsUnguarded) {
+            } else if may_write(view, lease) {
                 let names = sync::names_to_begin_with(view, cluster);
                 Choice::run(
                     Rule::LeaderPromotes,
@@ -164,7 +171,7 @@ fn asks_hook(view: &View, lease: &Lease) -> Option<Choice> {
     Some(Choice::run(Rule::LeaderRunsHook, Job::PrePromote { term: lease.term }))
 }
 
-fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> Choice {
+pub(super) fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> Choice {
     if view.cut_off() || !shows_our_term(view, cluster, lease) {
         return Choice::wait(Rule::LeaderAwaitsSnapshot);
     }
@@ -187,7 +194,7 @@ fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> 
     if !control.was_primary() || !newest {
         return Choice::run(Rule::LeaderStartsStandby, Job::StartStandby { upstream: None });
     }
-    if !view.is_guarded(lease.term) && !fault::active(Fault::LeadsUnguarded) {
+    if !may_write(view, lease) {
         return unguarded(view, lease);
     }
     if let Some(choice) = sync::before_writing(view, cluster, lease) {
@@ -195,6 +202,11 @@ fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &Control) -> 
     }
     let names = sync::names_to_begin_with(view, cluster);
     Choice::run(Rule::LeaderRestarts, Job::StartPrimary { term: lease.term, names })
+}
+
+/// In maintenance mode no guardian stands by any primary.
+fn may_write(view: &View, lease: &Lease) -> bool {
+    view.is_guarded(lease.term) || view.policy.pause || fault::active(Fault::LeadsUnguarded)
 }
 
 /// A stopped PostgreSQL that cannot do its work here: somebody who is fit leads instead. `None` where it is to be started.

@@ -18,9 +18,10 @@ pub use super::events::*;
 use super::fault::{self, Fault};
 use super::{decide, is_to_be_guarded};
 use crate::model::{
-    Consent, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName, Memory, Moment,
-    Outcome, PeerAnswer, PeerRound, Plan, Policy, Postgres, Reason, Rule, RunningJob, SentSync, Serving,
-    Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
+    Cluster, Consent, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName,
+    MemberRole, Memory, Moment, Outcome, PeerAnswer, PeerRound, Plan, Policy, Postgres, Reason, Rule,
+    RunningJob, SentSync, Serving, Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog,
+    Work,
 };
 
 /// An errand that failed is not repeated at once.
@@ -128,6 +129,7 @@ impl Mind {
         self.view.now = now;
         let mut commands = Vec::new();
         self.advance_wish();
+        self.view.memory.stepped_down &= !self.is_succeeded();
         let mut plan = decide(&self.view);
         let mut upon = self.news(&plan);
         if let Step::AskPeers(questions) = &plan.step {
@@ -163,6 +165,19 @@ impl Mind {
         };
         self.offer();
         Turn { plan, upon, commands, lease }
+    }
+
+    /// Somebody leads in place of the one that has stepped down, or it leads again itself.
+    fn is_succeeded(&self) -> bool {
+        let running = self.view.postgres.running().map(|running| &running.serving);
+        match running {
+            Some(Serving::Primary { .. }) => true,
+            Some(Serving::Standby { .. }) => {
+                let record = self.view.cluster().and_then(Cluster::leader_record);
+                record.is_some_and(|record| record.role == MemberRole::Primary)
+            }
+            None => false,
+        }
     }
 
     fn news(&self, plan: &Plan) -> Option<Box<View>> {
@@ -346,6 +361,7 @@ impl Mind {
             // From here on the key may go at any moment, even if no answer ever comes.
             self.view.lease = None;
             self.view.memory.released = Some(term);
+            self.view.memory.stepped_down = self.view.memory.handover.is_some();
             self.calls.extend(self.told.after_giving_up(&self.view));
         }
         if let Errand::WriteSync { term, state, version } = &errand {

@@ -1,9 +1,18 @@
-//! Maintenance mode: nothing is started, stopped or promoted by itself. What an operator asks for is done, and a primary that
-//! runs takes an office that is vacant: after the store was away for longer than a lease, after a move to another store, or
-//! when an operator has promoted it by hand. Clients are led by the lease: a leader that an operator has stopped gives it back.
+//! Maintenance mode: nothing is started, stopped or promoted by itself. What an operator asks for is done: a restart, a switchover
+//! to somebody named. A primary that runs takes an office that is vacant: after the store was away for longer than a lease, after a
+//! move to another store, or when an operator has promoted it by hand. Clients are led by the lease: a leader that an operator
+//! has stopped gives it back.
 
-use super::{Choice, own_key, sync, take_lease, wishes};
-use crate::model::{Cluster, Errand, Leader, Postgres, Rule, Timeline, Versioned, View};
+use super::{
+    Choice, following, handover, leading, own_key, race, shows_our_term, sync, take_lease, topology, wishes,
+};
+use crate::model::{
+    Cluster, Descent, Errand, Initialize, Job, Leader, Lease, Postgres, Reason, Rule, Running, Serving,
+    Timeline, Versioned, View,
+};
+
+/// From this version on PostgreSQL turns to another upstream without a restart.
+const FOLLOWS_BY_RELOAD: u32 = 130_000;
 
 pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     if let Some(choice) = wishes::paused(view, cluster) {
@@ -12,27 +21,16 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     if let Some(leader) = half_released(view, cluster) {
         return own_key(view, leader);
     }
-    if let Some(lease) = view.lease_in_force()
-        && is_down(&view.postgres)
-    {
-        return Choice::store(Rule::PausedReleases, Errand::ReleaseLease { term: lease.term });
+    if let Some(lease) = view.lease_in_force() {
+        return leading(view, cluster, lease);
     }
-    if let Some(choice) = refuses(view, cluster) {
+    if let Some(choice) = takes_part(view, cluster) {
         return choice;
     }
     match vacant_office(view, cluster) {
         Some(timeline) => Choice::store(Rule::PrimaryTakesLease, take_lease(cluster, timeline)),
-        None => synchronous(view, cluster).unwrap_or(Choice::wait(Rule::Paused)),
+        None => turns(view, cluster).unwrap_or(Choice::wait(Rule::Paused)),
     }
-}
-
-/// A switchover that is asked for now is not to happen at some later time, when the maintenance ends.
-fn refuses(view: &View, cluster: &Cluster) -> Option<Choice> {
-    let Versioned { value: request, version } = cluster.failover.as_ref()?;
-    let meant_now = !request.is_empty() && request.scheduled_at.is_none();
-    let leads = view.lease_in_force().is_some() && view.postgres.is_primary() && !view.cut_off();
-    (meant_now && leads)
-        .then(|| Choice::store(Rule::SwitchoverPaused, Errand::ClearFailover { version: *version }))
 }
 
 /// The lease was given back, and the store may not have heard of it.
@@ -41,20 +39,81 @@ fn half_released<'a>(view: &View, cluster: &'a Cluster) -> Option<&'a Leader> {
     (leader.name == view.me && view.memory.released == Some(leader.term)).then_some(leader)
 }
 
-fn is_down(postgres: &Postgres) -> bool {
-    match postgres {
+fn leading(view: &View, cluster: &Cluster, lease: &Lease) -> Choice {
+    let release = || Choice::store(Rule::PausedReleases, Errand::ReleaseLease { term: lease.term });
+    let current = !view.cut_off() && shows_our_term(view, cluster, lease);
+    let asked = asked_to_take_part(view, cluster);
+    match &view.postgres {
+        Postgres::Running(running) => match &running.serving {
+            Serving::Primary { .. } if current => primary(view, cluster, lease, running),
+            Serving::Standby { timeline, .. } if asked => leading::standby(view, cluster, lease, *timeline),
+            Serving::Standby { .. } if view.policy.follows.is_none() => release(),
+            Serving::Primary { .. } | Serving::Standby { .. } => Choice::wait(Rule::Paused),
+        },
+        // It was stopped for a switchover, and comes up again if nothing comes of that.
+        Postgres::Stopped { control } if view.memory.handover.is_some() && current => {
+            leading::stopped(view, cluster, lease, control)
+        }
+        Postgres::Stopped { .. } if view.memory.handover.is_some() => {
+            Choice::wait(Rule::LeaderAwaitsSnapshot)
+        }
         Postgres::Stopped { .. }
         | Postgres::Empty
         | Postgres::Unfinished { .. }
-        | Postgres::Unusable { .. } => true,
-        Postgres::Running(_) | Postgres::Starting { .. } | Postgres::Unobserved => false,
+        | Postgres::Unusable { .. } => release(),
+        Postgres::Starting { .. } | Postgres::Unobserved => Choice::wait(Rule::Paused),
     }
 }
 
-/// Commits may be waiting for a standby that has gone.
-fn synchronous(view: &View, cluster: &Cluster) -> Option<Choice> {
-    let running = view.postgres.running().filter(|running| running.is_primary())?;
-    sync::keep(view, cluster, view.lease_in_force()?, running)
+fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running) -> Choice {
+    requested(view, cluster, running)
+        // Commits may be waiting for a standby that has gone.
+        .or_else(|| sync::keep(view, cluster, lease, running))
+        .unwrap_or(Choice::wait(Rule::Paused))
+}
+
+/// A switchover to somebody named, now. Whatever else is asked for is not to come true at some later time, when the
+/// maintenance ends.
+fn requested(view: &View, cluster: &Cluster, running: &Running) -> Option<Choice> {
+    let Versioned { value: request, version } = cluster.failover.as_ref()?;
+    if request.is_empty() || request.scheduled_at.is_some() {
+        return None;
+    }
+    if request.candidate.is_none() {
+        return Some(Choice::store(Rule::SwitchoverPaused, Errand::ClearFailover { version: *version }));
+    }
+    let answers = running.silent_since.is_none();
+    handover::requested(view, cluster, running).filter(|_| answers)
+}
+
+/// The two whom a switchover concerns: who is named, and who has stepped down for it.
+fn asked_to_take_part(view: &View, cluster: &Cluster) -> bool {
+    view.memory.stepped_down || race::named(cluster) == Some(&view.me)
+}
+
+fn takes_part(view: &View, cluster: &Cluster) -> Option<Choice> {
+    if view.postgres.may_accept_writes() || view.cut_off() || !asked_to_take_part(view, cluster) {
+        return None;
+    }
+    match (&cluster.leader, cluster.initialize) {
+        (Some(leader), _) if leader.name == view.me => Some(own_key(view, leader)),
+        // Whoever is named has not led yet; nothing of its own is to be mended.
+        (Some(leader), _) => view.memory.stepped_down.then(|| following::choose(view, cluster, leader)),
+        (None, Initialize::Done(_)) => Some(race::choose(view, cluster)),
+        (None, Initialize::Absent | Initialize::Running | Initialize::Unrecognized) => None,
+    }
+}
+
+/// A standby that runs follows the leader, whoever made it one, as far as that needs no restart.
+fn turns(view: &View, cluster: &Cluster) -> Option<Choice> {
+    let leader = cluster.leader_name().filter(|leader| **leader != view.me && !view.cut_off())?;
+    let running = view.postgres.running().filter(|running| FOLLOWS_BY_RELOAD <= running.version)?;
+    let Serving::Standby { upstream, .. } = &running.serving else { return None };
+    let fits = cluster.lineage()?.descent_of(running.position()?) != Descent::Diverged;
+    let source = topology::source(view, cluster, leader);
+    let elsewhere = source.address.is_some() && source.address != *upstream;
+    let reason = Reason { rule: source.turns, member: source.member.cloned() };
+    (fits && elsewhere).then(|| Choice::run(reason, Job::Follow { upstream: source.address.clone() }))
 }
 
 /// The timeline on which this member's primary may lead. One that others have gone beyond may not.

@@ -149,15 +149,21 @@ const CATALOG: &[Explanation] = &[
     ),
     rule(
         Rule::SwitchoverPaused,
-        "Somebody has asked for a switchover or a failover, past this member's REST API, while the cluster is in maintenance \
-         mode. Nobody is promoted then, and the request must not be carried out when the maintenance ends.",
-        "`tenurectl resume`, and ask again.",
+        "Somebody has asked for a switchover past this member's REST API, without saying to whom, while the cluster is in \
+         maintenance mode. Then only a candidate that is named is promoted.",
+        "Ask again with a candidate, or `tenurectl resume` first.",
     ),
     rule(
         Rule::SwitchoverImpossible,
         "No member can take over: none answers, or none is close enough, healthy and allowed to lead. The request is \
          cleared and this member leads on.",
         "`tenurectl list` shows the members, their lag and their tags. Ask again when one of them can.",
+    ),
+    rule(
+        Rule::SwitchoverFails,
+        "An operator wants this member to lead. It has the lease, and PostgreSQL failed to be promoted several times. The request \
+         is cleared, and the lease given back: as long as this member is named the others leave it alone.",
+        "Look into PostgreSQL's own log here. Somebody else leads meanwhile.",
     ),
     rule(
         Rule::SwitchoverAbandoned,

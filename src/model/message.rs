@@ -93,6 +93,7 @@ const WARNINGS: &[Rule] = &[
     Rule::LeaderHasNoClaim,
     Rule::SwitchoverPaused,
     Rule::SwitchoverImpossible,
+    Rule::SwitchoverFails,
     Rule::SwitchoverAbandoned,
     Rule::LeaseRanOut,
     Rule::LeaseLost,

@@ -100,10 +100,11 @@ rules! {
     DiskFullHandsOver = "disk_full_hands_over": "the disk is full; handing over to {member}, which has room" ["a0f152fe74f24f37a458afaea768b98d"],
     SwitchoverAsks = "switchover_asks": "asked to switch over; asking the members who can take over",
     SwitchoverImpossible = "switchover_impossible": "asked to switch over, but no member can take over; clearing the request" ["1da0619a7553466ebe735ebadbd79682"],
-    SwitchoverPaused = "switchover_paused": "asked to switch over in maintenance mode; clearing the request" ["192cf5973c354e5d8c5d7fd67a297476"],
+    SwitchoverPaused = "switchover_paused": "asked to switch over in maintenance mode, to nobody in particular; clearing the request" ["192cf5973c354e5d8c5d7fd67a297476"],
     SwitchoverStops = "switchover_stops": "switching over to {member}; stopping PostgreSQL in good order" ["0d48070182f947dbbffa561922826c08"],
     SwitchoverConfirms = "switchover_confirms": "switching over; waiting until a candidate has the last record",
     SwitchoverReleases = "switchover_releases": "switching over to {member}, which has every record; giving the lease back" ["4da7e2ba2825472490a050f6d6388e23"],
+    SwitchoverFails = "switchover_fails": "asked to take over, and PostgreSQL cannot be promoted here; clearing the request" ["85c162b024c04452b09aab2fc88ef838"],
     SwitchoverAbandoned = "switchover_abandoned": "no candidate received the last record in time; leading on" ["b51e900cc22a459db3dd41ec95dc652e"],
 
     SwitchoverFallsDue = "switchover_falls_due": "the time of the scheduled switchover has come; asking everybody for it now" ["b89aa0a087c74987ab2da464e9048964"],

@@ -152,6 +152,9 @@ pub struct Memory {
     /// Everybody who took part when a leader was last seen, with the REST address: the dead leader's record goes away
     /// together with its key, and must still be asked.
     pub electorate: BTreeMap<MemberName, String>,
+    /// This member has given the lease back for a switchover, and nobody has been promoted since.
+    #[serde(default)]
+    pub stepped_down: bool,
     /// Whom this leader has told the store to let lead, as long as no snapshot shows it.
     #[serde(default)]
     pub offered: BTreeMap<MemberName, String>,

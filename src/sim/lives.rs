@@ -297,6 +297,7 @@ const UNSEEN: &[(Rule, &str)] = &[
     (Rule::BootstrapBlocked, "nobody writes nonsense into the store"),
     (Rule::AdoptionWaits, "the data of a standby without a cluster; small views"),
     (Rule::Paused, "by the settings only"),
+    (Rule::SwitchoverFails, "story switchover_promotion_fails"),
     (Rule::SwitchoverPaused, "story paused_switchover"),
     (Rule::PausedReleases, "story paused_stopped_by_hand"),
     (Rule::SwitchoverFallsDue, "story switchover_scheduled"),

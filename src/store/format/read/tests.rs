@@ -1,9 +1,10 @@
 //! What others have written is read leniently, and never makes us panic.
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
-use crate::model::{MemberRole, MemberState, SessionId};
+use crate::model::{MemberRole, MemberState, SessionId, Tags};
 use crate::store::format;
 
 const BASE: &str = "/service/batman/";
