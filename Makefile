@@ -51,7 +51,7 @@ soak: setup ## as root, on real processes: random kills with synchronous replica
 
 bench: setup ## as root: what faults cost under Tenure and under Patroni, hours of it; ARGS="--repetitions 1 --fault host", --help lists all
 	@[ -e .tools/patroni ] || scripts/fetch-patroni
-	$(CARGO) bench --locked --bench failover -- $(ARGS)
+	RUSTFLAGS="$$(scripts/rustflags)" scripts/own-memory cargo bench --locked --bench failover -- $(ARGS)
 
 check: ## format, lints and the quick tests, without installing anything
 	cargo fmt --check

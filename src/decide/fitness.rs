@@ -3,7 +3,7 @@
 use crate::model::{Fitness, Moment, Running, Span, View};
 
 /// A write that takes longer than this is no reason to leave, but one not to come.
-const DOUBTFUL: Span = Span::from_ms(1_500);
+pub(super) const DOUBTFUL: Span = Span::from_ms(1_500);
 
 pub(super) fn fitness(view: &View) -> Fitness {
     fitness_at(view, view.now)

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::fitness::DOUBTFUL;
 use super::{consent, decide, fitness_told, handover, loss, publish, race};
 use crate::model::{
     Claim, Consent, Contact, Errand, FailoverRequest, FenceOrder, Guardian, Job, Leader, Lease, Loss,
-    MemberName, Moment, Obstacle, PeerAnswer, PeerRound, PeerStatus, Plan, Reason, Running, SentSync,
-    SessionId, Span, Step, Takeover, Term, Timing, Versioned, View, Watchdog,
+    MemberName, Moment, Obstacle, PeerAnswer, PeerRound, PeerStatus, Plan, Postgres, Reason, Running,
+    SentSync, SessionId, Span, Step, Takeover, Term, Timing, Versioned, View, Watchdog,
 };
 
 /// Decisions that are looked at, one look after the other, until somebody takes the lease.
@@ -122,7 +123,7 @@ impl Live {
             let lost = Some(name) == gone;
             (
                 name.clone(),
-                if lost { PeerAnswer::Silent } else { PeerAnswer::Stands(stands(view, view.now + waited)) },
+                if lost { PeerAnswer::Silent } else { PeerAnswer::Stands(stands(&later(view, waited))) },
             )
         });
         let silent = self.silent.iter().map(|name| (name.clone(), PeerAnswer::Silent));
@@ -130,15 +131,29 @@ impl Live {
     }
 }
 
+/// The same member after a while. What had only just begun when it told its view, such as a write to its disk, has ended; what is
+/// slow already goes on being slow.
+fn later(view: &View, after: Span) -> View {
+    let mut view = view.clone();
+    let begun = |since: Moment| view.now.since(since) < DOUBTFUL;
+    view.disk.unwritten_since = view.disk.unwritten_since.filter(|since| !begun(*since));
+    if let Postgres::Running(running) = &mut view.postgres {
+        running.silent_since = running.silent_since.filter(|since| !begun(*since));
+    }
+    view.now = view.now + after;
+    view.looked_at = view.now;
+    view
+}
+
 /// What a member would answer to `GET /patroni`.
-fn stands(view: &View, now: Moment) -> PeerStatus {
+fn stands(view: &View) -> PeerStatus {
     PeerStatus {
         role: publish::member_role(view),
         state: publish::member_state(view),
         position: view.postgres.running().and_then(Running::position),
         tags: view.tags.clone(),
         watchdog_failed: view.guardian == Guardian::Absent || view.lacks_watchdog(),
-        fitness: fitness_told(view, now),
+        fitness: fitness_told(view, view.now),
         stale: false,
         unreplayed: view.postgres.running().map_or(0, Running::unreplayed),
         free_bytes: view.disk.free_bytes,
@@ -182,9 +197,7 @@ fn race_after(live: &Live, leader: &MemberName, after: Span) -> BTreeMap<MemberN
     let others = live.views.iter().filter(|(name, _)| *name != leader);
     let decided = others.map(|(name, view)| {
         let ended_at = view.now + view.policy.timing.ttl.min(after);
-        let mut view = view.clone();
-        view.now = view.now + after;
-        view.looked_at = view.now;
+        let mut view = later(view, after);
         if let Some(cluster) = &mut view.store.cluster {
             cluster.leader = None;
             cluster.members.remove(leader);
@@ -327,10 +340,9 @@ pub fn store_lost(live: &Live) -> Result<WithoutStore, Unforeseen> {
 
 /// The store is silent, and has been for so long.
 fn cut_off(view: &View, after: Span) -> View {
-    let mut view = view.clone();
-    view.store.contact = Contact::Silent { since: view.now };
-    view.now = view.now + after;
-    view.looked_at = view.now;
+    let silent_since = view.now;
+    let mut view = later(view, after);
+    view.store.contact = Contact::Silent { since: silent_since };
     view
 }
 

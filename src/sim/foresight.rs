@@ -6,7 +6,7 @@ use super::story::run;
 use super::world::World;
 use super::{MS, Time};
 use crate::decide::foresight::{Foreseen, Live, primary_lost, store_lost, switchover};
-use crate::model::{Loss, MemberName, Obstacle, Rule, Span, View};
+use crate::model::{Loss, MemberName, Obstacle, Postgres, Rule, Span, View};
 
 /// Turku leads in all of them.
 const STATES: &[&str] = &[
@@ -108,6 +108,27 @@ fn who_is_foreseen_to_take_over_does_so_in_the_time_that_was_said() {
         assert!(!promised_nothing || world.lost() == 0, "nothing was to be lost\n{}", told());
     }
     assert!(3 <= nobody, "{nobody} states in which nobody takes over");
+}
+
+#[test]
+fn what_has_only_just_begun_is_not_taken_for_slow() {
+    for state in ["healthy", "failsafe mode\nhealthy\nwait 12"] {
+        let as_it_is = live(&run(state).0);
+        let mut busy = as_it_is.clone();
+        for view in busy.views.values_mut() {
+            view.disk.unwritten_since = Some(view.now);
+            if let Postgres::Running(running) = &mut view.postgres {
+                running.silent_since = Some(view.now);
+            }
+        }
+        assert_eq!(primary_lost(&busy), primary_lost(&as_it_is), "{state:?}");
+        assert_eq!(store_lost(&busy), store_lost(&as_it_is), "{state:?}");
+
+        let mut slow = busy;
+        slow.views.values_mut().for_each(|view| view.now = view.now + Span::from_secs(2));
+        let foreseen = primary_lost(&slow).expect("a leader in the store");
+        assert!(foreseen.takes.is_empty(), "{state:?}: {foreseen:#?}");
+    }
 }
 
 #[test]
