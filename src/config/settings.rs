@@ -325,7 +325,7 @@ pub const DYNAMIC: &[&[Setting]] = &[&[
     row("primary_start_timeout", Kind::Seconds { from: 0 }, "300", "seconds that a leader may try to start PostgreSQL"),
     row("master_start_timeout", Kind::Seconds { from: 0 }, "300", "older name of primary_start_timeout"),
     row("check_timeline", FLAG, "false", "only members on the latest timeline may lead"),
-    row("pause", FLAG, "false", "maintenance mode: nothing is started, stopped or promoted"),
+    row("pause", FLAG, "false", "maintenance mode: nothing is started, stopped or promoted by itself"),
     row("max_timelines_history", Kind::Number { from: 0, to: i64::MAX }, "0", "lines of /history to keep; 0 keeps all"),
     row("primary_stop_timeout", Kind::Seconds { from: 0 }, "0", "seconds that a synchronous primary may take to stop"),
     row("master_stop_timeout", Kind::Seconds { from: 0 }, "0", "older name of primary_stop_timeout"),

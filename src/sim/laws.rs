@@ -200,6 +200,10 @@ impl World {
         if agent.reason.as_ref().is_none_or(|reason| reason.rule != Rule::SwitchoverReleases) {
             return;
         }
+        // What a standby cluster has is the other cluster's to complete.
+        if agent.mind.view().policy.follows.is_some() {
+            return;
+        }
         let complete = |other: &Host| {
             other.pg.data.as_ref().is_some_and(|copy| copy.common_with(data) == data.wal.len())
         };

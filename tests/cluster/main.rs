@@ -15,7 +15,7 @@ mod zookeeper;
 
 use nix::sys::signal::Signal;
 
-use support::lab::{Lab, Setup, in_lab};
+use support::lab::{Lab, Node, Setup, in_lab};
 use support::majors::bin_dirs;
 use support::wait_for;
 use tenure::clock;
@@ -253,21 +253,37 @@ fn a_switchover_goes_there_and_back_without_loss() {
         lab.more_rows(50).await;
         let second = others(first)[0];
         for (from, to) in [(first, second), (second, first)] {
-            let wish = serde_json::json!({"leader": lab.nodes[from].name, "candidate": lab.nodes[to].name});
-            let (status, text) =
-                lab.nodes[from].request("POST", "/switchover", &wish.to_string()).expect("an answer");
-            assert_eq!(
-                (status, text),
-                (200, format!("Successfully switched over to \"{}\"", lab.nodes[to].name))
-            );
-            assert_eq!(lab.healthy().await, to);
+            switches_over(lab, from, to).await;
             says_what_it_lost(lab, to, "lost: 0: the former leader stopped in good order").await;
-            lab.more_rows(50).await;
         }
+        // In maintenance mode nothing happens by itself, and an operator may still say who is to lead.
+        maintenance(lab, true).await;
+        switches_over(lab, first, second).await;
+        maintenance(lab, false).await;
+        switches_over(lab, second, first).await;
         drop(writer);
         assert_eq!(lab.missing_rows(first).await, 0);
         lab.ledger.check_one_history_at_a_time();
     });
+}
+
+async fn switches_over(lab: &Lab, from: usize, to: usize) {
+    let wish = serde_json::json!({"leader": lab.nodes[from].name, "candidate": lab.nodes[to].name});
+    let said = lab.nodes[from].request("POST", "/switchover", &wish.to_string()).expect("an answer");
+    assert_eq!(said, (200, format!("Successfully switched over to \"{}\"", lab.nodes[to].name)));
+    assert_eq!(lab.healthy().await, to);
+    lab.more_rows(50).await;
+}
+
+async fn maintenance(lab: &Lab, on: bool) {
+    let wish = serde_json::json!({"pause": on.then_some(true)}).to_string();
+    let (status, text) = lab.nodes[0].request("PATCH", "/config", &wish).expect("an answer");
+    assert_eq!(status, 200, "{text}");
+    wait_for("everybody to know of the maintenance mode", async || {
+        let knows = |node: &Node| node.status().is_some_and(|status| (status["pause"] == true) == on);
+        lab.nodes.iter().all(knows).then_some(())
+    })
+    .await;
 }
 
 #[test]
