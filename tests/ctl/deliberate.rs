@@ -100,18 +100,13 @@ pub const DELIBERATE: &[Difference] = &[
         why: "it takes up every setting when it is started",
     },
     Difference {
-        states: &["paused, nobody runs"],
-        members: &["first"],
-        asked: &["GET *"],
-        lines: &[
-            "- role = \"primary\"",
-            "+ role = \"demoted\"",
-            "- metric patroni_primary = 1",
-            "+ metric patroni_primary = 0",
-        ],
-        patroni: "a leader whose PostgreSQL was stopped has given the key back and goes on calling itself primary",
-        tenure: "it calls itself demoted",
-        why: "who counts primaries counts those that run",
+        states: &["the store is down", "paused, the store is down"],
+        members: &[],
+        asked: &["GET /cluster", "GET /history", "GET /config"],
+        lines: &["- no answer", "+ code 200", "+ content-type: application/json", "+ *"],
+        patroni: "the connection is closed without an answer after `retry_timeout`",
+        tenure: "what was last known, at once; `/cluster` says since when nothing newer is (`tenure.store_silent_ms`)",
+        why: "whoever watches the cluster needs it most when the store is down",
     },
 ];
 

@@ -74,6 +74,8 @@ async fn compare(lab: &mut Lab, patronis: &mut Vec<Patroni>) {
     paused(lab, &mut comparison).await;
 
     starting(lab, &mut comparison).await;
+
+    store_down(lab, &mut comparison).await;
     comparison.judge();
 }
 
@@ -274,6 +276,32 @@ async fn starting(lab: &Lab, comparison: &mut Comparison) {
     fs::remove_file(&hold).expect("it is there");
     in_order_again(lab).await;
     patch(lab, r#"{"postgresql": {"recovery_conf": null}}"#);
+}
+
+async fn store_down(lab: &mut Lab, comparison: &mut Comparison) {
+    lab.store_servers[0].kill();
+    until(lab, FIRST, "/patroni", "a leader that has let go", |status| {
+        status["role"] == "replica" && status["state"] == "running" && status["cluster_unlocked"] == true
+    })
+    .await;
+    for member in [SECOND, FAR] {
+        until(lab, member, "/patroni", "a store that is missed", |status| status["cluster_unlocked"] == true)
+            .await;
+    }
+    comparison.look(lab, "the store is down", &[FIRST, SECOND, FAR], &questions()).await;
+    lab.store_servers[0].start();
+    in_order_again(lab).await;
+    comparison.look(lab, "the store is back", &[FIRST, SECOND, FAR], &questions()).await;
+    patch(lab, r#"{"pause": true}"#);
+    for member in [FIRST, SECOND] {
+        until(lab, member, "/patroni", "maintenance", |status| status["pause"] == true).await;
+    }
+    lab.store_servers[0].kill();
+    for member in [FIRST, SECOND] {
+        until(lab, member, "/patroni", "a store that is missed", |status| status["cluster_unlocked"] == true)
+            .await;
+    }
+    comparison.look(lab, "paused, the store is down", &[FIRST, SECOND], &questions()).await;
 }
 
 /// The founder leads, its replica and the cluster that follows stream.
