@@ -90,6 +90,7 @@ async fn a_standby_is_promoted_over_a_gap_and_everybody_finds_back() {
             Serving::Standby { timeline, received, replayed, upstream, .. } => {
                 assert_eq!((timeline, upstream.as_ref()), (Timeline(1), Some(turku.address())));
                 assert!(received.is_some() && replayed.is_some());
+                assert!(received <= oulu.look().await.facts.upstream_end, "told by its upstream");
             }
             primary @ Serving::Primary { .. } => panic!("{primary:?}"),
         }

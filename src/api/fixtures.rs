@@ -185,6 +185,10 @@ pub fn be_silent(standing: &mut Standing) {
     }
 }
 
+pub fn lose_the_store(standing: &mut Standing) {
+    standing.view.store.contact = Contact::Silent { since: Moment::from_ms(0) };
+}
+
 pub fn be_stopped(standing: &mut Standing) {
     standing.view.postgres = Postgres::Stopped {
         control: Control {

@@ -59,7 +59,10 @@ pub fn passes(look: Look, check: Check, target: &Target) -> bool {
         Check::Health => look.state() == MemberState::Running && tags_match(look, target),
         Check::Sync => has_duty(look, SyncDuty::Sync) && serves_as_replica(look, target),
         Check::Quorum => has_duty(look, SyncDuty::Quorum) && serves_as_replica(look, target),
-        Check::Async => look.sync_duty().is_none() && serves_as_replica(look, target),
+        // Without the store nobody knows whose duty it is to be synchronous.
+        Check::Async => {
+            look.store_is_current() && look.sync_duty().is_none() && serves_as_replica(look, target)
+        }
         Check::ReadOnlySync => serves_reads_with(look, SyncDuty::Sync, target),
         Check::ReadOnlyQuorum => serves_reads_with(look, SyncDuty::Quorum, target),
     }
@@ -237,14 +240,19 @@ mod tests {
 
     #[test]
     fn maintenance_lets_a_primary_outlive_a_silent_store() {
-        let silent = with(primary(), |s| {
-            s.view.policy.pause = true;
-            s.view.store.contact = Contact::Silent { since: Moment::from_ms(0) };
-        });
+        let silent = with(with(primary(), lose_the_store), |s| s.view.policy.pause = true);
         check(&silent, 900_000, "/primary", 200);
         check(&with(silent.clone(), be_stopped), 900_000, "/primary", 503);
         let led_by_another = with(silent, |s| lead_by(s, "vaasa"));
         check(&led_by_another, 900_000, "/primary", 503);
+    }
+
+    #[test]
+    fn without_the_store_a_standby_serves_reads_and_has_no_duty() {
+        let cut_off = with(standby(), lose_the_store);
+        for (path, wanted) in [("/replica", 200), ("/read-only", 200), ("/async", 503), ("/sync", 503)] {
+            check(&cut_off, 900_000, path, wanted);
+        }
     }
 
     #[test]

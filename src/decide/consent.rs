@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use super::fault::{self, Fault};
 use super::{Choice, race, take_lease};
 use crate::model::{
-    Cluster, Consent, Errand, Job, MemberName, Moment, Postgres, Promise, Reason, Rule, Running, Span, Step,
-    View,
+    Cluster, Consent, Errand, Job, MemberName, MemberRole, MemberState, Moment, PeerAnswer, PeerStatus,
+    Postgres, Promise, Reason, Rule, Running, Span, Step, View,
 };
 
 /// Nobody binds a member for longer, whatever is asked.
@@ -156,12 +156,28 @@ fn has_promised(view: &View, promise: &Promise) -> Choice {
         .again_in(view.now.until(promise.until))
 }
 
-/// Did the last leader count on this member, or has an operator named it? Nobody waits in a race for one that may not take part.
+/// Did the last leader count on this member, has an operator named it, or does nobody lead without the store for certain? Nobody
+/// waits in a race for one that may not take part.
 pub(super) fn may_take(view: &View, cluster: &Cluster, member: &MemberName) -> bool {
     !view.policy.failsafe
         || cluster.failsafe.is_empty()
         || cluster.failsafe.contains_key(member)
         || race::named(cluster) == Some(member)
+        || nobody_leads_by_consent(view, cluster)
+}
+
+/// Everybody whom the last leader counted on, itself among them, has said since its lease ended that it does not lead.
+fn nobody_leads_by_consent(view: &View, cluster: &Cluster) -> bool {
+    let others = cluster.failsafe.keys().filter(|name| **name != view.me);
+    let denies = |name: &MemberName| matches!(view.peers.answers.get(name), Some(PeerAnswer::Stands(peer)) if leads_nothing(peer));
+    race::answers_are_fresh(view) && view.peers.complete && others.into_iter().all(denies)
+}
+
+/// A lease is led on with by consent only while PostgreSQL runs as a primary. One that has not been looked at may do so.
+fn leads_nothing(peer: &PeerStatus) -> bool {
+    let replica = peer.role == MemberRole::Replica && peer.state == MemberState::Running;
+    let nothing = matches!(peer.state, MemberState::Stopped | MemberState::CreatingReplica);
+    !peer.stale && (replica || peer.role == MemberRole::Uninitialized && nothing)
 }
 
 /// Reasons not to take the lease that come from the mode itself.

@@ -21,7 +21,7 @@ const PATIENCE: Span = Span::from_secs(1);
 const LATENESS: Span = Span::from_secs(15);
 /// How old answers may be when a candidate is chosen, and when it is only waited for. The first is longer than the
 /// patience: a round that had to wait for somebody silent must still count when it ends.
-const ANSWERS_KEEP: Span = Span::from_secs(2);
+pub(super) const ANSWERS_KEEP: Span = Span::from_secs(2);
 /// How often a leader with a full disk asks whether somebody has room, and how long it stays where handing over failed.
 const FULL_ASKS_EVERY: Span = Span::from_secs(10);
 const FULL_IN_VAIN: Span = Span::from_secs(300);
@@ -222,7 +222,7 @@ fn confirm(view: &View, cluster: &Cluster, rule: Rule) -> Choice {
     Choice::step(rule, Step::AskPeers(questions(view, cluster, None))).again_in(CONFIRM_EVERY)
 }
 
-fn answers_younger_than(view: &View, age: Span) -> bool {
+pub(super) fn answers_younger_than(view: &View, age: Span) -> bool {
     view.peers.asked_at.is_some_and(|asked| view.now.since(asked) < age)
 }
 

@@ -91,7 +91,10 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
         return Choice::wait(Rule::CandidateBarred);
     }
     if let Some(forbidden) = consent::forbids(view) {
-        return forbidden;
+        // The answers may show that nobody leads on without the store.
+        let wonders = forbidden.reason.rule == Rule::CandidateNotAsked && !answers_are_fresh(view);
+        let ask = || Choice::step(Rule::CandidateNotAsked, Step::AskPeers(questions(view, cluster)));
+        return if wonders { ask() } else { forbidden };
     }
     // Neither could be promoted.
     if running.silent_since.is_some() && !fault::active(Fault::TakesUnfit) {
@@ -221,7 +224,7 @@ fn led_timeline(cluster: &Cluster) -> Timeline {
 }
 
 /// Answers count if they were asked for after the last leader had gone: only then are positions final.
-fn answers_are_fresh(view: &View) -> bool {
+pub(super) fn answers_are_fresh(view: &View) -> bool {
     if fault::active(Fault::UsesOldAnswers) {
         return view.peers.asked_at.is_some();
     }

@@ -2,10 +2,10 @@
 //! they bring PostgreSQL up again once it is down, or clone once there is no data.
 
 use super::fault::{self, Fault};
-use super::{Choice, following, sync, topology};
+use super::{Choice, following, handover, sync, topology};
 use crate::model::{
-    Ask, Cluster, Errand, Job, Lease, Outcome, Postgres, Refusal, Rule, Running, RunningJob, Span, Stage,
-    Step, View, Wish,
+    Ask, Cluster, Errand, Job, Lease, MemberState, Outcome, PeerAnswer, Postgres, Question, Reason, Refusal,
+    Rule, Running, RunningJob, Span, Stage, Step, View, Wish,
 };
 
 /// A restart that has not begun by then is refused: whoever asked may ask again.
@@ -14,6 +14,8 @@ const BEGIN_BUDGET: Span = Span::from_secs(10);
 const CLEAR_BUDGET: Span = Span::from_secs(60);
 /// What is not down by then is stopped at once. The lease is renewed meanwhile, so this bounds an outage.
 const STOP_BUDGET: Span = Span::from_secs(60);
+/// How long the leader may take to say that it is there.
+const PATIENCE: Span = Span::from_secs(1);
 
 /// What becomes of a wish, by what is seen now.
 pub(super) enum Progress {
@@ -135,6 +137,11 @@ pub(super) fn standby(view: &View, cluster: &Cluster) -> Option<Choice> {
         (Ask::Restart { .. }, Stage::Asked, Postgres::Running(_)) => {
             Some(Choice::run(Rule::RestartStops, Job::StopFast { by: stop_by(view, wish) }))
         }
+        (
+            Ask::Reinitialize { .. },
+            Stage::Asked,
+            Postgres::Running(_) | Postgres::Starting { .. } | Postgres::Stopped { .. },
+        ) if follows && !leader_is_there(view, cluster, wish) => asks_leader(view, cluster, wish),
         (Ask::Reinitialize { .. }, Stage::Asked, Postgres::Running(_) | Postgres::Starting { .. })
             if follows =>
         {
@@ -157,6 +164,26 @@ pub(super) fn standby(view: &View, cluster: &Cluster) -> Option<Choice> {
             None
         }
     }
+}
+
+/// The store may show a leader for as long as its lease lasts, and this may be the last copy of the data.
+fn leader_is_there(view: &View, cluster: &Cluster, wish: &Wish) -> bool {
+    let answer = cluster.leader_name().and_then(|leader| view.peers.answers.get(leader));
+    let there = matches!(answer, Some(PeerAnswer::Stands(peer)) if peer.state == MemberState::Running);
+    there && view.peers.complete && has_asked(view, wish)
+}
+
+fn has_asked(view: &View, wish: &Wish) -> bool {
+    handover::answers_younger_than(view, handover::ANSWERS_KEEP) && Some(wish.since) <= view.peers.asked_at
+}
+
+fn asks_leader(view: &View, cluster: &Cluster, wish: &Wish) -> Option<Choice> {
+    let leader = cluster.leader_name()?;
+    let reason = Reason::about(Rule::ReinitializeAsks, leader);
+    if has_asked(view, wish) {
+        return Some(Choice::wait(reason).again_in(PATIENCE));
+    }
+    Some(Choice::step(reason, Step::AskPeers(vec![Question { member: leader.clone(), patience: PATIENCE }])))
 }
 
 /// In maintenance mode nothing but the wish moves: what the usual rules would do next is done here.

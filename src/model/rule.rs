@@ -115,6 +115,7 @@ rules! {
     RestartStarts = "restart_starts": "asked to restart in maintenance mode; starting PostgreSQL" ["0af64182acc642c0a010aacc73a6e7be"],
     RestartTookTooLong = "restart_took_too_long": "PostgreSQL did not come back within the time given for the restart; giving the lease back" ["816cf8d047c841588a5e80693bc2b432"],
     ReinitializeCancels = "reinitialize_cancels": "asked to make this member's data anew; stopping the work under way",
+    ReinitializeAsks = "reinitialize_asks": "asked to make this member's data anew; asking {member} whether it can be copied from",
     ReinitializeStops = "reinitialize_stops": "asked to make this member's data anew; stopping PostgreSQL",
     ReinitializeSetsAside = "reinitialize_sets_aside": "asked to make this member's data anew; setting the old data aside" ["a6ffaac78b934fe1852b22296184ccdb"],
 

@@ -450,6 +450,7 @@ fn fill_facts(facts: &mut Facts, settings: &InstanceSettings, details: &Details)
         (true, false, true) => Some("in archive recovery".to_owned()),
         (true, false, false) | (false, _, _) => None,
     };
+    facts.upstream_end = details.upstream_end;
     facts.replication.clone_from(&details.replication);
     facts.pending_restart = pending_restart(settings, details.pending_restart.as_ref(), &details.in_force);
 }

@@ -113,6 +113,42 @@ pub const DELIBERATE: &[Difference] = &[
         tenure: "it calls itself demoted",
         why: "who counts primaries counts those that run",
     },
+    Difference {
+        states: &["the store is down", "paused, the store is down"],
+        members: &[],
+        asked: &["GET /cluster", "GET /history", "GET /config"],
+        lines: &["- no answer", "+ code 200", "+ content-type: application/json", "+ *"],
+        patroni: "the connection is closed without an answer after `retry_timeout`",
+        tenure: "what was last known, at once; `/cluster` says since when nothing newer is (`tenure.store_silent_ms`)",
+        why: "whoever watches the cluster needs it most when the store is down",
+    },
+    Difference {
+        states: &["the store is down"],
+        members: &["far"],
+        asked: &["GET *", "HEAD *"],
+        lines: &[
+            "- role = \"standby_leader\"",
+            "+ role = \"replica\"",
+            "- code 503",
+            "+ code 200",
+            "- metric patroni_standby_leader = 1",
+            "+ metric patroni_standby_leader = 0",
+            "- metric patroni_replica = 0",
+            "+ metric patroni_replica = 1",
+        ],
+        patroni: "the leader of a standby cluster goes on calling itself that, and serves nobody",
+        tenure: "without a lease it is a replica, and serves reads",
+        why: "it holds what it held before, and replicates without the store",
+    },
+    Difference {
+        states: &["the store is back"],
+        members: &["far"],
+        asked: &["GET /history"],
+        lines: &["+ *"],
+        patroni: "a standby cluster tells nothing of timelines that began elsewhere",
+        tenure: "it tells them",
+        why: "who follows its leader must know where a timeline comes from",
+    },
 ];
 
 impl Difference {

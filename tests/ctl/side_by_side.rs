@@ -73,6 +73,7 @@ async fn compare(lab: &mut Lab, patronis: &mut Vec<Patroni>) {
     tag(lab, "nofailover", true).await;
     paused(lab, &mut comparison).await;
 
+    store_down(lab, &mut comparison).await;
     starting(lab, &mut comparison).await;
     comparison.judge();
 }
@@ -253,7 +254,8 @@ async fn paused(lab: &Lab, comparison: &mut Comparison) {
         }
         comparison.look(lab, state, &[FIRST, SECOND], &questions()).await;
     }
-    patch(lab, r#"{"pause": null}"#);
+    // Nobody comes up with what was pending.
+    patch(lab, r#"{"pause": null, "postgresql": {"parameters": {"max_connections": null}}}"#);
     in_order_again(lab).await;
 }
 
@@ -274,6 +276,45 @@ async fn starting(lab: &Lab, comparison: &mut Comparison) {
     fs::remove_file(&hold).expect("it is there");
     in_order_again(lab).await;
     patch(lab, r#"{"postgresql": {"recovery_conf": null}}"#);
+}
+
+async fn store_down(lab: &mut Lab, comparison: &mut Comparison) {
+    lab.store_servers[0].kill();
+    until(lab, FIRST, "/patroni", "a leader that has let go", |status| {
+        status["role"] == "replica" && status["state"] == "running" && status["cluster_unlocked"] == true
+    })
+    .await;
+    for member in [SECOND, FAR] {
+        until(lab, member, "/patroni", "a store that is missed", |status| status["cluster_unlocked"] == true)
+            .await;
+    }
+    comparison.look(lab, "the store is down", &[FIRST, SECOND, FAR], &questions()).await;
+    lab.store_servers[0].start();
+    in_order_again(lab).await;
+    comparison.look(lab, "the store is back", &[FIRST, SECOND, FAR], &questions()).await;
+    patch(lab, r#"{"pause": true}"#);
+    for member in [FIRST, SECOND] {
+        until(lab, member, "/patroni", "maintenance", |status| status["pause"] == true).await;
+    }
+    lab.store_servers[0].kill();
+    for member in [FIRST, SECOND] {
+        until(lab, member, "/patroni", "a store that is missed", |status| status["cluster_unlocked"] == true)
+            .await;
+    }
+    comparison.look(lab, "paused, the store is down", &[FIRST, SECOND], &questions()).await;
+    lab.store_servers[0].start();
+    wait_for("a store that takes settings", async || {
+        let take = |node: &Node| {
+            let said = answers::lines(
+                &node.address,
+                &Question::operator("PATCH", "/config", Some(r#"{"pause": null}"#)),
+            );
+            said.iter().any(|line| line == "code 200")
+        };
+        pair(lab, FIRST).into_iter().all(take).then_some(())
+    })
+    .await;
+    in_order_again(lab).await;
 }
 
 /// The founder leads, its replica and the cluster that follows stream.
