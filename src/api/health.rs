@@ -241,7 +241,9 @@ mod tests {
     #[test]
     fn maintenance_lets_a_primary_outlive_a_silent_store() {
         let silent = with(with(primary(), lose_the_store), |s| s.view.policy.pause = true);
-        check(&silent, 900_000, "/primary", 200);
+        for ms in (5_000..60_000).step_by(100).chain([900_000]) {
+            check(&silent, ms, "/primary", 200);
+        }
         check(&with(silent.clone(), be_stopped), 900_000, "/primary", 503);
         let led_by_another = with(silent, |s| lead_by(s, "vaasa"));
         check(&led_by_another, 900_000, "/primary", 503);

@@ -77,7 +77,9 @@ impl<'a> Look<'a> {
     /// out. Only a member that led when the store was last heard may say so.
     pub fn left_alone(&self) -> bool {
         let led = self.cluster().and_then(Cluster::leader_name) == Some(&self.view().me);
-        self.paused() && !self.store_is_current() && led
+        // From the first moment of the silence: the lease ends before what the store has told is old.
+        let silent = self.view().store.contact != Contact::Current || !self.store_is_current();
+        self.paused() && silent && led
     }
 
     pub fn standby_cluster(&self) -> bool {
