@@ -92,7 +92,7 @@ enum Command {
     Reinit(act::ReinitArguments),
     /// Discard what is scheduled
     Flush(act::FlushArguments),
-    /// Begin maintenance: nobody is promoted or demoted
+    /// Begin maintenance: nobody is promoted or demoted by itself
     Pause(pause::PauseArguments),
     /// End maintenance
     Resume(pause::PauseArguments),

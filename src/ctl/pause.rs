@@ -1,4 +1,4 @@
-//! `pause` and `resume`: the maintenance mode, in which nobody is promoted or demoted.
+//! `pause` and `resume`: the maintenance mode, in which nobody is promoted or demoted by itself.
 
 use anyhow::{Result, bail};
 use hyper::Method;
