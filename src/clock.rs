@@ -28,6 +28,11 @@ pub fn wall() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
+/// The same as text: ISO 8601 with its offset.
+pub fn wall_text() -> String {
+    wall().strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string()
+}
+
 /// Milliseconds since 1970 by the wall clock, for people as well.
 pub fn wall_ms() -> u64 {
     u64::try_from(wall().as_millisecond()).unwrap_or(0)

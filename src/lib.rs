@@ -4,6 +4,8 @@ pub mod model;
 
 pub mod decide;
 
+pub mod doctor;
+
 pub mod clock;
 
 pub mod config;

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tenure::doctor::Check;
 use tenure::model::{Explanation, Message, Notice, Rule, catalog};
 
 #[expect(dead_code, reason = "the comparison needs the rest")]
@@ -21,6 +22,7 @@ const LINES_MAX: usize = 500;
 const LAYERS: &[&[&str]] = &[
     &["model"],
     &["decide"],
+    &["doctor"],
     &["clock"],
     &["config", "fence", "log", "peers", "postgres", "recorder", "store"],
     &["agent", "api", "ctl", "sim"],
@@ -91,9 +93,10 @@ fn the_rules_and_the_words_are_pure() {
         ("f32", "rounding"),
     ];
     // `Span::as_duration` is how a span leaves these layers.
-    let allowed = ["std::time::Duration"];
+    let allowed = ["std::time::Duration", "std::net::IpAddr"];
     let mut wrong = Vec::new();
-    for file in rust_files("src/model").into_iter().chain(rust_files("src/decide")) {
+    let pure = ["src/model", "src/decide", "src/doctor"];
+    for file in pure.into_iter().flat_map(rust_files) {
         for (number, line) in code_lines(&file) {
             let line = allowed.iter().fold(line, |line, word| line.replace(word, ""));
             for (word, what) in &banned {
@@ -103,7 +106,7 @@ fn the_rules_and_the_words_are_pure() {
             }
         }
     }
-    assert_none("impure words in model or decide", &wrong);
+    assert_none("impure words in model, decide or doctor", &wrong);
 }
 
 #[test]
@@ -238,6 +241,22 @@ fn the_manual_tells_where_rest_differs_from_patronis() {
     assert_is_written(name, &format!("{before}{MEASURED}\n\n{}\n{MEASURED_END}{after}", deliberate::page()));
 }
 
+#[test]
+fn every_check_of_the_doctor_stands_in_the_manual() {
+    let name = "docs/doctor.md";
+    let text = read(Path::new(name));
+    let (before, rest) = text.split_once(CHECKS).expect("the page marks where the table begins");
+    let (_, after) = rest.split_once(MEASURED_END).expect("the page marks where the table ends");
+    let mut page = String::from("| check | | why it matters | what to do |\n| --- | --- | --- | --- |\n");
+    for check in Check::ALL {
+        let (code, severity) = (check.code(), check.severity().word());
+        writeln!(page, "| `{code}` | {severity} | {} | {} |", check.why(), check.remedy())
+            .expect("text grows");
+    }
+    assert_is_written(name, &format!("{before}{CHECKS}\n\n{page}\n{MEASURED_END}{after}"));
+}
+
+const CHECKS: &str = "<!-- written by `make docs` from src/doctor/check.rs -->";
 const MEASURED: &str = "<!-- written by `make docs` from tests/ctl/deliberate.rs -->";
 const MEASURED_END: &str = "<!-- end of what is written -->";
 
@@ -297,6 +316,8 @@ fn what_the_repository_promises_is_there() {
         "vagrant/README.md",
         "docs/rules.md",
         "docs/configuration.md",
+        "docs/metrics.md",
+        "docs/alerts.md",
         "docs/journal.md",
         "packaging/journal/tenure.catalog",
     ];

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::clock;
 use crate::decide::mind::ErrandOutcome;
 use crate::model::{Errand, MemberName, SessionId, Status};
 use crate::store::{Store, StoreError};
@@ -45,6 +46,10 @@ pub async fn carry_out(store: &Store, errand: Errand, context: ErrandContext) ->
         (Errand::MakeDue { request, version }, _) => {
             store.request_failover(request, Some(*version), deadline).await.map(|_| ErrandOutcome::Done)
         }
+        (Errand::EndPause { config, intents }, _) => store
+            .end_pause(&me, (*config, *intents), &clock::wall_text(), deadline)
+            .await
+            .map(|_| ErrandOutcome::Done),
         (Errand::WriteSync { term, state, version }, _) => {
             store.put_sync(&me, *term, state, *version, deadline).await.map(|_| ErrandOutcome::Done)
         }

@@ -9,6 +9,7 @@ mod arguments;
 mod asks;
 mod callbacks;
 mod cgroup;
+mod checkup;
 mod disk;
 mod doorkeeper;
 mod errands;
@@ -17,6 +18,7 @@ mod home;
 mod inheritance;
 mod keeper;
 mod leave;
+mod noting;
 mod office;
 mod publisher;
 mod requests;
@@ -50,6 +52,7 @@ use crate::recorder::Recorder;
 use crate::store::{Store, StoreEvent, StoreSettings};
 use crate::{api, clock};
 use callbacks::Callbacks;
+use checkup::Checkup;
 use doorkeeper::Doorkeeper;
 use eyes::{Eyes, Sight};
 use home::Home;
@@ -199,9 +202,21 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     let (reload, reload_asked) = mpsc::channel(1);
     let inside = requests::Inside { asks, reload };
     tasks.spawn(requests::serve(store.clone(), requested, inside, STORE_WITHIN));
+    tasks.spawn(noting::note_changes(store.clone(), standings.clone(), STORE_WITHIN));
     tasks.spawn(watch_store(store.clone(), events.clone()));
     tasks.spawn(remember_pause(home.clone(), standings.clone()));
     tasks.spawn(remember_session(home, store_settings, session_known));
+    let (checkups, checkups_asked) = api::Checkups::new();
+    let checkup = Checkup {
+        config: config.clone(),
+        reloads: reloads.subscribe(),
+        sources: sources.clone(),
+        settings: instance.clone(),
+        standings: standings.clone(),
+        store: store.clone(),
+        asked: checkups_asked,
+    };
+    tasks.spawn(checkup.serve());
     tasks.spawn(follow_signals(
         events.clone(),
         reloads,
@@ -244,6 +259,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         peers: opened.peers.clone(),
         looks: looks.clone(),
         recorder: recorder.clone(),
+        checkups,
     };
     let mut until_stop = stopped;
     tasks.spawn(async move {

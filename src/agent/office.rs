@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::asks::{Asks, moment_of};
 use super::errands::{self, ErrandContext};
 use super::eyes::Sight;
+use super::noting;
 use super::publisher::Publication;
 use super::service::Herald;
 use super::wishes::Wishes;
@@ -19,7 +20,7 @@ use crate::decide::mind::{Call, Command, Event, LeaseEvent, LeaseOrders, Mind, P
 use crate::decide::publish::{self, Identity};
 use crate::model::{
     Cluster, Copying, Errand, Facts, FenceOrder, Job, Lease, MemberName, MemberRecord, MessageId, Moment,
-    Plan, Reason, Rule, Running, SessionId, Severity, Span, Standing, View,
+    Plan, Reason, Rule, Running, SessionId, Severity, Span, Standing, Tags, View,
 };
 use crate::peers;
 use crate::recorder::{Note, Recorder};
@@ -69,6 +70,8 @@ pub enum End {
 
 pub struct Office {
     mind: Mind,
+    /// As this member's own file has them. What operators keep it from is added.
+    tags: Tags,
     desk: Desk,
     running: JoinSet<()>,
     last: Option<Reason>,
@@ -81,6 +84,7 @@ pub struct Office {
 impl Office {
     pub fn new(mind: Mind, desk: Desk) -> Office {
         Office {
+            tags: mind.view().tags.clone(),
             mind,
             desk,
             running: JoinSet::new(),
@@ -175,16 +179,30 @@ impl Office {
         let at = request.and_then(|request| request.value.scheduled_at.as_ref());
         let due = at.map(|at| moment_of(at, now, wall));
         self.mind.apply(now, Event::SwitchoverDue(due));
+        self.look_at_intents(now, wall);
         let standing = Arc::clone(&self.desk.standing.borrow());
         if let Some(event) = self.asks.due(&standing, wall) {
             self.mind.apply(now, event);
         }
     }
 
+    fn look_at_intents(&mut self, now: Moment, wall: jiff::Timestamp) {
+        let intents = self.mind.view().cluster().and_then(|cluster| cluster.intents.as_ref());
+        let until = intents.and_then(|intents| intents.value.pause.as_ref()?.until.as_ref());
+        let ends = until.map(|until| moment_of(until, now, wall));
+        let kept =
+            intents.and_then(|intents| intents.value.of_member(&self.mind.view().me, noting::has_come));
+        let tags = kept.map_or_else(|| self.tags.clone(), |kept| kept.kind.added_to(&self.tags));
+        self.mind.apply(now, Event::PauseEnds(ends));
+        if self.mind.view().tags != tags {
+            self.mind.apply(now, Event::Tags(tags));
+        }
+    }
+
     fn reload(&mut self) {
         let Some(config) = self.desk.reloads.borrow_and_update().clone() else { return };
         let now = clock::now();
-        self.mind.apply(now, Event::Tags(config.tags.told()));
+        self.tags = config.tags.told();
         let policy = self.desk.wishes.relearn(*config);
         self.order_watchdog();
         self.mind.apply(now, Event::Policy(Box::new(policy)));

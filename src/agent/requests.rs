@@ -62,9 +62,9 @@ async fn write(store: Store, mut commands: mpsc::Receiver<Command>, within: Dura
             Command::ClearFailover { version, reply } => {
                 let _ = reply.send(written(store.clear_failover(version, within).await));
             }
-            Command::WriteConfig { config, if_version, reply } => {
+            Command::WriteConfig { config, if_version, note, reply } => {
                 let expect = if_version.map_or(Expect::Anything, Expect::Version);
-                let _ = reply.send(written(store.put_config(&config, expect, within).await));
+                let _ = reply.send(written(store.change_config(&config, expect, &note, within).await));
             }
             Command::Ask { .. }
             | Command::Consent { .. }

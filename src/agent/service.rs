@@ -204,6 +204,15 @@ fn status(view: &View, plan: &Plan) -> String {
     facts.extend(view.lease_in_force().map(|lease| format!("term {}", lease.term.0)));
     let timeline = view.postgres.running().and_then(Running::position);
     facts.extend(timeline.map(|position| format!("timeline {}", position.timeline.0)));
+    let intents = view.cluster().and_then(|cluster| cluster.intents.as_ref());
+    if let Some(pause) =
+        intents.and_then(|intents| intents.value.pause.as_ref()).filter(|_| view.policy.pause)
+    {
+        facts.push(format!("paused {pause}"));
+    }
+    if let Some(kept) = intents.and_then(|intents| intents.value.members.get(&view.me)) {
+        facts.push(format!("{} {}", kept.kind.word(), kept.intent));
+    }
     if view.guardian == Guardian::Absent {
         facts.push("no guardian".to_owned());
     }

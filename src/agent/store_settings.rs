@@ -2,7 +2,7 @@
 
 use crate::config::{self, Config};
 use crate::store::zookeeper::{Acl, PERMISSIONS, TlsSettings};
-use crate::store::{AdapterSettings, EtcdSettings, StoreSettings, ZookeeperSettings};
+use crate::store::{AdapterSettings, Discovery, EtcdSettings, StoreSettings, ZookeeperSettings};
 
 pub fn of_agent(config: &Config) -> StoreSettings {
     let adapter = match &config.zookeeper {
@@ -15,6 +15,11 @@ pub fn of_agent(config: &Config) -> StoreSettings {
 pub fn of_etcd(etcd: &config::Etcd) -> EtcdSettings {
     EtcdSettings {
         endpoints: etcd.endpoints(),
+        discovery: etcd.srv.as_ref().filter(|_| etcd.proxy.is_none()).map(|domain| Discovery {
+            domain: domain.trim_end_matches('.').to_owned(),
+            suffix: etcd.srv_suffix.clone(),
+            name_servers: Vec::new(),
+        }),
         username: etcd.username.clone(),
         password: etcd.password.as_ref().map(|secret| secret.reveal().to_owned()),
         cacert: etcd.cacert.clone(),

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::config::Credentials;
-use crate::model::Cluster;
+use crate::model::{Cluster, words};
 
 use super::answer::Answer;
 
@@ -74,6 +74,14 @@ impl Access {
             Some(given) if same(given, expected.as_bytes()) => None,
             Some(_) => Some(Answer::unauthorized("not authenticated")),
         }
+    }
+
+    /// The user of a good client's password; none where no password is asked for.
+    pub fn user(&self, authorization: &[u8]) -> Option<String> {
+        self.expected.as_ref()?;
+        let encoded = authorization.strip_prefix(b"Basic ")?;
+        let login = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
+        words(login.split_once(':')?.0)
     }
 
     fn admits(&self, address: IpAddr, cluster: Option<&Cluster>, resolved: &Resolved) -> bool {
@@ -228,6 +236,8 @@ mod tests {
             assert_eq!(asks(&access, "127.0.0.1", false, header), (code, sentence.to_owned()), "{header:?}");
         }
         assert!(!format!("{access:?}").contains(&good));
+        assert_eq!(access.user(good.as_bytes()).as_deref(), Some("admin"));
+        assert_eq!((access.user(b"Basic x"), Access::default().user(good.as_bytes())), (None, None));
     }
 
     #[test]

@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::validate_dynamic;
-use crate::model::{Ask, Consent, Contact, FailoverRequest, MemberName, Outcome, Refusal, Span, Standing};
+use crate::model::{
+    Ask, Consent, Contact, FailoverRequest, MemberName, Note, Outcome, Refusal, Span, Standing,
+};
 use crate::peers;
 
 use super::answer::Answer;
@@ -30,7 +32,7 @@ pub enum Command {
     /// Empty the failover key if it still has this version.
     ClearFailover { version: i64, reply: oneshot::Sender<Written> },
     /// Replace the configuration; with a version, only if it is still that one.
-    WriteConfig { config: Value, if_version: Option<i64>, reply: oneshot::Sender<Written> },
+    WriteConfig { config: Value, if_version: Option<i64>, note: Note, reply: oneshot::Sender<Written> },
     /// Something that this member does with its own PostgreSQL, if the rules allow it.
     Ask { ask: Ask, reply: oneshot::Sender<Outcome> },
     /// A leader in failsafe mode asks to be left the lease for so long.
@@ -63,14 +65,14 @@ const PROMOTION_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a snapshot may take to show a request that has been written.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(3);
 
-/// `body` is `None` if the request announced none.
-pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]>) -> Answer {
+/// `body` is `None` if the request announced none. `note` says who asks.
+pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]>, note: Note) -> Answer {
     let answer = match (method.as_str(), target.endpoint()) {
         ("POST", "switchover") => request_failover(api, Kind::Switchover, body).await,
         ("POST", "failover") => request_failover(api, Kind::Failover, body).await,
         ("DELETE", "switchover") => Ok(delete_switchover(api).await),
-        ("PATCH", "config") => patch_config(api, body).await,
-        ("PUT", "config") => put_config(api, body).await,
+        ("PATCH", "config") => patch_config(api, body, note).await,
+        ("PUT", "config") => put_config(api, body, note).await,
         ("POST", "reload") => Ok(reload(api)),
         ("POST", "restart") => restart(api, body).await,
         ("DELETE", "restart") => Ok(delete_restart(api).await),
@@ -186,7 +188,7 @@ async fn delete_switchover(api: &Api) -> Answer {
     }
 }
 
-async fn patch_config(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
+async fn patch_config(api: &Api, body: Option<&[u8]>, note: Note) -> Result<Answer, Answer> {
     let patch = object(body)?;
     let standing = api.standing();
     let present = standing.view.store.cluster.as_ref().and_then(|cluster| cluster.config.as_ref());
@@ -198,7 +200,8 @@ async fn patch_config(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> 
     let Some(merged) = merge(config, &patch) else { return Ok(Answer::json(200, config)) };
     let config = Value::Object(merged.clone());
     refuse_new_problems(&config, present.map(|present| &present.value))?;
-    match order(api, |reply| Command::WriteConfig { config, if_version: Some(version), reply }).await {
+    let write = |reply| Command::WriteConfig { config, if_version: Some(version), note, reply };
+    match order(api, write).await {
         Written::Done => Ok(Answer::json(200, &merged)),
         Written::Conflict => Err(Answer::sentence(409, "the configuration has been changed meanwhile")),
         Written::Unanswered => {
@@ -207,7 +210,7 @@ async fn patch_config(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> 
     }
 }
 
-async fn put_config(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
+async fn put_config(api: &Api, body: Option<&[u8]>, note: Note) -> Result<Answer, Answer> {
     let config = Value::Object(object(body)?);
     let standing = api.standing();
     let present = standing.view.store.cluster.as_ref().and_then(|cluster| cluster.config.as_ref());
@@ -216,7 +219,7 @@ async fn put_config(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
     }
     refuse_new_problems(&config, present.map(|present| &present.value))?;
     let answer = Answer::json(200, &config);
-    match order(api, |reply| Command::WriteConfig { config, if_version: None, reply }).await {
+    match order(api, |reply| Command::WriteConfig { config, if_version: None, note, reply }).await {
         Written::Done => Ok(answer),
         Written::Conflict | Written::Unanswered => {
             Err(Answer::sentence(502, "failed to write the configuration"))

@@ -1,10 +1,14 @@
 //! `/cluster`, `/history`, `/config` and `/failsafe`: the last snapshot of the store, retold. Patroni asks the store
 //! anew and hangs when it is silent; here the answer comes at once and says how old it is.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::model::{Cluster, Contact, HistoryLine, Lsn, MemberName, MemberRecord, MemberRole, Tags};
+use crate::model::{
+    Cluster, Contact, HistoryLine, Intent, Lsn, MemberIntent, MemberName, MemberRecord, MemberRole, Tags,
+};
 
 use super::answer::Answer;
 use super::look::{Look, SyncDuty, names};
@@ -19,7 +23,7 @@ struct Document<'a> {
     scheduled_switchover: Option<Scheduled<'a>>,
     scope: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tenure: Option<Stale>,
+    tenure: Option<Beside<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,10 +72,17 @@ struct Scheduled<'a> {
     to: Option<&'a MemberName>,
 }
 
-/// The store does not answer, and has not for so long.
 #[derive(Debug, Serialize)]
-struct Stale {
-    store_silent_ms: u64,
+struct Beside<'a> {
+    /// The store does not answer, and has not for so long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_silent_ms: Option<u64>,
+    /// Whose the pause is, and until when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused: Option<&'a Intent>,
+    /// What members are kept from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<&'a BTreeMap<MemberName, MemberIntent>>,
 }
 
 pub fn cluster(look: Look) -> Answer {
@@ -85,12 +96,20 @@ pub fn cluster(look: Look) -> Answer {
             Some(Scheduled { at, from: request.leader.as_ref(), to: request.candidate.as_ref() })
         }),
         scope: &look.standing.facts.scope,
-        tenure: match look.view().store.contact {
-            Contact::Silent { since } => Some(Stale { store_silent_ms: look.now.since(since).as_ms() }),
-            Contact::Never | Contact::Current => None,
-        },
+        tenure: beside(look),
     };
     Answer::json(200, &document)
+}
+
+fn beside(look: Look) -> Option<Beside> {
+    let store_silent_ms = match look.view().store.contact {
+        Contact::Silent { since } => Some(look.now.since(since).as_ms()),
+        Contact::Never | Contact::Current => None,
+    };
+    let paused = look.intents().and_then(|intents| intents.pause.as_ref()).filter(|_| look.paused());
+    let kept = look.intents().map(|intents| &intents.members).filter(|members| !members.is_empty());
+    let anything = store_silent_ms.is_some() || paused.is_some() || kept.is_some();
+    anything.then_some(Beside { store_silent_ms, paused, kept })
 }
 
 pub fn history(look: Look) -> Answer {

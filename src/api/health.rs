@@ -178,6 +178,13 @@ mod tests {
 
     use super::super::fixtures::*;
     use super::*;
+
+    #[test]
+    fn every_word_that_the_doctor_takes_for_a_role_is_one() {
+        for word in crate::doctor::haproxy::ROLE_WORDS {
+            assert!(check_of(&format!("/{word}")).is_some(), "{word}");
+        }
+    }
     use crate::model::*;
 
     fn check(standing: &Standing, now_ms: u64, target: &str, wanted: u16) {

@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use crate::model::{
-    Cluster, Contact, ControlState, Job, Lease, Lsn, MemberRole, MemberState, Moment, Postgres, Rule,
-    Running, Serving, Span, Standing, SyncState, Tags, Unfinished, View, Watchdog,
+    Cluster, Contact, ControlState, Intents, Job, Lease, Lsn, MemberRole, MemberState, Moment, Postgres,
+    Rule, Running, Serving, Span, Standing, SyncState, Tags, Unfinished, View, Watchdog,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,11 @@ impl<'a> Look<'a> {
 
     pub fn cluster(&self) -> Option<&'a Cluster> {
         self.view().store.cluster.as_ref()
+    }
+
+    /// What operators have said of it.
+    pub fn intents(&self) -> Option<&'a Intents> {
+        Some(&self.cluster()?.intents.as_ref()?.value)
     }
 
     /// The lease, for as long as commits may be acknowledged under it.

@@ -209,11 +209,33 @@ fn ours(page: &mut Page, look: Look) {
         "Bytes of WAL that this member's last promotion is known to lack, -1 if not known or never promoted.",
         bytes(loss.and_then(|loss| loss.bytes_known())),
     );
+    intents(page, look);
     page.gauge(
         "tenure_job_running",
         "Value is 1 while long work on Postgres is under way, 0 otherwise.",
         flag(standing.view.work.job.is_some()),
     );
+}
+
+/// One sample for each that ends by itself; every member tells of all of them.
+fn intents(page: &mut Page, look: Look) {
+    let Some(intents) = look.intents() else { return };
+    let whole = intents.pause.iter().filter(|_| look.paused()).map(|pause| ("pause", "", pause));
+    let members = intents.members.iter().map(|(name, kept)| (kept.kind.word(), name.as_str(), &kept.intent));
+    let mut named = false;
+    for (kind, member, intent) in whole.chain(members) {
+        let Some(end) = intent.until.as_deref() else { continue };
+        if !std::mem::replace(&mut named, true) {
+            page.help(
+                "tenure_intent_ends_seconds",
+                "Epoch seconds of the end that an operator has given it.",
+            );
+            let _ = writeln!(page.text, "# TYPE tenure_intent_ends_seconds gauge");
+        }
+        let labels = format!(",kind=\"{kind}\",member=\"{}\"", escaped(member));
+        let _ =
+            writeln!(page.text, "tenure_intent_ends_seconds{{{}{labels}}} {}", page.labels, epoch(Some(end)));
+    }
 }
 
 /// The page as it grows; every sample bears the same labels.

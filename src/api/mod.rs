@@ -5,6 +5,7 @@
 mod access;
 mod act;
 mod answer;
+mod checkup;
 mod cluster;
 mod doors;
 #[cfg(test)]
@@ -13,6 +14,8 @@ mod fresh;
 mod health;
 mod look;
 mod metrics;
+#[cfg(test)]
+mod metrics_page;
 mod query;
 mod read;
 mod recorded;
@@ -25,6 +28,7 @@ mod wish;
 
 pub use act::{Command, Written};
 pub use answer::Answer;
+pub use checkup::{Asking, Checkups};
 pub use doors::Doors;
 pub use fresh::Looks;
 pub use query::Target;

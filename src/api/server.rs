@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::select_all;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -26,13 +26,14 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
-use crate::model::{Moment, Standing};
+use crate::model::{Moment, Note, SAID_BY, SAID_WHY, Standing, words};
 use crate::peers;
 use crate::recorder::Recorder;
 
 use super::access::{self, Resolved};
 use super::act::{Command, act};
 use super::answer::Answer;
+use super::checkup::{self, Checkups};
 use super::doors::Doors;
 use super::fresh::{self, Looks};
 use super::query::Target;
@@ -56,6 +57,8 @@ pub struct Api {
     pub looks: Looks,
     /// What this member has decided so far.
     pub recorder: Recorder,
+    /// Where an examination of this host is asked for.
+    pub checkups: Checkups,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +262,7 @@ impl Connection {
             Method::GET if target.endpoint() == "view" => {
                 recorded::view(&self.api.standing(), clock::wall_ms(), now)
             }
+            Method::GET if target.endpoint() == "doctor" => checkup::doctor(&self.api.checkups).await,
             Method::GET => read::get(&self.api.standing(), &target, now, now),
             Method::HEAD | Method::OPTIONS => read::head(&self.api.standing(), &target, now),
             _ => self.act(request, &target, certificate_shown).await,
@@ -282,6 +286,7 @@ impl Connection {
         }
         let announced =
             head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING);
+        let note = self.note(&head.headers);
         let body = match self.read(body).await {
             Ok(body) => body,
             Err(refusal) => return refusal,
@@ -290,9 +295,17 @@ impl Connection {
             return Answer::sentence(503, "too many requests are under way");
         };
         self.acting.store(true, Ordering::Relaxed);
-        let answer = act(&self.api, &head.method, target, announced.then_some(&*body)).await;
+        let answer = act(&self.api, &head.method, target, announced.then_some(&*body), note).await;
         self.acting.store(false, Ordering::Relaxed);
         answer
+    }
+
+    /// Who asks, as far as that is known: what our command says of its user, or whom the password let in, or the address.
+    fn note(&self, headers: &HeaderMap) -> Note {
+        let said = |name: &str| words(&String::from_utf8_lossy(headers.get(name)?.as_bytes()));
+        let user = || self.doors.access.user(headers.get(AUTHORIZATION).map(HeaderValue::as_bytes)?);
+        let by = said(SAID_BY).or_else(user).unwrap_or_else(|| self.peer.ip().to_canonical().to_string());
+        Note { by, why: said(SAID_WHY), at: clock::wall_text() }
     }
 
     async fn read(&self, body: Incoming) -> Result<Bytes, Answer> {

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::decide::fitness_told;
 use crate::model::{
-    FenceOrder, Fitness, Guardian, Lsn, MemberName, MemberState, Moment, ReplicationRow, Serving, Span, Tags,
+    FenceOrder, Fitness, Guardian, Intent, Lsn, MemberIntent, MemberName, MemberState, Moment,
+    ReplicationRow, Serving, Span, Tags,
 };
 
 use super::look::{Look, SyncDuty};
@@ -54,7 +55,7 @@ pub struct Document<'a> {
     scheduled_restart: Option<Value>,
     #[serde(skip_serializing_if = "is_false")]
     watchdog_failed: bool,
-    tenure: Tenure,
+    tenure: Tenure<'a>,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,7 +91,7 @@ struct Patroni<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct Tenure {
+struct Tenure<'a> {
     version: &'static str,
     rule: &'static str,
     sentence: String,
@@ -115,6 +116,11 @@ struct Tenure {
     disk_stalled_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     copying: Option<CloneProgress>,
+    /// What this member is kept from, and whose the cluster's pause is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause: Option<&'a Intent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<&'a MemberIntent>,
 }
 
 /// A clone that is being made.
@@ -172,6 +178,8 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             disk_free_bytes: view.disk.free_bytes,
             disk_full: view.disk.is_full(),
             disk_stalled_ms: disk_stalled(look).map(Span::as_ms),
+            pause: look.intents().and_then(|intents| intents.pause.as_ref()).filter(|_| look.paused()),
+            kept: look.intents().and_then(|intents| intents.members.get(&view.me)),
             copying: facts.copying.map(|copying| CloneProgress {
                 copied_bytes: copying.copied,
                 whole_bytes: copying.whole,

@@ -233,6 +233,15 @@ fn warn_of_readers(path: &Path, text: &str, findings: &mut Findings) {
     }
 }
 
+/// The files that hold secrets, of those that are read.
+pub fn files_with_secrets(sources: &Sources) -> Vec<PathBuf> {
+    let secret = |path: &PathBuf| {
+        let name = path.display().to_string();
+        read(path).is_ok_and(|text| yaml::parse(&name, &text).is_ok_and(|tree| holds_secret(&tree, "")))
+    };
+    files_of(&sources.paths).unwrap_or_default().into_iter().filter(secret).collect()
+}
+
 fn holds_secret(node: &Node, path: &str) -> bool {
     match &node.content {
         Content::Map(entries) => entries.iter().any(|entry| {

@@ -146,14 +146,13 @@ macro_rules! etcd {
             row(concat!($prefix, ".cacert"), TEXT, "", "file with the certificates to trust"),
             row(concat!($prefix, ".cert"), TEXT, "", "file with this client's certificate"),
             row(concat!($prefix, ".key"), TEXT, "", "file with its private key"),
+            row(concat!($prefix, ".srv"), TEXT, "", "a domain of DNS whose SRV records name the servers"),
             row(
-                concat!($prefix, ".srv"),
+                concat!($prefix, ".srv_suffix"),
                 TEXT,
                 "",
-                "find the servers through DNS: name them in hosts instead",
-            )
-            .not_safely(),
-            row(concat!($prefix, ".srv_suffix"), TEXT, "", "suffix of the DNS records").not_safely(),
+                "tells several etcd clusters of one domain apart: _etcd-client-SUFFIX",
+            ),
             row(
                 concat!($prefix, ".proxy"),
                 TEXT,

@@ -22,6 +22,11 @@ pub struct Etcd {
     /// The same for a proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
+    /// The domain whose SRV records name the servers, if nothing else does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srv: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srv_suffix: Option<String>,
     pub protocol: Protocol,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,

@@ -104,6 +104,7 @@ impl Whole<'_> {
         self.hosts(section);
         self.url(section, "url");
         self.url(section, "proxy");
+        self.discovery(section);
         let has = |name: &str| self.text(&format!("{section}.{name}")).is_some();
         match (has("cert"), has("key")) {
             (true, false) => {
@@ -128,12 +129,48 @@ impl Whole<'_> {
                 self.error(key, message, None);
             }
         }
-        let urls = ["url", "proxy"].map(path);
-        if all.is_empty() && urls.iter().all(|url| self.text(url).is_none()) && !self.was_wrong(section) {
+        let elsewhere = ["url", "proxy", "srv"].map(path);
+        if all.is_empty()
+            && elsewhere.iter().all(|name| self.text(name).is_none())
+            && !self.was_wrong(section)
+        {
             let problem = self.missing(section, "names no server");
             self.findings
                 .errors
                 .push(problem.hint("set hosts, such as [10.0.0.1:2379, 10.0.0.2:2379, 10.0.0.3:2379]"));
+        }
+    }
+
+    fn discovery(&mut self, section: &str) {
+        let set = |name: &str| self.text(&format!("{section}.{name}")).is_some();
+        let given =
+            |name: &str| self.value(&format!("{section}.{name}")).is_some_and(|value| !value.is_null());
+        let (srv, proxy) = (set("srv"), set("proxy"));
+        let named = ["host", "hosts", "url"].into_iter().find(|name| given(name));
+        match named {
+            Some(name) if srv && !proxy => {
+                self.warn(&format!("{section}.{name}"), "is not used: srv names the servers".to_owned());
+            }
+            Some(_) | None if srv && proxy => {
+                self.warn(&format!("{section}.srv"), "is not used: only the proxy is asked".to_owned());
+            }
+            Some(_) | None if set("srv_suffix") && !srv => {
+                self.error(
+                    &format!("{section}.srv_suffix"),
+                    "has no srv beside it".to_owned(),
+                    Some("set srv too"),
+                );
+            }
+            Some(_) | None => {}
+        }
+        if let Some(domain) = self.text(&format!("{section}.srv")) {
+            let label = |label: &str| !label.is_empty() && label.len() < 64;
+            let name = domain.trim_end_matches('.');
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            if !name.split('.').all(label) || !name.chars().all(plain) || name.len() > 200 {
+                let message = format!("found {domain:?}, wanted a domain, such as example.com");
+                self.error(&format!("{section}.srv"), message, None);
+            }
         }
     }
 
@@ -365,6 +402,11 @@ impl Whole<'_> {
         let place = self.findings.places.get(path).cloned();
         let hint = hint.map(str::to_owned);
         self.findings.errors.push(Problem { place, key: Some(path.to_owned()), message, hint });
+    }
+
+    fn warn(&mut self, path: &str, message: String) {
+        let place = self.findings.places.get(path).cloned();
+        self.findings.warnings.push(Problem { place, key: Some(path.to_owned()), message, hint: None });
     }
 
     /// What is missing has no line; the section that should hold it may have one.

@@ -10,7 +10,7 @@ use super::console::hinted;
 use super::rest::Members;
 use super::tls::Trust;
 use crate::agent::store_settings::{of_etcd, of_zookeeper};
-use crate::config::{self, Credentials, Operator, OperatorStore, Sources};
+use crate::config::{self, Credentials, Etcd, Operator, OperatorStore, Sources};
 use crate::store::{AdapterSettings, Store, StoreSettings};
 
 /// The options that stand before every command.
@@ -75,6 +75,7 @@ impl Access {
                 encrypted_key: ctl.keyfile_password.is_some(),
             },
             patience: Duration::from_secs(u64::from(arguments.request_timeout)),
+            reason: None,
         };
         Ok(Access {
             members,
@@ -140,6 +141,9 @@ impl Access {
 
     pub fn whereabouts(&self) -> String {
         match &self.operator.store {
+            OperatorStore::Etcd(Etcd { srv: Some(domain), proxy: None, .. }) => {
+                format!("etcd in the domain {domain}")
+            }
             OperatorStore::Etcd(etcd) => format!("etcd at {}", etcd.endpoints().join(", ")),
             OperatorStore::Zookeeper(zookeeper) => format!("ZooKeeper at {}", zookeeper.hosts.join(", ")),
             OperatorStore::Other(name) => (*name).to_owned(),

@@ -28,6 +28,8 @@ pub struct Cluster {
     /// The version of the failover key, whatever it holds; None: there is no such key.
     pub failover_version: Option<i64>,
     pub sync: model::SyncState,
+    /// What operators have said of it.
+    pub intents: Option<model::Intents>,
     /// Each line is a list.
     pub history: Vec<Vec<Document>>,
 }
@@ -69,6 +71,7 @@ impl Cluster {
             optime: known.status.optime.map_or(0, |lsn| i128::from(lsn.0)),
             retained_slots: known.status.retain_slots,
             failover: known.failover,
+            intents: known.intents.map(|intents| intents.value),
             sync: known.sync.map(|sync| sync.value).unwrap_or_default(),
             ..Cluster::default()
         };

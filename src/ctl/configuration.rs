@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::access::Access;
 use super::console::{Lent, confirm, echo};
 use super::document::Document;
-use super::{diff, yaml};
+use super::{caller, diff, yaml};
 use crate::config::parse_yaml;
 use crate::store::{Expect, StoreError};
 
@@ -38,6 +38,9 @@ pub struct EditArguments {
     /// Replace the whole configuration by a file; - is stdin
     #[arg(long, value_name = "FILE")]
     replace: Option<String>,
+    /// Why, for config-history
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     /// Do not ask for confirmation at any point
     #[arg(long)]
     force: bool,
@@ -77,7 +80,9 @@ pub async fn edit(access: &Access, arguments: &EditArguments) -> Result<()> {
     if !arguments.force && !confirm("Apply these changes?").await? {
         return Ok(());
     }
-    match store.put_config(&changed, Expect::Version(config.version), access.store_patience()).await {
+    let note = caller::note(arguments.reason.as_deref());
+    let expect = Expect::Version(config.version);
+    match store.change_config(&changed, expect, &note, access.store_patience()).await {
         Ok(_) => echo("Configuration changed"),
         Err(StoreError::Conflict { .. }) => bail!("Config modification aborted due to concurrent changes"),
         Err(error) => Err(error).with_context(|| access.named_store()),

@@ -110,17 +110,8 @@ pub async fn events(from: &AccessArguments, arguments: &EventsArguments) -> Resu
 
 /// A time, or how long ago.
 fn since(text: &str, now_ms: u64) -> Result<u64> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let seconds = match unit {
-        "s" => Some(1),
-        "m" => Some(60),
-        "h" => Some(3_600),
-        "d" => Some(86_400),
-        _ => None,
-    };
-    if let (Ok(number), Some(seconds)) = (number.parse::<u64>(), seconds) {
-        return Ok(now_ms.saturating_sub(number.saturating_mul(seconds).saturating_mul(1_000)));
+    if let Some(seconds) = time::length(text) {
+        return Ok(now_ms.saturating_sub(seconds.saturating_mul(1_000)));
     }
     match time::parse(Some(text)).map_err(|error| anyhow!(error))? {
         Some(at) => Ok(at.unix_ms()),

@@ -20,8 +20,8 @@ use super::{UsageError, foresee, yaml};
 use crate::decide::fitness_told;
 use crate::decide::foresight::{Foreseen, Live, primary_lost};
 use crate::model::{
-    Contact, Entry, Fitness, Guardian, Lsn, MemberName, MemberRecord, Moment, Position, Running, Span,
-    SyncMode, View, Watchdog,
+    Contact, Entry, Fitness, Guardian, Intents, Lsn, MemberName, MemberRecord, Moment, Position, Running,
+    Span, SyncMode, View, Watchdog,
 };
 
 /// Whoever does not answer for so long counts as silent.
@@ -210,7 +210,7 @@ async fn ask(access: &Access, member: &Member) -> Result<Standing> {
     ask_agent(access, member).await
 }
 
-async fn ask_agent(access: &Access, member: &Member) -> Result<Standing> {
+pub async fn ask_agent(access: &Access, member: &Member) -> Result<Standing> {
     let question = access.members.ask(member, Method::GET, Some("view"), None);
     let reply = tokio::time::timeout(PATIENCE, question).await.context("no answer in time")??;
     if reply.status != 200 {
@@ -307,6 +307,10 @@ fn documented(scope: &str, asked: &Asked, wanted: Option<&str>) -> Value {
 }
 
 /// What a decision goes by, as far as a reader wants to see it.
+fn intents(view: &View) -> Option<&Intents> {
+    Some(&view.cluster()?.intents.as_ref()?.value)
+}
+
 fn facts(standing: &Standing) -> Vec<(&'static str, String)> {
     let (view, evidence, now) = (&standing.view, &standing.entry.evidence, standing.moment);
     let mut facts = Vec::new();
@@ -347,7 +351,12 @@ fn facts(standing: &Standing) -> Vec<(&'static str, String)> {
         fact("tags", tags.collect::<Vec<_>>().join(", "));
     }
     if view.policy.pause {
-        fact("pause", "maintenance mode is on".to_owned());
+        let intent = intents(view).and_then(|intents| intents.pause.as_ref());
+        let whose = intent.map(|pause| format!(" {pause}")).unwrap_or_default();
+        fact("pause", format!("maintenance mode is on{whose}"));
+    }
+    if let Some(kept) = intents(view).and_then(|intents| intents.members.get(&view.me)) {
+        fact(kept.kind.word(), kept.intent.to_string());
     }
     if view.policy.sync.mode != SyncMode::Off {
         fact("synchronous", synchrony(view));

@@ -6,7 +6,7 @@ use super::cluster::{Cluster, Duty, Member};
 use super::document::Document;
 use super::table::{Column, Format, Table};
 use super::yaml;
-use crate::model::Lsn;
+use crate::model::{IntentKind, Lsn};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -268,6 +268,15 @@ fn service_lines(cluster: &Cluster) -> Vec<String> {
     let mut lines = Vec::new();
     if cluster.is_paused() {
         lines.push("Maintenance mode: on".to_owned());
+        let intent = cluster.intents.as_ref().and_then(|intents| intents.pause.as_ref());
+        lines.extend(intent.map(|pause| format!("Paused {pause}")));
+    }
+    for (name, member) in cluster.intents.iter().flat_map(|intents| &intents.members) {
+        let kept = match member.kind {
+            IntentKind::Maintenance => "in maintenance",
+            IntentKind::Nofailover => "not promoted",
+        };
+        lines.push(format!("{name} is {kept} {}", member.intent));
     }
     if let Some((request, at)) = cluster.scheduled_switchover() {
         let mut line = format!("Switchover scheduled at: {at}");
@@ -335,6 +344,23 @@ mod tests {
                       to: node-b
 ";
         assert_eq!(render(&batman(), Shape::List(Format::Pretty), false), text);
+    }
+
+    #[test]
+    fn whoever_wanted_it_is_told_below_the_frame() {
+        let pause = r#"{"by":"anna@ops","why":"new switch","since":"2026-11-22T05:00:00Z","until":"2026-11-22T06:00:00Z"}"#;
+        let member = r#"{"kind":"maintenance","by":"ben@ops","since":"2026-11-22T05:00:00Z"}"#;
+        let intents = format!(r#"{{"pause":{pause},"members":{{"b":{member}}}}}"#);
+        let wanted = "\n Maintenance mode: on\n Paused until 2026-11-22T06:00:00Z, by anna@ops: new switch\n b is in maintenance by ben@ops\n";
+        let paused = super::super::cluster::fixtures::cluster(&[
+            ("config", r#"{"pause":true}"#),
+            ("intents", &intents),
+        ]);
+        let text = render(&paused, Shape::List(Format::Pretty), false);
+        assert!(text.ends_with(wanted), "{text}");
+        // A pause that has been ended has nobody.
+        let over = super::super::cluster::fixtures::cluster(&[("intents", &intents)]);
+        assert!(!render(&over, Shape::List(Format::Pretty), false).contains("Paused"));
     }
 
     #[test]

@@ -6,15 +6,19 @@
 
 mod access;
 mod act;
+mod caller;
 mod cluster;
+mod config_history;
 mod configuration;
 mod console;
 mod diff;
+mod doctor;
 mod document;
 mod events;
 mod explain;
 mod facts;
 mod foresee;
+mod intent;
 mod lost;
 mod manual;
 mod members;
@@ -45,6 +49,8 @@ use clap::{Parser, Subcommand};
 use access::{Access, AccessArguments};
 use console::{Aborted, Hinted, Unread};
 
+use crate::model::IntentKind;
+
 /// Operates PostgreSQL clusters that are run by Tenure or by Patroni.
 ///
 /// Every command of patronictl is here under its own name, with its arguments, questions and output. Settings come from a
@@ -68,6 +74,8 @@ enum Command {
     History(facts::HistoryArguments),
     /// Show by which rule each member acts and what it knows; or, with --if, what would happen
     Explain(explain::ExplainArguments),
+    /// Show everything that will bite later, each with its remedy; the exit status is for monitoring
+    Doctor(doctor::DoctorArguments),
     /// Show what the members have decided, and what each change of the leader was made of
     Events(events::EventsArguments),
     /// Decide again what a flight recorder has kept, by the rules of this version
@@ -80,6 +88,8 @@ enum Command {
     ShowTiming(timing::TimingArguments),
     /// Change the cluster's shared configuration
     EditConfig(configuration::EditArguments),
+    /// Show who has changed the cluster's shared configuration, when and why
+    ConfigHistory(config_history::ConfigHistoryArguments),
     /// Hand over to a replica, in good order
     Switchover(switch::SwitchoverArguments),
     /// Make a replica the leader, also where there is none
@@ -95,7 +105,11 @@ enum Command {
     /// Begin maintenance: nobody is promoted or demoted by itself
     Pause(pause::PauseArguments),
     /// End maintenance
-    Resume(pause::PauseArguments),
+    Resume(pause::ResumeArguments),
+    /// Keep a member from leading and from serving reads while somebody works on it
+    Maintenance(intent::MemberArguments),
+    /// Keep a member from leading
+    Nofailover(intent::MemberArguments),
     /// Print how to connect to a member
     Dsn(facts::DsnArguments),
     /// Run SQL on a member
@@ -131,6 +145,7 @@ struct UsageError(String);
 /// Ends as `patronictl` does: 0, 1 after an error, 2 after wrong usage.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let is_doctor = matches!(arguments.command, Command::Doctor(_));
     let outcome = match arguments.command {
         Command::Replay(arguments) => return replayed(replay::replay(&arguments)),
         Command::Play(arguments) => play::play(&arguments),
@@ -142,8 +157,18 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_doctor => undiagnosed(&error),
         Err(error) => complain(&error),
     }
+}
+
+/// What monitoring takes for "unknown" must not look like a warning.
+fn undiagnosed(error: &anyhow::Error) -> ExitCode {
+    if let Some(doctor::Diagnosed(code)) = error.downcast_ref() {
+        return ExitCode::from(*code);
+    }
+    complain(error);
+    ExitCode::from(doctor::UNTOLD)
 }
 
 /// 1 where the rules of this version decide otherwise.
@@ -211,9 +236,11 @@ async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
         Command::Topology(arguments) => facts::topology(access, &arguments).await,
         Command::History(arguments) => facts::history(access, &arguments).await,
         Command::Explain(arguments) => explain::explain(access, &arguments).await,
+        Command::Doctor(arguments) => doctor::doctor(access, &arguments).await,
         Command::ShowConfig(arguments) => configuration::show(access, &arguments).await,
         Command::ShowTiming(arguments) => timing::show(access, &arguments).await,
         Command::EditConfig(arguments) => configuration::edit(access, &arguments).await,
+        Command::ConfigHistory(arguments) => config_history::show(access, &arguments).await,
         Command::Switchover(arguments) => switch::switchover(access, &arguments).await,
         Command::Failover(arguments) => switch::failover(access, &arguments).await,
         Command::Restart(arguments) => act::restart(access, &arguments).await,
@@ -222,6 +249,8 @@ async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
         Command::Flush(arguments) => act::flush(access, &arguments).await,
         Command::Pause(arguments) => pause::pause(access, &arguments).await,
         Command::Resume(arguments) => pause::resume(access, &arguments).await,
+        Command::Maintenance(arguments) => intent::keep(access, &arguments, IntentKind::Maintenance).await,
+        Command::Nofailover(arguments) => intent::keep(access, &arguments, IntentKind::Nofailover).await,
         Command::Dsn(arguments) => facts::dsn(access, &arguments).await,
         Command::Query(arguments) => query::query(access, &arguments).await,
         Command::Version(arguments) => facts::version(access, &arguments).await,

@@ -8,6 +8,8 @@ use super::access::Access;
 use super::cluster::Cluster;
 use super::console::{echo, warn};
 use super::document::Document;
+use super::intent::{self, Ending, no_agent_of_ours};
+use super::time;
 use crate::clock;
 use crate::model::Span;
 
@@ -18,27 +20,66 @@ pub struct PauseArguments {
     /// Wait until all members have recognised it
     #[arg(long)]
     wait: bool,
+    #[command(flatten)]
+    ending: Ending,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ResumeArguments {
+    /// The cluster [default: the configured scope]
+    cluster_name: Option<String>,
+    /// Wait until all members have recognised it
+    #[arg(long)]
+    wait: bool,
+    /// Why, for config-history
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 pub async fn pause(access: &Access, arguments: &PauseArguments) -> Result<()> {
-    toggle(access, arguments, true).await
+    let PauseArguments { cluster_name, wait, ending } = arguments;
+    let scope = access.scope(cluster_name.as_deref())?;
+    match ending.until()? {
+        Some(until) => pause_until(access, &scope, ending, until, *wait).await,
+        None => toggle(access, &scope, true, ending.reason.as_deref(), *wait).await,
+    }
 }
 
-pub async fn resume(access: &Access, arguments: &PauseArguments) -> Result<()> {
-    toggle(access, arguments, false).await
+pub async fn resume(access: &Access, arguments: &ResumeArguments) -> Result<()> {
+    let ResumeArguments { cluster_name, wait, reason } = arguments;
+    let scope = access.scope(cluster_name.as_deref())?;
+    toggle(access, &scope, false, reason.as_deref(), *wait).await
 }
 
-async fn toggle(access: &Access, arguments: &PauseArguments, paused: bool) -> Result<()> {
-    let scope = access.scope(arguments.cluster_name.as_deref())?;
-    let cluster = access.read(&scope).await?;
+/// Also where the cluster is paused already: then this is when it ends.
+async fn pause_until(access: &Access, scope: &str, ending: &Ending, until: String, wait: bool) -> Result<()> {
+    let cluster = access.read(scope).await?;
+    if cluster.config.is_none() {
+        bail!("The config key does not exist in the cluster {scope}");
+    }
+    if !cluster.members.iter().any(intent::is_ours) {
+        return Err(no_agent_of_ours("nobody would end the pause"));
+    }
+    intent::pause_until(access, scope, ending, &until).await?;
+    if wait {
+        until_applied(access, &cluster, true).await?;
+    } else {
+        success(true)?;
+    }
+    echo(format!("It ends by itself at {}", time::local(&until)))
+}
+
+async fn toggle(access: &Access, scope: &str, paused: bool, reason: Option<&str>, wait: bool) -> Result<()> {
+    let cluster = access.read(scope).await?;
     if cluster.is_paused() == paused {
         bail!("Cluster is {} paused", if paused { "already" } else { "not" });
     }
     let wish = if paused { Document::Bool(true) } else { Document::Null };
     let body = Document::Map(vec![("pause".to_owned(), wish)]);
+    let members = access.members.because(reason);
     for member in cluster.leader_first() {
-        match access.members.ask(&member, Method::PATCH, Some("config"), Some(body.clone())).await {
-            Ok(reply) if reply.status == 200 && arguments.wait => {
+        match members.ask(&member, Method::PATCH, Some("config"), Some(body.clone())).await {
+            Ok(reply) if reply.status == 200 && wait => {
                 return until_applied(access, &cluster, paused).await;
             }
             Ok(reply) if reply.status == 200 => return success(paused),

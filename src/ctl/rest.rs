@@ -6,17 +6,20 @@ use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use hyper::http::request::Builder;
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::caller;
 use super::cluster::Member;
 use super::document::Document;
 use super::tls::{self, Trust};
 use crate::config::Credentials;
+use crate::model::{SAID_BY, SAID_WHY};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -27,6 +30,8 @@ pub struct Members {
     pub authorization: Option<String>,
     pub trust: Trust,
     pub patience: Duration,
+    /// Why something is asked for: members of ours note it.
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +41,11 @@ pub struct Reply {
 }
 
 impl Members {
+    #[must_use]
+    pub fn because(&self, reason: Option<&str>) -> Members {
+        Members { reason: reason.and_then(crate::model::words), ..self.clone() }
+    }
+
     /// `endpoint` replaces the path of the member's own URL; without it, that path is asked.
     pub async fn ask(
         &self,
@@ -96,12 +106,24 @@ impl Members {
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
+        if *request.method_ref().unwrap_or(&Method::GET) != Method::GET {
+            request = said(request, SAID_BY, Some(&caller::by()));
+            request = said(request, SAID_WHY, self.reason.as_deref());
+        }
         let body = body.map(|body| Bytes::from(body.to_json())).unwrap_or_default();
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let request = request.header(CONTENT_LENGTH, body.len());
         request.body(Full::new(body)).context("make the request")
+    }
+}
+
+/// What no header can hold is not said.
+fn said(request: Builder, name: &str, text: Option<&str>) -> Builder {
+    match text.and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok()) {
+        Some(value) => request.header(name, value),
+        None => request,
     }
 }
 

@@ -26,6 +26,33 @@ fn whole_seconds(at: &Zoned) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// Seconds in `90s`, `30m`, `2h` or `7d`.
+pub fn length(text: &str) -> Option<u64> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(seconds)
+}
+
+/// ISO 8601 with its offset, for what is written into the store.
+pub fn iso(at: &Zoned) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+}
+
+/// A stored time, on the wall where the operator sits; word for word where it is none.
+pub fn local(text: &str) -> String {
+    match text.parse::<Timestamp>() {
+        Ok(at) => whole_seconds(&at.to_zoned(TimeZone::system())),
+        Err(_) => text.to_owned(),
+    }
+}
+
 /// A time since 1970 on the wall where the operator sits: `2026-11-21 09:00:00.123`.
 pub fn told(unix_ms: u64) -> String {
     let at =
@@ -86,6 +113,10 @@ impl Schedule {
     /// As Python's `isoformat`: what agents are sent.
     pub fn iso(&self) -> String {
         self.spelled("T")
+    }
+
+    pub fn zoned(&self) -> Zoned {
+        self.at.to_zoned(TimeZone::fixed(self.offset))
     }
 
     /// Milliseconds since 1970.

@@ -53,6 +53,8 @@ pub enum Event {
     SlotsToCopy(BTreeSet<String>),
     /// When the scheduled switchover falls due, by the wall clock as it stands now.
     SwitchoverDue(Option<Moment>),
+    /// When maintenance mode ends by itself, by the wall clock as it stands now.
+    PauseEnds(Option<Moment>),
     /// Failsafe mode: who has agreed that this member leads on.
     ConsentAnswered {
         round: u64,

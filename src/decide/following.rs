@@ -69,7 +69,7 @@ fn running_standby(view: &View, cluster: &Cluster, leader: &Leader, running: &Ru
         && lineage.descent_of(position) == Descent::Diverged
         && !fault::active(Fault::SkipsDivergence)
     {
-        if lineage.timeline < position.timeline && streams_from_unfenced(cluster, leader, running) {
+        if lineage.timeline < position.timeline && streams_from_a_patroni(cluster, leader, running) {
             return Choice::wait(Reason::about(Rule::FollowsLeader, &leader.name));
         }
         let by = view.now + STOP_BUDGET;
@@ -91,11 +91,11 @@ fn running_standby(view: &View, cluster: &Cluster, leader: &Leader, running: &Ru
 }
 
 /// A leader of Patroni's claims no timeline and writes its record once in a loop: who streams from it knows its timeline first.
-fn streams_from_unfenced(cluster: &Cluster, leader: &Leader, running: &Running) -> bool {
+fn streams_from_a_patroni(cluster: &Cluster, leader: &Leader, running: &Running) -> bool {
     let Serving::Standby { upstream: Some(upstream), streaming: true, .. } = &running.serving else {
         return false;
     };
-    let record = cluster.members.get(&leader.name).filter(|record| !record.is_fenced());
+    let record = cluster.members.get(&leader.name).filter(|record| !record.is_ours());
     record.and_then(MemberRecord::address).as_ref() == Some(upstream)
 }
 

@@ -120,6 +120,7 @@ impl Mind {
             Event::Remote(remote) => self.view.remote = remote,
             Event::SlotsToCopy(slots) => self.view.memory.slots_to_copy = slots,
             Event::SwitchoverDue(due) => self.view.memory.switchover_due = due,
+            Event::PauseEnds(ends) => self.view.memory.pause_ends = ends,
             Event::End => self.view.ending = true,
         }
     }
@@ -320,6 +321,7 @@ impl Mind {
                 | Errand::ReleaseLease { .. }
                 | Errand::ClearFailover { .. }
                 | Errand::MakeDue { .. }
+                | Errand::EndPause { .. }
                 | Errand::WriteSync { .. }
                 | Errand::ClearSync { .. },
                 _,

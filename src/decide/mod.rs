@@ -42,6 +42,11 @@ const LOOK_AGAIN: Span = Span::from_secs(1);
 /// How long one decision lets the session be renewed. Longer than two looks, so that one late look costs nothing.
 const PERMIT: Span = Span::from_secs(3);
 
+/// So long a promotion usually takes at most.
+const PROMOTION_ENDS: Span = Span::from_secs(3);
+/// So long before the guardian acts it is told to stand down.
+const DISARMS: Span = Span::from_secs(1);
+
 /// The last part of the time before the guardian acts belongs to the immediate stop.
 const IMMEDIATE_STOP: Span = Span::from_ms(300);
 
@@ -270,9 +275,17 @@ fn fence_order(view: &View) -> FenceOrder {
         Some(lease) if writable || (view.now < lease.demote_at() && is_to_be_guarded(view)) => {
             FenceOrder::Arm { term: lease.term, fence_at: lease.fence_at() }
         }
-        Some(_) | None if writable || unknown => FenceOrder::Keep,
+        Some(_) | None if writable || unknown || may_be_promoting(view) => FenceOrder::Keep,
         Some(_) | None => FenceOrder::Disarm,
     }
+}
+
+/// An earlier life of this agent may have begun a promotion that ends any moment: what is a standby still may write then. A guardian
+/// that was left armed stays so for a while, and not until it kills a standby.
+fn may_be_promoting(view: &View) -> bool {
+    let young = view.memory.begun_at.is_some_and(|begun| view.now.since(begun) < PROMOTION_ENDS);
+    let armed = view.guardian.is_armed(view.now + DISARMS);
+    young && armed && view.postgres.running().is_some()
 }
 
 /// Can this member be a primary before it decides again?

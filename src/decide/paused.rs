@@ -7,8 +7,8 @@ use super::{
     Choice, following, handover, leading, own_key, race, shows_our_term, sync, take_lease, topology, wishes,
 };
 use crate::model::{
-    Cluster, Descent, Errand, Initialize, Job, Leader, Lease, Postgres, Reason, Rule, Running, Serving,
-    Timeline, Versioned, View,
+    Cluster, Descent, Errand, Initialize, Job, Leader, Lease, MemberName, MemberRole, PeerAnswer, Postgres,
+    Reason, Rule, Running, Serving, Step, Timeline, Versioned, View,
 };
 
 /// From this version on PostgreSQL turns to another upstream without a restart.
@@ -20,6 +20,9 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     }
     if let Some(leader) = half_released(view, cluster) {
         return own_key(view, leader);
+    }
+    if let Some(choice) = ends(view, cluster) {
+        return choice;
     }
     if let Some(lease) = view.lease_in_force() {
         return leading(view, cluster, lease);
@@ -37,6 +40,17 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
 fn half_released<'a>(view: &View, cluster: &'a Cluster) -> Option<&'a Leader> {
     let leader = cluster.leader.as_ref()?;
     (leader.name == view.me && view.memory.released == Some(leader.term)).then_some(leader)
+}
+
+/// Whoever began the maintenance has said when it ends. A switchover that is under way is brought to its end before.
+fn ends(view: &View, cluster: &Cluster) -> Option<Choice> {
+    let due = view.memory.pause_ends.is_some_and(|at| at <= view.now);
+    let busy = view.memory.handover.is_some() || view.memory.stepped_down;
+    if !due || busy || view.cut_off() || !cluster.falls_to(&view.me) {
+        return None;
+    }
+    let (config, intents) = (cluster.config.as_ref()?.version, cluster.intents.as_ref()?.version);
+    Some(Choice::store(Rule::PauseEnds, Errand::EndPause { config, intents }))
 }
 
 fn leading(view: &View, cluster: &Cluster, lease: &Lease) -> Choice {
@@ -99,9 +113,33 @@ fn takes_part(view: &View, cluster: &Cluster) -> Option<Choice> {
         (Some(leader), _) if leader.name == view.me => Some(own_key(view, leader)),
         // Whoever is named has not led yet; nothing of its own is to be mended.
         (Some(leader), _) => view.memory.stepped_down.then(|| following::choose(view, cluster, leader)),
-        (None, Initialize::Done(_)) => Some(race::choose(view, cluster)),
+        (None, Initialize::Done(_)) => Some(candidate(view, cluster)),
         (None, Initialize::Absent | Initialize::Running | Initialize::Unrecognized) => None,
     }
+}
+
+/// No guardian stops a primary in maintenance mode, and one that is cut off stays one when its lease ends. So nobody takes over from
+/// it by a switchover unless it has stopped; a failover is the operator's to judge.
+fn candidate(view: &View, cluster: &Cluster) -> Choice {
+    let choice = race::choose(view, cluster);
+    let from = cluster.failover.as_ref().and_then(|request| request.value.leader.as_ref());
+    let takes = matches!(&choice.step, Step::Store(Errand::TakeLease { .. }));
+    match from.filter(|from| takes && !has_stopped(view, cluster, from)) {
+        Some(from) => Choice::wait(Reason::about(Rule::CandidateAwaitsStop, from)).again_in(race::YIELD),
+        None => choice,
+    }
+}
+
+fn has_stopped(view: &View, cluster: &Cluster, leader: &MemberName) -> bool {
+    let ended = cluster.status.ended_on == Some(cluster.highest_timeline());
+    let denies = match view.peers.answers.get(leader) {
+        Some(PeerAnswer::Stands(peer)) => {
+            !peer.stale && matches!(peer.role, MemberRole::Demoted | MemberRole::Replica)
+        }
+        Some(PeerAnswer::Silent) | None => false,
+    };
+    // A standby cluster has no primary.
+    ended || denies || *leader == view.me || view.policy.follows.is_some()
 }
 
 /// A standby that runs follows the leader, whoever made it one, as far as that needs no restart.
@@ -116,15 +154,15 @@ fn turns(view: &View, cluster: &Cluster) -> Option<Choice> {
     (fits && elsewhere).then(|| Choice::run(reason, Job::Follow { upstream: source.address.clone() }))
 }
 
-/// The timeline on which this member's primary may lead. One that others have gone beyond may not.
+/// The timeline on which this member's primary may lead. One that others have gone beyond may not. Whoever is named as the next one waits
+/// for a primary that runs: it takes its office again and hands it over.
 fn vacant_office(view: &View, cluster: &Cluster) -> Option<Timeline> {
     let running = view.postgres.running().filter(|running| running.is_primary())?;
     let answers = running.silent_since.is_none();
     let vacant = cluster.leader.is_none() && view.lease.is_none() && !view.cut_off();
-    let asked = cluster.failover.as_ref().is_some_and(|request| !request.value.is_empty());
     let ours = cluster.system_id() == Some(running.system);
     let timeline = running.position()?.timeline;
     let newest = cluster.highest_timeline() <= timeline;
     let barred = view.tags.nofailover() || sync::barred(view, cluster, &view.me);
-    (vacant && ours && newest && answers && !asked && !barred).then_some(timeline)
+    (vacant && ours && newest && answers && !barred).then_some(timeline)
 }

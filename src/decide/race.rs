@@ -20,7 +20,7 @@ pub(super) const PATIENCE_GONE: Span = Span::from_ms(300);
 const UNFENCED_QUIET: Span = Span::from_ms(2_500);
 const ASKS_ALOUD: Span = Span::from_secs(3);
 /// A member that yields looks again after this.
-const YIELD: Span = Span::from_ms(500);
+pub(super) const YIELD: Span = Span::from_ms(500);
 
 /// Who goes first. The order of the fields is the order of importance.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -185,14 +185,17 @@ pub(super) fn named(cluster: &Cluster) -> Option<&MemberName> {
     request(cluster)?.candidate.as_ref()
 }
 
-/// A leader of Patroni's whose key has run out may have lost its agent and not its PostgreSQL: no guardian has stopped that.
-/// Where its WAL goes on arriving it lives, and is not deposed. A key that was given back leaves its owner's record there.
+/// A leader of Patroni's, or one in maintenance mode, whose key has run out may have lost its agent and not its PostgreSQL: no
+/// guardian has stopped that. Where its WAL goes on arriving it lives, and is not deposed. An agent that is there answers for
+/// itself: one that gave its key back, or one that has just come back and takes the key again.
 fn unfenced_primary<'a>(view: &'a View, cluster: &Cluster) -> Option<(&'a MemberName, Moment)> {
     let leader = view.memory.unfenced_leader.as_ref()?;
-    let expired = !cluster.members.contains_key(leader) && view.memory.last_leader.as_ref() == Some(leader);
+    let answers = matches!(view.peers.answers.get(leader), Some(PeerAnswer::Stands(_)));
+    let unheard = !(answers && cluster.members.contains_key(leader));
     let since = view.memory.no_leader_since?;
     let moved_at = view.memory.received.map_or(since, |(_, at)| since.max(at));
     let quiet_at = moved_at + UNFENCED_QUIET;
+    let expired = unheard && view.memory.last_leader.as_ref() == Some(leader);
     let waits = expired && view.now < quiet_at && !fault::active(Fault::DeposesTheUnfenced);
     waits.then_some((leader, quiet_at))
 }

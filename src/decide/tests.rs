@@ -205,3 +205,34 @@ fn a_restart_waits_for_work_that_ends_in_a_moment_and_is_refused_for_other() {
     assert!(!refused(Job::Checkpoint));
     assert!(refused(Job::StartStandby { upstream: None }));
 }
+
+#[test]
+fn a_guardian_that_was_left_armed_stays_so_while_a_promotion_may_end() {
+    let at = |ms| Moment::from_ms(ms);
+    let standby = Serving::Standby {
+        timeline: Timeline(1),
+        received: Some(Lsn(80)),
+        replayed: Some(Lsn(80)),
+        streaming: false,
+        upstream: None,
+        forks: None,
+        starved: false,
+    };
+    let running = Running {
+        system: SYSTEM,
+        serving: standby,
+        silent_since: None,
+        version: 170_000,
+        synchrony: Synchrony::default(),
+    };
+    let mut view = view(Postgres::Running(running));
+    let armed = |fence_at| Guardian::Ready { confirmed: FenceOrder::Arm { term: Term(3), fence_at } };
+    (view.now, view.memory.begun_at) = (at(20_500), Some(at(20_000)));
+    view.guardian = armed(at(25_000));
+    assert_eq!(decide(&view).fence, FenceOrder::Keep);
+    view.guardian = armed(at(21_400));
+    assert_eq!(decide(&view).fence, FenceOrder::Disarm, "it would kill a standby");
+    view.guardian = armed(at(28_000));
+    view.now = at(23_100);
+    assert_eq!(decide(&view).fence, FenceOrder::Disarm, "it would have ended by now");
+}

@@ -195,6 +195,10 @@ pub(super) fn paused(view: &View, cluster: &Cluster) -> Option<Choice> {
     match (wish.ask, wish.stage, &view.postgres) {
         (Ask::Restart { .. }, Stage::Down, Postgres::Stopped { control }) if control.was_primary() => {
             let term = cluster.leader.as_ref().filter(|_| leads(view))?.term;
+            // Whoever is told that the lease was given back takes it that nothing writes here.
+            if view.memory.released == Some(term) {
+                return None;
+            }
             // Nobody is elected in maintenance mode: PostgreSQL does not stay down because the store is silent.
             let lease = view.lease_in_force().filter(|_| !view.cut_off());
             if let Some(choice) = lease.and_then(|lease| sync::before_writing(view, cluster, lease)) {

@@ -1,7 +1,9 @@
 //! What the journal's catalog says about each message that has a number: what has happened, and what to do about it.
 //! `journalctl -x` shows it below the line, and packaging/journal/tenure.catalog is written from here.
 
+mod candidates;
 mod failsafe;
+mod maintenance;
 mod notices;
 mod replication;
 mod synchronous;
@@ -46,7 +48,9 @@ const fn rule(rule: Rule, meaning: &'static str, advice: &'static str) -> Explan
 /// Every message that has a number.
 pub fn catalog() -> impl Iterator<Item = &'static Explanation> {
     (CATALOG.iter())
+        .chain(candidates::CANDIDATES)
         .chain(failsafe::FAILSAFE)
+        .chain(maintenance::MAINTENANCE)
         .chain(replication::REPLICATION)
         .chain(synchronous::SYNCHRONOUS)
         .chain(notices::NOTICES)
@@ -110,12 +114,6 @@ const CATALOG: &[Explanation] = &[
          member does not try to lead.",
         "Look at what the command has said, in the lines above. If nobody else takes over, correct what keeps it from \
          agreeing, or take the setting away.",
-    ),
-    rule(
-        Rule::CandidateRefusedByHook,
-        "Nobody leads. A moment ago postgresql.pre_promote failed here, so this member leaves the lease to others for the \
-         time of a lease.",
-        "If no other member takes over, correct what keeps the command from agreeing.",
     ),
     rule(
         Rule::LeaderGivesUp,
@@ -275,53 +273,6 @@ const CATALOG: &[Explanation] = &[
         "Nothing, if the member comes back. Look above for what interrupted it.",
     ),
     rule(
-        Rule::RaceWaitsForData,
-        "Nobody leads, and this member has no data that it could lead with.",
-        "If no member has any, restore a backup. Otherwise start the agent of a member that has.",
-    ),
-    rule(
-        Rule::CandidateTakes,
-        "Nobody leads, and no member that answers is further than this one. It takes the lease.",
-        "Nothing. Look into the journal of the former leader for the reason why it is one no more.",
-    ),
-    rule(Rule::CandidateNamed, "This member was named as the next leader, and takes the lease.", "Nothing."),
-    rule(
-        Rule::CandidateBarred,
-        "Nobody leads. This member may not: it is tagged nofailover.",
-        "If no other member can lead, remove the tag here and reload the agent, after having thought about why it is \
-         there.",
-    ),
-    rule(
-        Rule::CandidateTooFarBehind,
-        "Nobody leads. This member lacks more than maximum_lag_on_failover of what the last leader had written, and does \
-         not take over by itself.",
-        "Bring the former leader back if that can be done: nothing is lost then. If it cannot, `tenurectl failover` with \
-         this member as the candidate makes it the leader, and what it lacks is lost.",
-    ),
-    rule(
-        Rule::CandidateOnOldTimeline,
-        "Nobody leads. This member has not followed the last leader onto its timeline, and check_timeline forbids it to \
-         take over.",
-        "Bring back a member that is on the last timeline. If there is none any more, `tenurectl failover` with this \
-         member as the candidate makes it the leader, and what it lacks is lost.",
-    ),
-    rule(
-        Rule::CandidateSeesPrimary,
-        "Nobody holds the lease, but another member says that it still runs as a primary. It is waited for.",
-        "Look at the journal of that member's agent: it either takes the lease or stops its PostgreSQL. If that agent \
-         cannot reach the store, repair that; to have another leader at once, stop PostgreSQL there.",
-    ),
-    rule(
-        Rule::CandidateBacksOff,
-        "Nobody leads, and the last promotion here has failed. It is tried again after a pause.",
-        "Look into PostgreSQL's own log here for the reason.",
-    ),
-    rule(
-        Rule::CandidateWithoutGuardian,
-        "Nobody leads, and this member may not, because its guardian, tenure-fence, does not answer.",
-        "Look at the unit tenure-fence@ of this instance and its journal, and start it.",
-    ),
-    rule(
         Rule::BootstrapTakes,
         "The store knows no data of this cluster. This member claims the right to make some.",
         "Nothing, if the cluster is new. If it should have data, stop the agents and look at the scope, the namespace and \
@@ -454,12 +405,6 @@ const CATALOG: &[Explanation] = &[
         "Nothing. Clients of this server have to connect again.",
     ),
     rule(
-        Rule::RestartStarts,
-        "In maintenance mode PostgreSQL has been stopped for a restart that somebody asked for, and is started \
-         again.",
-        "Nothing.",
-    ),
-    rule(
         Rule::RestartTookTooLong,
         "A restart of the leader was given a time limit, and PostgreSQL did not come back within it. The lease is \
          given back, so that another member can lead.",
@@ -471,23 +416,6 @@ const CATALOG: &[Explanation] = &[
         "Somebody has asked to make this member's data anew. The old data directory is set aside, not deleted, \
          and a copy of the leader's is made.",
         "See that there is room for both. What was set aside goes by the limits of the configuration.",
-    ),
-    rule(
-        Rule::CandidateSilent,
-        "Nobody leads, and this member cannot: its PostgreSQL does not answer.",
-        "Find out why it hangs; another member that answers takes over by itself.",
-    ),
-    rule(
-        Rule::CandidateDiskStalled,
-        "Nobody leads, and this member cannot: nothing that is written here reaches the disk.",
-        "Look at the storage of this machine; another member takes over by itself if it can.",
-    ),
-    rule(
-        Rule::CandidateWithoutWatchdog,
-        "Nobody leads, and this member may not: the settings require a watchdog device, and it cannot be armed \
-         here.",
-        "`tenurectl list -e` and the agent's status say why. See docs/fencing.md; `watchdog.mode: automatic` \
-         leads without one.",
     ),
 ];
 

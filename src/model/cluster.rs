@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Fork, Lineage, Lsn, MemberName, Position, SessionId, SystemId, Term, Timeline};
+use super::{Fork, Intents, Lineage, Lsn, MemberName, Position, SessionId, SystemId, Term, Timeline};
 
 /// One consistent reading of a cluster's place in the store.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub struct Cluster {
     pub history: Vec<HistoryLine>,
     pub failsafe: BTreeMap<MemberName, String>,
     pub claim: Option<Versioned<Claim>>,
+    #[serde(default)]
+    pub intents: Option<Versioned<Intents>>,
 }
 
 /// A value with the store's version of it, for compare-and-set.
@@ -231,6 +233,15 @@ impl Cluster {
         self.members.get(self.leader_name()?)
     }
 
+    /// Does it fall to this member to write what any member could: the leader, or anybody where nobody of ours leads?
+    pub fn falls_to(&self, me: &MemberName) -> bool {
+        match self.leader_name() {
+            Some(leader) if leader == me => true,
+            Some(_) => self.leader_record().is_some_and(|record| !record.is_ours()),
+            None => self.system_id().is_some(),
+        }
+    }
+
     /// The lineage that the present leader writes on, once both it and the history have told enough to know.
     pub fn lineage(&self) -> Option<Lineage> {
         let timeline = self.leader_record()?.timeline?;
@@ -286,9 +297,14 @@ impl MemberRecord {
         (!host.is_empty()).then(|| Address { host: host.to_owned(), port })
     }
 
-    /// A guardian stops this member's PostgreSQL before anybody else may lead.
-    pub fn is_fenced(&self) -> bool {
+    /// Written by an agent of ours.
+    pub fn is_ours(&self) -> bool {
         self.tenure.is_some()
+    }
+
+    /// A guardian stops this member's PostgreSQL before anybody else may lead. In maintenance mode none does.
+    pub fn is_fenced(&self) -> bool {
+        self.is_ours() && self.pause != Some(true)
     }
 
     /// How far this member's WAL reaches, received or written.

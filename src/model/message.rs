@@ -109,6 +109,7 @@ const WARNINGS: &[Rule] = &[
     Rule::RaceWaitsForData,
     Rule::CandidateTooFarBehind,
     Rule::CandidateOnOldTimeline,
+    Rule::CandidateAwaitsStop,
     Rule::CandidateSeesPrimary,
     Rule::CandidateBacksOff,
     Rule::CandidateWithoutGuardian,

@@ -64,6 +64,12 @@ pub enum Errand {
         request: FailoverRequest,
         version: i64,
     },
+    /// Maintenance mode has come to its end: take it out of the configuration of that version, and what is said of it out of
+    /// the intents of that one.
+    EndPause {
+        config: i64,
+        intents: i64,
+    },
     /// Who may lead without loss, in place of that version (0: there is none).
     WriteSync {
         term: Term,

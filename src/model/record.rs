@@ -195,6 +195,9 @@ impl View {
         if let Some(config) = &mut cluster.config {
             config.value = Value::Null;
         }
+        if let Some(intents) = &mut cluster.intents {
+            intents.value = intents.value.kept();
+        }
         for record in cluster.members.values_mut() {
             // Where PostgreSQL is, and nothing of who logs in.
             record.conn_url = record.address().map(|at| bare_url(&at.host, at.port)).unwrap_or_default();
@@ -273,6 +276,7 @@ impl Errand {
             Errand::ReleaseLease { .. } => "give the lease back".to_owned(),
             Errand::ClearFailover { .. } => "clear the request".to_owned(),
             Errand::MakeDue { .. } => "ask for the switchover now".to_owned(),
+            Errand::EndPause { .. } => "end maintenance mode".to_owned(),
             Errand::WriteSync { .. } => "write who may lead without loss".to_owned(),
             Errand::ClearSync { .. } => "let anybody lead".to_owned(),
         }

@@ -111,6 +111,7 @@ rules! {
     SwitchoverStale = "switchover_stale": "the time of the scheduled switchover has passed, or cannot be read; clearing the request" ["17ef993135f242649e4352200e191351"],
 
     // An operator's wishes.
+    PauseEnds = "pause_ends": "the time that maintenance mode was given is over; ending it" ["224f3043a2f44608a05b5ab5f194340f"],
     RestartStops = "restart_stops": "asked to restart; stopping PostgreSQL in good order" ["312f091a83d14dfaac69d781a5d5598a"],
     RestartStarts = "restart_starts": "asked to restart in maintenance mode; starting PostgreSQL" ["0af64182acc642c0a010aacc73a6e7be"],
     RestartTookTooLong = "restart_took_too_long": "PostgreSQL did not come back within the time given for the restart; giving the lease back" ["816cf8d047c841588a5e80693bc2b432"],
@@ -191,6 +192,7 @@ rules! {
     CandidateLacksVotes = "candidate_lacks_votes": "there is no leader, and too few voters say that this member has every commit" ["58a967382d3648b094d052557b57f5ab"],
     CandidateYields = "candidate_yields": "there is no leader; {member} is further or preferred",
     CandidateYieldsToNamed = "candidate_yields_to_named": "there is no leader; {member} has been named as the next one",
+    CandidateAwaitsStop = "candidate_awaits_stop": "asked to take over in maintenance mode, and {member} is not known to have stopped" ["4dfcbd6941a243bd9cf603e6e0311117"],
     CandidateSeesPrimary = "candidate_sees_primary": "there is no leader, but {member} still runs as a primary" ["a0c62a99e03042d1a0333dc7e6ce0127"],
     CandidateBacksOff = "candidate_backs_off": "there is no leader; promoting PostgreSQL failed here, and it is tried again later" ["3c6899979ea2492885755ceaa66ec1eb"],
     CandidateRefusedByHook = "candidate_refused_by_hook": "there is no leader, and pre_promote has just kept this member from leading" ["c0a1a1bd898943508a65b55c64010a09"],

@@ -195,6 +195,9 @@ pub struct Memory {
     /// When the scheduled switchover of the last snapshot falls due, by the wall clock as it stands now; a time that
     /// nobody can read has been due for ever.
     pub switchover_due: Option<Moment>,
+    /// When maintenance mode ends by itself, by the wall clock as it stands now.
+    #[serde(default)]
+    pub pause_ends: Option<Moment>,
     /// When this life of the agent began.
     #[serde(default)]
     pub begun_at: Option<Moment>,

@@ -1,5 +1,6 @@
 //! Asking other members where they stand, over their REST APIs. Tenure's agents and Patroni's are asked alike.
 
+pub mod certificate;
 mod consent;
 pub mod http;
 mod status;

@@ -70,7 +70,7 @@ pub fn probe_free_bytes(place: &Path) -> Option<u64> {
 }
 
 /// How large the file system is that holds it.
-pub(super) fn disk_bytes(place: &Path) -> Option<u64> {
+pub fn disk_bytes(place: &Path) -> Option<u64> {
     let disk = statvfs(place).ok()?;
     Some(disk.blocks().saturating_mul(disk.fragment_size()))
 }

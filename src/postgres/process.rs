@@ -11,6 +11,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
+use tokio::time::sleep;
+
+use crate::model::Span;
+
+/// How soon an end is noticed that the kernel does not tell.
+const ASK_AGAIN: Span = Span::from_ms(20);
 
 /// A process that cannot be mistaken for another one that gets its number later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,43 +168,63 @@ impl Postmaster {
 
 /// Tells the end of a process that need not be our child.
 #[derive(Debug)]
-pub struct ExitWatch {
-    /// None: it had gone already.
-    descriptor: Option<AsyncFd<OwnedFd>>,
+pub enum ExitWatch {
+    /// It had gone already.
+    Gone,
+    /// The kernel tells.
+    Told(AsyncFd<OwnedFd>),
+    /// A kernel that has no descriptors of processes (before 5.3) is asked again and again.
+    Asked(Postmaster),
 }
 
 pub fn watch_exit(postmaster: Postmaster) -> io::Result<ExitWatch> {
     let descriptor = match open_pidfd(postmaster.pid) {
         Ok(descriptor) => descriptor,
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(ExitWatch { descriptor: None }),
-        Err(error) => return Err(error),
+        Err(error) => {
+            return match error.raw_os_error() {
+                Some(libc::ESRCH) => Ok(ExitWatch::Gone),
+                // The second is how a container's filter denies a call that it does not know.
+                Some(libc::ENOSYS | libc::EPERM) => Ok(ExitWatch::Asked(postmaster)),
+                _ => Err(error),
+            };
+        }
     };
     // Only now is it certain whom the descriptor is of.
     if !postmaster.lives() {
-        return Ok(ExitWatch { descriptor: None });
+        return Ok(ExitWatch::Gone);
     }
     // SAFETY: an OwnedFd is open and the same descriptor for as long as it lives, and the AsyncFd owns it.
     let descriptor = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
-    Ok(ExitWatch { descriptor: Some(descriptor) })
+    Ok(ExitWatch::Told(descriptor))
 }
 
 impl ExitWatch {
     /// Returns when the process has ended. May be asked again.
     pub async fn ended(&self) {
-        if let Some(descriptor) = &self.descriptor {
-            loop {
-                match descriptor.ready(Interest::READABLE).await {
-                    Ok(mut guard) if guard.ready().is_readable() => {
-                        if readable(descriptor.get_ref()) {
-                            return;
-                        }
-                        guard.clear_ready_matching(Ready::READABLE);
-                    }
-                    Ok(_) => {}
-                    // The runtime shuts down; nobody is left to be told.
-                    Err(_) => return,
+        match self {
+            ExitWatch::Gone => {}
+            ExitWatch::Told(descriptor) => until_told(descriptor).await,
+            ExitWatch::Asked(postmaster) => {
+                while postmaster.lives() {
+                    sleep(ASK_AGAIN.as_duration()).await;
                 }
             }
+        }
+    }
+}
+
+async fn until_told(descriptor: &AsyncFd<OwnedFd>) {
+    loop {
+        match descriptor.ready(Interest::READABLE).await {
+            Ok(mut guard) if guard.ready().is_readable() => {
+                if readable(descriptor.get_ref()) {
+                    return;
+                }
+                guard.clear_ready_matching(Ready::READABLE);
+            }
+            Ok(_) => {}
+            // The runtime shuts down; nobody is left to be told.
+            Err(_) => return,
         }
     }
 }
@@ -211,8 +237,9 @@ fn readable(descriptor: &OwnedFd) -> bool {
 }
 
 fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // No flags: the only one of use to somebody came with Linux 5.10, and older kernels refuse what they do not know.
     // SAFETY: pidfd_open takes two integers and touches no memory of ours.
-    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_NONBLOCK) };
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
@@ -410,19 +437,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_a_process_is_told() {
-        let mut child = Command::new("/bin/sleep").arg("600").spawn().expect("a child");
-        let pid = i32::try_from(child.id()).expect("a pid");
-        let postmaster = Postmaster { pid, start_ticks: read_stat(pid).expect("alive").start_ticks };
-        let watch = watch_exit(postmaster).expect("a pidfd");
-        assert!(postmaster.lives());
-        let ended = watch.ended();
-        tokio::pin!(ended);
-        assert!(futures_util::FutureExt::now_or_never(&mut ended).is_none());
-        child.kill().expect("killed");
-        ended.await;
-        assert!(!postmaster.lives());
-        child.wait().expect("reaped");
-        watch_exit(postmaster).expect("nobody there").ended().await;
+    async fn the_end_of_a_process_is_told_by_any_kernel() {
+        for kernel_tells in [true, false] {
+            let mut child = Command::new("/bin/sleep").arg("600").spawn().expect("a child");
+            let pid = i32::try_from(child.id()).expect("a pid");
+            let postmaster = Postmaster { pid, start_ticks: read_stat(pid).expect("alive").start_ticks };
+            let watch = if kernel_tells {
+                watch_exit(postmaster).expect("a pidfd")
+            } else {
+                ExitWatch::Asked(postmaster)
+            };
+            assert_eq!(matches!(watch, ExitWatch::Told(_)), kernel_tells);
+            assert!(postmaster.lives());
+            let ended = watch.ended();
+            tokio::pin!(ended);
+            assert!(futures_util::FutureExt::now_or_never(&mut ended).is_none());
+            child.kill().expect("killed");
+            ended.await;
+            assert!(!postmaster.lives());
+            child.wait().expect("reaped");
+            watch_exit(postmaster).expect("nobody there").ended().await;
+        }
     }
 }

@@ -31,6 +31,9 @@ impl World {
             return;
         }
         let now = self.local(host);
+        if self.laws.unattended.remove(&host) {
+            self.laws.resumed_at = Some(self.now);
+        }
         let machine = &mut self.hosts[host];
         machine.agent_life += 1;
         let life = machine.agent_life;
@@ -96,6 +99,10 @@ impl World {
         let at = request.and_then(|request| request.value.scheduled_at.as_ref());
         let due = at.and_then(|at| at.parse().ok()).map(|at| clock.read(at));
         agent.mind.apply(now, Event::SwitchoverDue(due));
+        let intents = agent.mind.view().cluster().and_then(|cluster| cluster.intents.as_ref());
+        let until = intents.and_then(|intents| intents.value.pause.as_ref()?.until.as_ref());
+        let ends = until.and_then(|at| at.parse().ok()).map(|at| clock.read(at));
+        agent.mind.apply(now, Event::PauseEnds(ends));
         let mut turn = agent.mind.turn(now);
         // Callbacks change nothing in this world, not even its chances.
         turn.commands.retain(|command| !matches!(command, Command::Call(_)));
@@ -337,8 +344,9 @@ impl World {
     }
 
     fn order_fence(&mut self, host: usize, order: FenceOrder) {
-        // In maintenance mode the guardian is disarmed, and everybody is told so.
-        if order == FenceOrder::Disarm && !self.policy.pause {
+        // In maintenance mode the guardian is disarmed, and everybody is told so. An order of its last moment may be on its way.
+        let ends = self.laws.resumed_at.is_some_and(|at| self.now < at + SECOND);
+        if order == FenceOrder::Disarm && !self.policy.pause && !ends {
             self.laws.look_at_disarm(&self.hosts[host]);
         }
         self.order_guardian(host, order, Speaker::Agent);

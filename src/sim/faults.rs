@@ -2,7 +2,7 @@
 //! begins, so that a failing one can be made shorter.
 
 use super::guardian::Guardian;
-use super::host::Clock;
+use super::host::{Clock, Host};
 use super::network::Place;
 use super::postgres::{Data, Server};
 use super::random::Random;
@@ -37,6 +37,8 @@ pub(super) enum Trouble {
     AnswerIsLost(usize),
     /// Only where one is required does it matter.
     WatchdogFails(usize),
+    /// Maintenance mode, for as long as it takes until everybody who may be a primary listens again.
+    Maintenance,
     /// An operator makes the cluster the standby of another one, which is nowhere to be seen.
     FollowsAnother,
 }
@@ -116,6 +118,7 @@ impl World {
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose += 1,
             Trouble::WatchdogFails(host) => self.break_watchdog(host, true),
             Trouble::FollowsAnother => self.follow_another(true),
+            Trouble::Maintenance => self.maintain(true),
         }
     }
 
@@ -137,6 +140,10 @@ impl World {
             Trouble::AnswerIsLost(host) => self.hosts[host].answers_to_lose = 0,
             Trouble::WatchdogFails(host) => self.break_watchdog(host, false),
             Trouble::FollowsAnother => self.follow_another(false),
+            Trouble::Maintenance if self.policy.pause && !self.everybody_listens() => {
+                self.after(SECOND, Happening::Passes(trouble));
+            }
+            Trouble::Maintenance => self.maintain(false),
             Trouble::PostgresCrashes(_)
             | Trouble::GuardianDies(_)
             | Trouble::StoreElects
@@ -299,6 +306,39 @@ impl World {
         let remote = Remote { address: Some(elsewhere), ..Remote::default() };
         self.policy.follows = follows.then_some(remote);
         self.laws.follows_since = follows.then_some(self.now);
+        self.tell_policy();
+    }
+
+    /// An operator begins and ends it when every agent can hear of it.
+    fn maintain(&mut self, on: bool) {
+        if self.policy.pause == on || !self.everybody_listens() {
+            return;
+        }
+        self.set_pause(on);
+        self.tell_policy();
+    }
+
+    /// Whose agent is not there when maintenance mode ends has nobody who could stop it before it is.
+    pub fn set_pause(&mut self, on: bool) {
+        self.policy.pause = on;
+        self.laws.resumed_at = (!on).then_some(self.now);
+        let unattended = (0..self.hosts.len()).filter(|&host| !on && self.hosts[host].agent.is_none());
+        self.laws.unattended = unattended.collect();
+    }
+
+    /// Every agent hears what the store says, and whoever may write has the key: nobody but an operator knows otherwise whether a
+    /// primary that nobody fences still runs.
+    fn everybody_listens(&self) -> bool {
+        let leader = self.store.leader.as_ref().map(|leader| &leader.name);
+        let listens = |(index, host): (usize, &Host)| {
+            let hears = host.agent.as_ref().is_some_and(|agent| !agent.frozen && !agent.hung);
+            let reached = self.network.both_ways(Place::Host(index), Place::Store);
+            hears && reached && (!host.pg.may_write() || Some(&host.name) == leader)
+        };
+        self.hosts.iter().enumerate().all(listens)
+    }
+
+    fn tell_policy(&mut self) {
         for host in 0..self.hosts.len() {
             let life = self.hosts[host].agent_life;
             self.after(MS, Happening::AgentHearsPolicy { host, life });
@@ -332,6 +372,8 @@ impl World {
         self.network.heal_everything();
         self.store_starts();
         self.follow_another(false);
+        // Agents that have just been started must have looked around.
+        self.after(5 * SECOND, Happening::Passes(Trouble::Maintenance));
         for host in 0..self.hosts.len() {
             self.freeze_agent(host, false);
             self.unhang_loop(host);

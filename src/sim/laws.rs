@@ -11,6 +11,9 @@ use super::world::World;
 use crate::decide::mind::{ErrandOutcome, Event, LeaseEvent};
 use crate::model::{ControlState, Moment, Rule, SessionId, Span, SystemId, Term, Timeline};
 
+/// How long a primary without a lease may take to be one again, or none, after maintenance mode.
+const RESUMES: Time = 20 * super::SECOND;
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Laws {
     /// The first law that was broken, and how.
@@ -19,6 +22,10 @@ pub(super) struct Laws {
     pub key_deleted: bool,
     /// The cluster follows another one since then.
     pub follows_since: Option<Time>,
+    /// Maintenance mode has ended then, for the last time.
+    pub resumed_at: Option<Time>,
+    /// The machines that maintenance mode has left without an agent, until there is one again.
+    pub unattended: BTreeSet<usize>,
     pub planned_end: BTreeMap<SessionId, Time>,
     /// Every rule that anybody has decided by.
     pub rules: BTreeSet<Rule>,
@@ -103,10 +110,12 @@ impl World {
 
     /// S2: writes only between taking the lease and the machine's own deadline.
     fn look_at_office(&mut self, index: usize) {
-        let now = self.local(index);
+        let (now, now_true) = (self.local(index), self.now);
         let host = &self.hosts[index];
         // What nobody has ever managed is nobody's to judge; nor is there a deadline in maintenance mode.
-        if !host.managed || self.policy.pause {
+        let settles = self.laws.resumed_at.is_some_and(|at| now_true < at + RESUMES)
+            || self.laws.unattended.contains(&index);
+        if !host.managed || self.policy.pause || settles {
             return;
         }
         match host.office {

@@ -73,7 +73,7 @@ impl World {
         let clock = host.clock;
         let name = host.name.clone();
         let told = takeover.loss.told(|at| format!("{} ms", clock.shows(at) / MS));
-        let after_the_key = self.laws.key_deleted || self.policy.pause;
+        let after_the_key = self.laws.key_deleted || self.policy.pause || self.laws.resumed_at.is_some();
         let exceeds = |at: Time| match takeover.loss {
             Loss::Nothing(_) => true,
             Loss::AtMost(bytes) => bytes.0 < super::postgres::RECORD_BYTES * news.len() as u64,

@@ -9,8 +9,8 @@ use super::{MS, Time};
 use crate::decide::fault::{self, Fault};
 use crate::decide::mind::ErrandOutcome;
 use crate::model::{
-    Claim, Cluster, Errand, FailoverRequest, HistoryLine, Initialize, Leader, MemberName, MemberRecord,
-    SessionId, Span, Status, SyncState, SystemId, Term, Versioned,
+    Claim, Cluster, Errand, FailoverRequest, HistoryLine, Initialize, Intent, Intents, Leader, MemberName,
+    MemberRecord, SessionId, Span, Status, SyncState, SystemId, Term, Versioned,
 };
 
 #[derive(Clone, Debug)]
@@ -108,6 +108,7 @@ pub(super) struct Store {
     failsafe: BTreeMap<MemberName, String>,
     failover: Option<Versioned<FailoverRequest>>,
     pub sync: Option<Versioned<SyncState>>,
+    intents: Option<Versioned<Intents>>,
     next_session: i64,
     snapshot: Option<(i64, Rc<Cluster>)>,
 }
@@ -129,6 +130,7 @@ impl Store {
             failsafe: BTreeMap::new(),
             failover: None,
             sync: None,
+            intents: None,
             next_session: 1,
             snapshot: None,
         }
@@ -211,6 +213,7 @@ impl Store {
             history: self.history.clone(),
             failsafe: self.failsafe.clone(),
             claim: self.claim.clone(),
+            intents: self.intents.clone(),
         });
         self.snapshot = Some((self.revision, Rc::clone(&cluster)));
         cluster
@@ -243,6 +246,14 @@ impl Store {
         let request = FailoverRequest { leader, candidate, scheduled_at: at.map(|at| at.to_string()) };
         self.revision += 1;
         self.failover = Some(Versioned { value: request, version: self.revision });
+    }
+
+    /// A time is a number of microseconds here, too.
+    pub fn pause_until(&mut self, at: Time) {
+        let pause = Intent { until: Some(at.to_string()), ..Intent::default() };
+        self.revision += 1;
+        let value = Intents { pause: Some(pause), ..Intents::default() };
+        self.intents = Some(Versioned { value, version: self.revision });
     }
 
     fn end_of(&self, now: Time, ttl: Span) -> Time {
@@ -335,6 +346,12 @@ impl Store {
                 self.failover = Some(Versioned { value: request.clone(), version: self.revision + 1 });
                 true
             }
+            Errand::EndPause { intents, .. }
+                if self.intents.as_ref().is_some_and(|present| present.version == *intents) =>
+            {
+                self.intents = None;
+                true
+            }
             Errand::WriteSync { term, state, version } if self.may_write_sync(*term, *version) => {
                 self.sync = Some(Versioned { value: state.clone(), version: self.revision + 1 });
                 true
@@ -346,6 +363,7 @@ impl Store {
             Errand::WriteSync { .. }
             | Errand::ClearSync { .. }
             | Errand::MakeDue { .. }
+            | Errand::EndPause { .. }
             | Errand::TakeInitialize
             | Errand::FinishInitialize { .. }
             | Errand::AbandonInitialize

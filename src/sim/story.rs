@@ -29,6 +29,7 @@ pub(super) fn describe(step: &Step) -> String {
         Step::Store(Errand::ReleaseLease { .. }) => ": release the lease".to_owned(),
         Step::Store(Errand::ClearFailover { .. }) => ": clear the request".to_owned(),
         Step::Store(Errand::MakeDue { .. }) => ": ask for it now".to_owned(),
+        Step::Store(Errand::EndPause { .. }) => ": end maintenance mode".to_owned(),
         Step::Store(Errand::WriteSync { state, .. }) => {
             let names: Vec<&str> = state.standbys.iter().map(MemberName::as_str).collect();
             format!(": write /sync, {} of [{}]", state.quorum + 1, names.join(","))
@@ -184,6 +185,12 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
             world.ask(host(&world, name), Ask::Reinitialize { force: true, from_leader: false });
         }
         ["pause"] => set_pause(&mut world, true),
+        ["pause", "for", secs] => {
+            let end = world.now + secs.parse::<Time>().expect("seconds") * SECOND;
+            set_pause(&mut world, true);
+            world.store.pause_until(end);
+            world.tell_watchers();
+        }
         ["resume"] => set_pause(&mut world, false),
         ["store", "fails"] => world.store_stops(),
         ["store", "returns"] => world.store_starts(),
@@ -209,8 +216,8 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
     world
 }
 
-fn set_pause(world: &mut World, pause: bool) {
-    world.policy.pause = pause;
+pub(super) fn set_pause(world: &mut World, pause: bool) {
+    world.set_pause(pause);
     tell_policy(world);
 }
 

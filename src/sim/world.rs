@@ -379,7 +379,11 @@ impl World {
         let taking =
             matches!(&*request, Request::Errand { errand: crate::model::Errand::TakeLease { .. }, .. });
         let writes_sync = matches!(&*request, Request::Errand { errand: Errand::WriteSync { .. }, .. });
+        let ends_pause = matches!(&*request, Request::Errand { errand: Errand::EndPause { .. }, .. });
         let answer = self.store.answer(self.now, *request);
+        if ends_pause && matches!(answer, Answer::Errand(ErrandOutcome::Done)) {
+            super::story::set_pause(self, false);
+        }
         if let Answer::Opened(_) | Answer::Renewed { .. } = answer {
             self.plan_expiry();
         }

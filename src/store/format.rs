@@ -1,4 +1,4 @@
-//! How Tenure spells keys and values: byte for byte as Patroni 4.1 does, plus the one key of our own, `claim`.
+//! How Tenure spells keys and values: byte for byte as Patroni 4.1 does, plus the keys of our own, `claim` and `intents`.
 //! Reading them back, forgivingly, is `format::read`.
 
 pub mod read;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::model::{
-    Claim, FailoverRequest, HistoryLine, MemberName, MemberRecord, Status, SyncState, SystemId,
+    Claim, FailoverRequest, HistoryLine, Intents, MemberName, MemberRecord, Status, SyncState, SystemId,
 };
 
 /// Where a cluster lives in the store. Ends with a slash, so that `/service/a` never sees the keys of `/service/ab`.
@@ -36,6 +36,7 @@ pub enum Key {
     History,
     Failsafe,
     Claim,
+    Intents,
 }
 
 /// What `failover` holds when nothing is wished for: the key itself is never deleted.
@@ -74,6 +75,7 @@ impl Place {
             Key::History => "history",
             Key::Failsafe => "failsafe",
             Key::Claim => "claim",
+            Key::Intents => "intents",
         };
         format!("{}{name}", self.base)
     }
@@ -92,6 +94,7 @@ impl Place {
             "history" => Some(Key::History),
             "failsafe" => Some(Key::Failsafe),
             "claim" => Some(Key::Claim),
+            "intents" => Some(Key::Intents),
             _ => name.strip_prefix(MEMBERS)?.parse().ok().map(Key::Member),
         }
     }
@@ -154,6 +157,10 @@ pub fn failsafe(members: &BTreeMap<MemberName, String>) -> String {
 
 pub fn claim(claim: &Claim) -> String {
     compact(claim)
+}
+
+pub fn intents(intents: &Intents) -> String {
+    compact(intents)
 }
 
 /// Five fields, or the first three where nobody knows when and for whom it was.
@@ -241,6 +248,7 @@ mod tests {
             Key::History,
             Key::Failsafe,
             Key::Claim,
+            Key::Intents,
         ] {
             assert_eq!(place.key(&place.path(&key)), Some(key));
         }

@@ -7,6 +7,7 @@
 //! the spelling; `etcd`, `zookeeper` and `memory` are the adapters. A `Store` is cheap to clone, and the clones share a connection.
 //! A thread with a runtime of its own connects for itself: nothing of a `Store` may wait for another runtime.
 
+mod amend;
 mod error;
 pub mod etcd;
 pub mod format;
@@ -16,14 +17,16 @@ mod lease;
 pub mod memory;
 mod share;
 mod transfer;
+mod vitals;
 mod watch;
 pub mod zookeeper;
 
 use std::time::Duration;
 
+pub use amend::{Amendment, Seen};
 pub use error::{Cause, StoreError};
 use etcd::Etcd;
-pub use etcd::EtcdSettings;
+pub use etcd::{Discovery, EtcdSettings};
 use format::Key;
 pub use format::Place;
 pub use keys::Expect;

@@ -9,8 +9,16 @@ use super::lease::told;
 use super::{Store, StoreError};
 
 /// The keys that outlive every agent. What members say of themselves they say anew, and the lease is never copied.
-pub const CARGO: [Key; 7] =
-    [Key::Initialize, Key::Config, Key::History, Key::Status, Key::Sync, Key::Failsafe, Key::Claim];
+pub const CARGO: [Key; 8] = [
+    Key::Initialize,
+    Key::Config,
+    Key::History,
+    Key::Status,
+    Key::Sync,
+    Key::Failsafe,
+    Key::Claim,
+    Key::Intents,
+];
 
 /// The values of these keys as they stand; what is not there is not there.
 pub type Cargo = BTreeMap<&'static str, Vec<u8>>;
@@ -93,5 +101,6 @@ fn name(key: &Key) -> &'static str {
         Key::History => "history",
         Key::Failsafe => "failsafe",
         Key::Claim => "claim",
+        Key::Intents => "intents",
     }
 }

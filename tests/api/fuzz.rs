@@ -211,8 +211,7 @@ fn read_dynamic(bytes: &[u8]) {
 
 fn read_store(bytes: &[u8]) {
     let place = Place::new("service", "batman");
-    let keys =
-        "initialize leader members/a config status optime/leader failover sync history failsafe claim x";
+    let keys = "initialize leader members/a config status optime/leader failover sync history failsafe claim intents x";
     let entry = |key| Entry {
         path: format!("/service/batman/{key}"),
         value: bytes.to_vec(),

@@ -13,6 +13,7 @@ fn what_is_foreseen_happens_and_is_told_afterwards() {
         lab.start_everybody();
         let first = lab.healthy().await;
         explains_what_is(lab, first);
+        crate::doctoring::finds_what_will_bite(lab, first).await;
         a_member_that_may_not_lead(lab).await;
         a_member_that_is_preferred(lab).await;
         a_synchronous_standby(lab).await;

@@ -6,7 +6,9 @@ mod answers;
 mod comparison;
 #[expect(dead_code, reason = "the manual, which tests/tidy.rs writes, needs the rest")]
 mod deliberate;
+mod doctoring;
 mod explaining;
+mod intents;
 mod migrating;
 mod mixed;
 mod moving;

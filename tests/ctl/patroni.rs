@@ -29,6 +29,11 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     Some(home.join("bin").join(name)).filter(|path| path.exists())
 }
 
+/// The same of what other scripts have fetched.
+pub fn fetched(path: &str) -> Option<PathBuf> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools").join(path).canonicalize().ok()
+}
+
 /// Is there all that it takes? Says so if something is missing.
 pub fn available() -> bool {
     let there = tool("patronictl").is_some() && netns::available();

@@ -6,7 +6,7 @@ use crate::patroni::{operate, ours, theirs, with_patronictl};
 use crate::support::lab::Lab;
 use crate::support::wait_for;
 use crate::watchers::{
-    checks_see_the_cluster_as_it_is, leader_key, the_leader_key_names_the_leader_and_stands_still,
+    Addresses, checks_see_the_cluster_as_it_is, leader_key, the_leader_key_names_the_leader_and_stands_still,
 };
 
 #[test]
@@ -17,15 +17,20 @@ fn patronis_command_governs_a_cluster_of_ours() {
         the_same_is_told(lab).await;
         checks_see_the_cluster_as_it_is(lab, first).await;
         the_leader_key_names_the_leader_and_stands_still(lab, first).await;
+        let addresses = Addresses::managed(lab);
+        addresses.lead_to(lab, first).await;
         let second = (first + 1) % 3;
         let (from, to) = (lab.nodes[first].name.clone(), lab.nodes[second].name.clone());
         let there = theirs(lab, &["switchover", "lab", "--leader", &from, "--candidate", &to, "--force"], "");
         assert!(there.stdout.contains(&format!("Successfully switched over to \"{to}\"")), "{there:#?}");
         assert_eq!(lab.healthy().await, second);
         assert_eq!(leader_key(lab).0, to);
+        addresses.lead_to(lab, second).await;
         let back = ours(lab, &["switchover", "--candidate", &from, "--force"], "");
         assert!(back.stdout.contains(&format!("Successfully switched over to \"{from}\"")), "{back:#?}");
         assert_eq!(lab.healthy().await, first);
+        addresses.lead_to(lab, first).await;
+        drop(addresses);
         the_same_is_told(lab).await;
 
         let changed = theirs(lab, &["edit-config", "-s", "maximum_lag_on_failover=2097152", "--force"], "");

@@ -2,11 +2,12 @@
 //! key, which tools that move an address (vip-manager) compare with a member's name.
 
 use std::path::Path;
+use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use crate::patroni::{ours, run, tool};
-use crate::support::lab::Lab;
+use crate::patroni::{fetched, ours, run, tool};
+use crate::support::lab::{Lab, Node};
 use crate::support::wait_for;
 
 const GOOD: i32 = 0;
@@ -109,4 +110,67 @@ pub fn leader_key(lab: &Lab) -> (String, u64) {
     };
     let text: Value = serde_json::from_str(&field("Value")).expect("text in quotes");
     (text.as_str().expect("text").to_owned(), field("ModRevision").parse().expect("a number"))
+}
+
+/// A vip-manager beside every agent, each of which takes one address to its machine while the leader key names its member.
+pub struct Addresses {
+    managers: Vec<Child>,
+}
+
+const ADDRESS: &str = "10.99.0.200";
+
+impl Addresses {
+    pub fn managed(lab: &Lab) -> Addresses {
+        let Some(program) = fetched("vip-manager/usr/bin/vip-manager") else {
+            println!("not run: vip-manager (scripts/fetch-vip-manager) is needed");
+            return Addresses { managers: Vec::new() };
+        };
+        let store = format!("http://{}", lab.store_servers[0].endpoint());
+        let manager = |node: &Node| {
+            let words = [
+                "--ip",
+                ADDRESS,
+                "--netmask",
+                "24",
+                "--interface",
+                "eth0",
+                "--dcs-type",
+                "etcd",
+                "--interval",
+                "100",
+            ];
+            let mut command = node.machine.command(&program.display().to_string());
+            command.args(words).args(["--dcs-endpoints", &store]);
+            command.args(["--trigger-key", "/service/lab/leader", "--trigger-value", &node.name]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().expect("ip is installed")
+        };
+        Addresses { managers: lab.nodes.iter().map(manager).collect() }
+    }
+
+    /// One machine has the address, the leader's.
+    pub async fn lead_to(&self, lab: &Lab, leader: usize) {
+        if self.managers.is_empty() {
+            return;
+        }
+        let has = |node: &Node| {
+            let told =
+                node.machine.command("ip").args(["-oneline", "address", "show", "dev", "eth0"]).output();
+            String::from_utf8_lossy(&told.expect("ip is installed").stdout).contains(&format!(" {ADDRESS}/"))
+        };
+        wait_for("the address at the leader, and nowhere else", async || {
+            lab.nodes.iter().enumerate().all(|(index, node)| has(node) == (index == leader)).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        for manager in &mut self.managers {
+            // One that has ended by itself is what we want.
+            let _ = manager.kill();
+            let _ = manager.wait();
+        }
+    }
 }

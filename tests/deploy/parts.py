@@ -272,7 +272,7 @@ postgresql:
     superuser: {{username: postgres, password: "{password}"}}
     replication: {{username: replicator, password: "{password}"}}
     rewind: {{username: rewinder, password: "{password}"}}
-  pg_hba: ["local all all trust", "host all all 10.98.0.0/24 scram-sha-256", "host replication replicator 10.98.0.0/24 scram-sha-256"]
+  pg_hba: ["local all all trust", "host all all 127.0.0.1/32 scram-sha-256", "host all all 10.98.0.0/24 scram-sha-256", "host replication replicator 10.98.0.0/24 scram-sha-256"]
   parameters: {{unix_socket_directories: /run/postgresql}}
 """
 
@@ -292,6 +292,8 @@ def migration(ground):
                          "install -D -o root -g postgres -m 640 /root/patroni.yml /etc/patroni/config.yml && systemctl enable --now --no-block patroni", timeout=400)
         primary = wait_for("Patroni's leader", lambda: next((host for host in THREE if '"role": "master"' in patroni(site, host)), None), 120)
         wait_for("Patroni's replicas", lambda: sum("streaming" in patroni(site, host) or '"role": "replica"' in patroni(site, host) for host in THREE) == 2, 120)
+        wait_for("every balancer to find Patroni's leader", lambda: all(
+            any(site.statistics(balancer).get(("primary", host), "").startswith("UP") for host in THREE) for balancer in site.on("balancers")))
         writer = site.writer(password=password)
         started = {host: site.sql(host, "select pg_postmaster_start_time()") for host in THREE}
         moment = time.monotonic()

@@ -254,7 +254,14 @@ async fn gone_and_data_left(site: &Site, index: usize) {
 fn purged(site: &Site, index: usize, cluster: &Cluster) {
     let machine = &site.machines[index];
     machine.ask("touch /etc/tenure/of-the-administrator.pem");
+    // dpkg runs scripts again after an interruption.
+    let (agent, postmaster) = (machine.property(&cluster.agent, "MainPID"), site.postmaster(index));
+    machine.ask("cp /var/lib/dpkg/info/tenure.p* /root");
+    machine.ask("cd /root && ./tenure.prerm upgrade 0.1 && ./tenure.postinst configure && ./tenure.postinst configure");
+    assert_eq!((machine.property(&cluster.agent, "MainPID"), site.postmaster(index)), (agent, postmaster));
+    machine.ask("/root/tenure.prerm remove");
     machine.ask(&format!("{APT} purge tenure"));
+    machine.ask("cd /root && ./tenure.postrm remove && ./tenure.postrm purge && ./tenure.postrm purge");
     assert!(machine.root.join(&site.data_dir).join("PG_VERSION").exists(), "a purge leaves the data");
     let left = machine.ask("ls -A /etc/tenure; ls -A /var/lib/tenure 2>/dev/null || true");
     assert_eq!(left.trim(), "of-the-administrator.pem");

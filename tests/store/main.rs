@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test owns its tasks, and gives up after a while")]
 
 mod contract;
+mod discovery;
 #[path = "../support/etcd.rs"]
 mod etcd_server;
 #[path = "../support/proxy.rs"]

@@ -135,8 +135,34 @@ fn alerts_ask_for_metrics_that_there_are_and_name_pages_that_there_are() {
     for metric in metrics {
         assert!(known.contains(&format!("\"{metric}\"")), "{metric} is no metric of ours");
     }
-    for page in text.lines().filter_map(|line| line.trim().strip_prefix("runbook: ")) {
-        assert!(Path::new(page).is_file(), "{page}");
+    let named =
+        |prefix: &str| text.lines().filter_map(|line| line.trim().strip_prefix(prefix)).collect::<Vec<_>>();
+    let (alerts, pages) = (named("- alert: "), named("runbook: "));
+    assert_eq!(alerts.len(), pages.len(), "an alert without a page");
+    for (alert, page) in alerts.iter().zip(pages) {
+        let (page, section) = page.split_once('#').expect("a page and its section");
+        assert_eq!(section, alert.to_lowercase(), "{alert}");
+        let text = fs::read_to_string(page).unwrap_or_else(|error| panic!("{page}: {error}"));
+        assert!(text.lines().any(|line| line.strip_prefix("## ") == Some(alert)), "{page}: {alert}");
+    }
+    let tests = fs::read_to_string("packaging/prometheus-rules.test.yml").expect("their tests");
+    for alert in alerts {
+        assert!(tests.contains(&format!("alertname: {alert}\n")), "{alert} is never tried");
+    }
+    let dashboard = fs::read_to_string("packaging/files/grafana-dashboard.json").expect("the dashboard");
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).expect("the dashboard is JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let ids: BTreeSet<u64> = panels.iter().filter_map(|panel| panel["id"].as_u64()).collect();
+    assert!(
+        dashboard["schemaVersion"].is_u64() && dashboard["title"].is_string() && ids.len() == panels.len()
+    );
+    for panel in panels {
+        let (grid, targets) = (&panel["gridPos"], panel["targets"].as_array().expect("targets"));
+        assert!(["x", "y", "w", "h"].iter().all(|side| grid[side].is_u64()), "{panel:#}");
+        assert!(
+            targets.iter().all(|target| target["expr"].is_string() && target["refId"].is_string()),
+            "{panel:#}"
+        );
     }
     if let Some((well, said)) = judged_by("promtool", &["check", "rules"], &[rules.into()]) {
         assert!(well, "{said}");

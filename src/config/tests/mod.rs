@@ -1,6 +1,7 @@
 //! Whole configurations: what is read, what is refused and in which words.
 
 mod customs;
+mod discovery;
 mod dynamic;
 
 use crate::model::Secret;
@@ -404,7 +405,7 @@ fn every_setting_of_the_table_reaches_its_type_or_says_why_not() {
     let text = text.replace("{dcs: {ttl: 10}}", MADE);
     let text = text.replace(
         "{hosts: [127.0.0.1:2379]}",
-        "{host: a, hosts: [b], url: 'http://u:p@c', proxy: 'http://d', cacert: a, cert: b, key: c}",
+        "{host: a, hosts: [b], url: 'http://u:p@c', proxy: 'http://d', srv: d, srv_suffix: x, cacert: a, cert: b, key: c}",
     );
     let config = good(&text.replace(
         "connect_address: '127.0.0.1:8008'}",

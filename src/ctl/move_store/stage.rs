@@ -312,9 +312,10 @@ mod tests {
             | Key::Status
             | Key::Sync
             | Key::Failsafe
-            | Key::Claim => 1,
+            | Key::Claim
+            | Key::Intents => 1,
             Key::Leader | Key::Member(_) | Key::LegacyOptime | Key::Failover => 0,
         });
-        assert_eq!(all.sum::<i32>(), 7);
+        assert_eq!(all.sum::<i32>(), 8);
     }
 }

@@ -9,6 +9,7 @@ use etcd_client::{Client, GetOptions};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::fault::Fault;
+use super::roster::Roster;
 use super::settings::{EtcdSettings, Server};
 use crate::model::{SessionId, Span};
 use crate::store::share::share;
@@ -20,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const STRANGER_AFTER: Duration = Duration::from_secs(30);
 
 pub(super) struct Endpoints {
-    servers: Result<Vec<Arc<Endpoint>>, String>,
+    roster: Roster,
     /// Whoever answered last is asked first.
     current: AtomicUsize,
     credentials: Option<(String, String)>,
@@ -39,9 +40,8 @@ pub(super) struct Endpoint {
 
 impl Endpoints {
     pub(super) fn new(settings: &EtcdSettings, probe: String) -> Endpoints {
-        let servers = settings.servers().map(|servers| servers.into_iter().map(Endpoint::new).collect());
         Endpoints {
-            servers,
+            roster: Roster::new(settings),
             current: AtomicUsize::new(0),
             credentials: settings.credentials(),
             probe,
@@ -61,8 +61,8 @@ impl Endpoints {
     where
         Asking: Future<Output = Result<Answer, Fault>>,
     {
-        let servers = self.servers.as_ref().map_err(|error| Fault::Refused(error.clone()))?;
         let until = Instant::now() + within;
+        let servers = &*self.roster.servers(until).await?;
         let mut failures = vec![None; servers.len()];
         loop {
             let first = self.current.load(Ordering::Relaxed);
@@ -71,6 +71,7 @@ impl Endpoints {
                 let endpoint = &servers[at];
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
+                    self.roster.doubt();
                     return Err(told(servers, &failures, within));
                 }
                 let asked =
@@ -108,14 +109,32 @@ impl Endpoints {
                 failures[at] = Some(fault);
             }
             if timeout_at(until, sleep(PAUSE)).await.is_err() {
+                self.roster.doubt();
                 return Err(told(servers, &failures, within));
             }
         }
     }
 
+    /// Puts a question to every server at the same time.
+    pub(super) async fn each<Answer, Asking>(
+        &self,
+        within: Duration,
+        question: impl Fn(Client, Arc<Endpoint>) -> Asking,
+    ) -> Result<Vec<(String, Result<Answer, Fault>)>, Fault>
+    where
+        Asking: Future<Output = Result<Answer, Fault>>,
+    {
+        let servers = self.roster.servers(Instant::now() + within).await?;
+        let asked = servers.iter().map(|endpoint| async {
+            let asked = timeout(within, Box::pin(self.ask_one(endpoint, &question))).await;
+            (endpoint.url().to_owned(), asked.unwrap_or_else(|_| Err(Fault::unanswered("no answer"))))
+        });
+        Ok(futures_util::future::join_all(asked).await)
+    }
+
     /// The next question goes to somebody else first.
     pub(super) fn avoid(&self, endpoint: &Endpoint) {
-        let Ok(servers) = &self.servers else { return };
+        let Some(servers) = self.roster.known() else { return };
         endpoint.forget();
         let at = self.current.load(Ordering::Relaxed);
         if servers.get(at).is_some_and(|current| current.server.url == endpoint.server.url) {
@@ -202,7 +221,7 @@ impl Endpoints {
 }
 
 impl Endpoint {
-    fn new(server: Server) -> Arc<Endpoint> {
+    pub(super) fn new(server: Server) -> Arc<Endpoint> {
         Arc::new(Endpoint { server, client: Mutex::default(), raft_term: AtomicU64::default() })
     }
 
@@ -241,7 +260,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl fmt::Debug for Endpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let urls = self.servers.iter().flatten().map(|endpoint| endpoint.url());
-        f.debug_list().entries(urls).finish()
+        let servers = self.roster.known();
+        f.debug_list()
+            .entries(servers.iter().flat_map(|servers| servers.iter()).map(|endpoint| endpoint.url()))
+            .finish()
     }
 }

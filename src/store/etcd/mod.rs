@@ -5,9 +5,12 @@
 //! A write whose answer was lost is asked again on the next server. That is safe because every write here is either
 //! guarded by checks that its first success makes fail, or writes the same value over itself.
 
+mod dns;
 mod endpoint;
 mod fault;
+mod roster;
 mod settings;
+mod vitals;
 mod watch;
 
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse,
 };
 
-pub use settings::EtcdSettings;
+pub use settings::{Discovery, EtcdSettings};
 
 use super::kv::{Check, Entry, Must, Reading, StoreId, Transaction, Verdict, Write};
 use super::watch::Watch;

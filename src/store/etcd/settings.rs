@@ -1,6 +1,7 @@
 //! How to reach etcd, as the configuration says it.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 pub struct EtcdSettings {
     /// `host:port` or a URL.
     pub endpoints: Vec<String>,
+    /// Instead of them.
+    pub discovery: Option<Discovery>,
     pub username: Option<String>,
     pub password: Option<String>,
     /// Whom to believe. Without it, the certificates that the system trusts.
@@ -18,6 +21,16 @@ pub struct EtcdSettings {
     pub cert: Option<PathBuf>,
     /// Without it, the key stands in `cert`.
     pub key: Option<PathBuf>,
+}
+
+/// Servers that DNS names, in SRV records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Discovery {
+    pub domain: String,
+    /// Tells several etcd clusters of one domain apart.
+    pub suffix: Option<String>,
+    /// Whom to ask. The system's, if there are none.
+    pub name_servers: Vec<SocketAddr>,
 }
 
 /// Where Debian and Red Hat keep the certificates that the system trusts.
@@ -38,10 +51,14 @@ pub(super) struct Server {
 impl EtcdSettings {
     /// Reads the certificate files. The error is for an operator.
     pub(super) fn servers(&self) -> Result<Vec<Server>, String> {
-        if self.endpoints.is_empty() {
+        self.servers_at(&self.endpoints)
+    }
+
+    pub(super) fn servers_at(&self, endpoints: &[String]) -> Result<Vec<Server>, String> {
+        if endpoints.is_empty() {
             return Err("no etcd endpoint is given".to_owned());
         }
-        let urls: Vec<String> = self.endpoints.iter().map(|endpoint| self.url(endpoint)).collect();
+        let urls: Vec<String> = endpoints.iter().map(|endpoint| self.url(endpoint)).collect();
         if urls.iter().any(|url| url.contains('@')) {
             return Err("an etcd endpoint must not contain a user: there are settings for that".to_owned());
         }
@@ -104,6 +121,7 @@ impl fmt::Debug for EtcdSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdSettings")
             .field("endpoints", &self.endpoints)
+            .field("discovery", &self.discovery)
             .field("username", &self.username)
             .field("cacert", &self.cacert)
             .field("cert", &self.cert)

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::{INITIALIZING, Key, Place};
 use crate::model::{
-    Claim, Cluster, FailoverRequest, HistoryLine, Initialize, Leader, Lsn, MemberName, MemberRecord, Status,
-    SyncState, SystemId, Term, Timeline, Versioned,
+    Claim, Cluster, FailoverRequest, HistoryLine, Initialize, Intent, Intents, Leader, Lsn, MemberIntent,
+    MemberName, MemberRecord, Status, SyncState, SystemId, Term, Timeline, Versioned,
 };
 use crate::store::kv::Entry;
 
@@ -61,6 +61,7 @@ pub fn cluster<'entry>(
             Key::History => cluster.history = history(&entry.value, &mut problems),
             Key::Failsafe => cluster.failsafe = failsafe(&entry.value, &mut problems),
             Key::Claim => cluster.claim = versioned(claim(&entry.value, &mut problems), entry),
+            Key::Intents => cluster.intents = versioned(Some(intents(&entry.value, &mut problems)), entry),
         }
         if let Some(problem) = problems.0 {
             oddities.push(Oddity { path: entry.path.clone(), version: entry.version, problem });
@@ -322,6 +323,52 @@ fn claim(value: &[u8], problems: &mut Problems) -> Option<Claim> {
         return None;
     }
     Some(claim)
+}
+
+/// Field by field. What cannot be read is forgotten when the key is next written; what is only not known stays.
+fn intents(value: &[u8], problems: &mut Problems) -> Intents {
+    // Whoever writes the key anew must compare versions, also where nothing of it is understood.
+    let mut document = object(value, problems).unwrap_or_default();
+    let changes = match document.remove("changes") {
+        Some(Value::Array(changes)) => changes,
+        None | Some(Value::Null) => Vec::new(),
+        Some(_) => {
+            problems.add("changes: this is not a list");
+            Vec::new()
+        }
+    };
+    let changes = changes.iter().filter_map(|change| problems.note("changes", from_value(change)));
+    let changes = changes.collect();
+    let pause = document.remove("pause").filter(|pause| !pause.is_null());
+    let members = match document.remove("members") {
+        Some(Value::Object(members)) => members,
+        None | Some(Value::Null) => Map::new(),
+        Some(_) => {
+            problems.add("members: this is not an object");
+            Map::new()
+        }
+    };
+    let members = members.into_iter().filter_map(|(name, member)| {
+        let name = problems.note("members", name.parse::<MemberName>())?;
+        let member: MemberIntent = problems.note("members", from_value(&member))?;
+        ends_some_time(&member.intent, problems).then_some((name, member))
+    });
+    let members = members.collect();
+    let pause: Option<Intent> = pause.and_then(|pause| problems.note("pause", from_value(&pause)));
+    let noted = document.remove("noted").filter(|noted| !noted.is_null());
+    Intents {
+        pause: pause.filter(|pause| ends_some_time(pause, problems)),
+        members,
+        changes,
+        noted: noted.and_then(|noted| problems.note("noted", from_value(&noted))),
+        others: document,
+    }
+}
+
+/// What ends at a time that nobody can read would end at once or never.
+fn ends_some_time(intent: &Intent, problems: &mut Problems) -> bool {
+    let Some(until) = &intent.until else { return true };
+    problems.note("until", until.parse::<jiff::Timestamp>()).is_some()
 }
 
 fn json(value: &[u8], problems: &mut Problems) -> Option<Value> {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::connection::{Connection, Greeting};
 use super::fault::Fault;
 use super::sessions::Sessions;
-use super::settings::{Ready, ZookeeperSettings};
+use super::settings::{Ready, Server, ZookeeperSettings};
 use crate::clock;
 use crate::model::{Moment, SessionId, Span};
 use crate::store::SessionLimits;
@@ -293,6 +293,12 @@ impl Ensemble {
         let connection = Connection::open(self.ready()?, server, greeting, &self.seen).await?;
         *locked(&self.heard_at) = clock::now();
         Ok(connection)
+    }
+
+    /// Where the servers are, and whether they speak TLS.
+    pub(super) fn addresses(&self) -> Result<(Vec<Server>, bool), Fault> {
+        let ready = self.ready()?;
+        Ok((ready.servers.clone(), ready.tls.is_some()))
     }
 
     fn ready(&self) -> Result<&Ready, Fault> {

@@ -13,6 +13,7 @@ mod look;
 mod message;
 mod sessions;
 mod settings;
+mod vitals;
 mod watch;
 mod write;
 

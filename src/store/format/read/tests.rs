@@ -296,7 +296,7 @@ proptest! {
     fn no_value_of_any_key_makes_the_reader_panic(value in nearly_json(), created: i64, version: i64) {
         let keys = [
             "initialize", "leader", "members/a", "members/", "config", "status", "optime/leader", "failover",
-            "sync", "history", "failsafe", "claim", "something/else", "",
+            "sync", "history", "failsafe", "claim", "intents", "something/else", "",
         ];
         let entries: Vec<Entry> = (keys.iter())
             .map(|key| Entry { created, version, ..entry(key, value.clone()) })
