@@ -33,6 +33,12 @@ pub fn wall_text() -> String {
     wall().strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string()
 }
 
+/// A time since 1970 as such a text, to the millisecond.
+pub fn text_of(unix_ms: u64) -> String {
+    let at = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.unwrap_or_default().strftime("%Y-%m-%dT%H:%M:%S%.3f+00:00").to_string()
+}
+
 /// Milliseconds since 1970 by the wall clock, for people as well.
 pub fn wall_ms() -> u64 {
     u64::try_from(wall().as_millisecond()).unwrap_or(0)

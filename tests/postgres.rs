@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test owns its tasks, and gives up after a while")]
 
+#[path = "postgres/remains.rs"]
+mod remains;
 #[path = "postgres/slots.rs"]
 mod slots;
 #[path = "support/postgres.rs"]
@@ -387,21 +389,6 @@ async fn a_clone_that_did_not_end_is_never_started_and_leaves_nothing() {
         discard_unfinished_clone(&oulu.settings).await.expect("discarded");
         assert_eq!(oulu.look().await.postgres, Postgres::Empty);
         clone_from(&oulu.settings, turku.address(), PATIENCE, &Gauge::default()).await.expect("cloned");
-    }
-}
-
-#[tokio::test]
-async fn a_directory_is_set_aside_whole_and_makes_room_for_a_clone() {
-    for bin_dir in bin_dirs() {
-        let turku = Instance::primary(&bin_dir, "turku").await;
-        let mut oulu = Instance::standby_of(&turku, "oulu").await;
-        stop_orderly(&oulu.settings, PATIENCE).await.expect("stopped");
-        let kept = set_aside(&oulu.settings).await.expect("set aside");
-        assert_eq!(oulu.look().await.postgres, Postgres::Empty);
-        assert!(kept.join("PG_VERSION").exists() && kept.join("global/pg_control").exists());
-        clone_from(&oulu.settings, turku.address(), PATIENCE, &Gauge::default()).await.expect("cloned");
-        start_standby(&oulu.settings, Some(turku.address().clone()), PATIENCE).await.expect("started");
-        oulu.until_streaming().await;
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::api::{Command, Restart, conditions_hold};
 use crate::decide::mind::Event;
-use crate::model::{Ask, Consent, Moment, Outcome, Span, Standing};
+use crate::model::{Ask, Consent, Moment, Outcome, Span, Standing, Whose};
 
 /// How late a restart may begin, at least; the same as for a switchover.
 const LATENESS: Span = Span::from_secs(15);
@@ -26,6 +26,7 @@ pub struct Asks {
 struct Scheduled {
     at: Timestamp,
     restart: Restart,
+    whose: Whose,
     /// When PostgreSQL had been started. If it is started anew meanwhile, what was wanted has happened.
     postmaster_start_time: Option<String>,
 }
@@ -44,10 +45,11 @@ impl Asks {
                 self.leaders.insert(self.asked, reply);
                 Some(Event::ConsentAsked { id: self.asked, from, wanted })
             }
-            Command::ScheduleRestart { restart, reply } => {
+            Command::ScheduleRestart { restart, whose, reply } => {
                 let free = self.scheduled.is_none();
                 if let Some(schedule) = restart.schedule.as_ref().filter(|_| free) {
-                    self.scheduled = Some(Scheduled { at: schedule.at, restart, postmaster_start_time });
+                    self.scheduled =
+                        Some(Scheduled { at: schedule.at, restart, whose, postmaster_start_time });
                 }
                 // Whoever has stopped waiting for the answer will not miss it.
                 let _ = reply.send(free);
@@ -107,6 +109,11 @@ impl Asks {
         }
         self.asked += 1;
         Some(Event::Asked { id: self.asked, ask: Ask::Restart { timeout: restart.timeout } })
+    }
+
+    /// Whose the scheduled restart is.
+    pub fn wanted(&self) -> Option<Whose> {
+        self.scheduled.as_ref().map(|scheduled| scheduled.whose.clone())
     }
 
     /// As it stands in the member's record.

@@ -10,6 +10,7 @@ mod asks;
 mod callbacks;
 mod cgroup;
 mod checkup;
+mod chronicle;
 mod disk;
 mod doorkeeper;
 mod errands;
@@ -203,6 +204,8 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     let inside = requests::Inside { asks, reload };
     tasks.spawn(requests::serve(store.clone(), requested, inside, STORE_WITHIN));
     tasks.spawn(noting::note_changes(store.clone(), standings.clone(), STORE_WITHIN));
+    let chronicler = chronicle::write_down(store.clone(), recorder.clone(), standings.clone(), STORE_WITHIN);
+    tasks.spawn(chronicler);
     tasks.spawn(watch_store(store.clone(), events.clone()));
     tasks.spawn(remember_pause(home.clone(), standings.clone()));
     tasks.spawn(remember_session(home, store_settings, session_known));

@@ -373,6 +373,7 @@ impl Office {
                 pending_restart: facts.pending_restart.is_some().then_some(true),
                 pending_restart_reason: facts.pending_restart.clone(),
                 scheduled_restart: facts.scheduled_restart.clone(),
+                restart_wanted: facts.restart_wanted.clone(),
                 copying: facts.copying.map(|copying| copying.to_string()),
                 ..publish::member_record(view, &self.desk.identity)
             },
@@ -398,6 +399,7 @@ impl Office {
         facts.decisions = self.decisions;
         facts.store_last_seen = self.store_seen.map(|(_, seconds)| seconds);
         facts.scheduled_restart = self.asks.document();
+        facts.restart_wanted = self.asks.wanted();
         facts.copying = *self.desk.copying.borrow();
         facts
     }

@@ -198,7 +198,9 @@ async fn perform(
         }
         Job::StopAtOnce => done(postgres::stop_at_once(settings).await),
         Job::SetAside => postgres::set_aside(settings).await.map(|kept| {
-            tracing::warn!("the former data directory is kept as {}", kept.display());
+            if let Some(kept) = kept {
+                tracing::warn!("the former data directory is kept as {}", kept.display());
+            }
             JobOutcome::Done
         }),
         Job::Checkpoint => done(postgres::checkpoint(settings, CHECKPOINT).await),

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::validate_dynamic;
 use crate::model::{
-    Ask, Consent, Contact, FailoverRequest, MemberName, Note, Outcome, Refusal, Span, Standing,
+    Ask, Consent, Contact, FailoverRequest, MemberName, Note, Outcome, Refusal, Span, Standing, Whose,
 };
 use crate::peers;
 
@@ -38,7 +38,7 @@ pub enum Command {
     /// A leader in failsafe mode asks to be left the lease for so long.
     Consent { from: MemberName, wanted: Span, reply: oneshot::Sender<Consent> },
     /// The reply is false if there is another one already.
-    ScheduleRestart { restart: Restart, reply: oneshot::Sender<bool> },
+    ScheduleRestart { restart: Restart, whose: Whose, reply: oneshot::Sender<bool> },
     /// The reply is false if there was none.
     DeleteRestart { reply: oneshot::Sender<bool> },
     /// Read this member's files again.
@@ -68,15 +68,15 @@ const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(3);
 /// `body` is `None` if the request announced none. `note` says who asks.
 pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]>, note: Note) -> Answer {
     let answer = match (method.as_str(), target.endpoint()) {
-        ("POST", "switchover") => request_failover(api, Kind::Switchover, body).await,
-        ("POST", "failover") => request_failover(api, Kind::Failover, body).await,
+        ("POST", "switchover") => request_failover(api, Kind::Switchover, body, &note).await,
+        ("POST", "failover") => request_failover(api, Kind::Failover, body, &note).await,
         ("DELETE", "switchover") => Ok(delete_switchover(api).await),
         ("PATCH", "config") => patch_config(api, body, note).await,
         ("PUT", "config") => put_config(api, body, note).await,
         ("POST", "reload") => Ok(reload(api)),
-        ("POST", "restart") => restart(api, body).await,
+        ("POST", "restart") => restart(api, body, &note).await,
         ("DELETE", "restart") => Ok(delete_restart(api).await),
-        ("POST", "reinitialize") => reinitialize(api, body).await,
+        ("POST", "reinitialize") => reinitialize(api, body, &note).await,
         ("POST", "failsafe") => failsafe(api, body).await,
         // On Unix Patroni only says so, too; ending an agent is its service manager's business.
         ("POST", "sigterm") => Ok(Answer::sentence(202, "shutdown scheduled")),
@@ -88,10 +88,16 @@ pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]
     answer.unwrap_or_else(|refusal| refusal)
 }
 
-async fn request_failover(api: &Api, asked: Kind, body: Option<&[u8]>) -> Result<Answer, Answer> {
+async fn request_failover(
+    api: &Api,
+    asked: Kind,
+    body: Option<&[u8]>,
+    note: &Note,
+) -> Result<Answer, Answer> {
     let body = object(body)?;
     let standing = api.standing();
-    let wish = wish::check(asked, &body, Look::new(&standing, (api.clock)()), crate::clock::wall())?;
+    let look = Look::new(&standing, (api.clock)());
+    let wish = wish::check(asked, &body, look, note, crate::clock::wall())?;
     if wish.request.scheduled_at.is_none() && !somebody_can_take_over(api, wish.candidates.clone()).await {
         let sentence = format!("{} is not possible: no good candidates have been found", wish.kind.word());
         return Err(Answer::sentence(412, sentence));
@@ -100,8 +106,9 @@ async fn request_failover(api: &Api, asked: Kind, body: Option<&[u8]>) -> Result
         leader = wish.request.leader.as_ref().map(MemberName::as_str),
         candidate = wish.request.candidate.as_ref().map(MemberName::as_str),
         scheduled_at = wish.request.scheduled_at,
-        "{} requested over REST",
-        wish.kind.word()
+        "{} requested over REST {}",
+        wish.kind.word(),
+        Whose::of(note)
     );
     let request = wish.request.clone();
     match order(api, |reply| Command::RequestFailover { request, reply }).await {
@@ -245,14 +252,16 @@ fn reload(api: &Api) -> Answer {
     }
 }
 
-async fn restart(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
+async fn restart(api: &Api, body: Option<&[u8]>, note: &Note) -> Result<Answer, Answer> {
     let body = optional_object(body)?;
     let standing = api.standing();
+    let whose = Whose::of(note);
     let restart = restart::check(&body, standing.view.policy.pause, crate::clock::wall())?;
     let filters = Value::Object(restart.document.clone());
     if restart.schedule.is_some() {
-        tracing::info!(%filters, "a restart was scheduled over REST");
-        let scheduled = ask(api, Duration::ZERO, |reply| Command::ScheduleRestart { restart, reply }).await;
+        tracing::info!(%filters, "a restart was scheduled over REST {whose}");
+        let command = |reply| Command::ScheduleRestart { restart, whose, reply };
+        let scheduled = ask(api, Duration::ZERO, command).await;
         return Ok(match scheduled {
             Some(true) => Answer::sentence(202, "Restart scheduled"),
             Some(false) => Answer::sentence(409, "Another restart is already scheduled"),
@@ -262,7 +271,7 @@ async fn restart(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
     if !conditions_hold(&restart.conditions, &standing) {
         return Err(Answer::sentence(503, "restart conditions are not satisfied"));
     }
-    tracing::info!(%filters, "a restart was requested over REST");
+    tracing::info!(%filters, "a restart was requested over REST {whose}");
     let wanted = Ask::Restart { timeout: restart.timeout };
     let patience = RESTART_PATIENCE
         + restart.timeout.unwrap_or(standing.view.policy.primary_start_timeout).as_duration();
@@ -280,11 +289,11 @@ async fn delete_restart(api: &Api) -> Answer {
     }
 }
 
-async fn reinitialize(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> {
+async fn reinitialize(api: &Api, body: Option<&[u8]>, note: &Note) -> Result<Answer, Answer> {
     let body = optional_object(body)?;
     let force = body.get("force").is_some_and(truthy);
     let from_leader = body.get("from_leader").is_some_and(truthy);
-    tracing::info!(force, "making the data anew was requested over REST");
+    tracing::info!(force, "making the data anew was requested over REST {}", Whose::of(note));
     let wanted = Ask::Reinitialize { force, from_leader };
     match ask(api, Duration::ZERO, |reply| Command::Ask { ask: wanted, reply }).await {
         Some(Outcome::Done) => Ok(Answer::sentence(200, "reinitialize started")),

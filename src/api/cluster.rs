@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::model::{
     Cluster, Contact, HistoryLine, Intent, Lsn, MemberIntent, MemberName, MemberRecord, MemberRole, Tags,
+    Whose,
 };
 
 use super::answer::Answer;
@@ -83,6 +84,9 @@ struct Beside<'a> {
     /// What members are kept from.
     #[serde(skip_serializing_if = "Option::is_none")]
     kept: Option<&'a BTreeMap<MemberName, MemberIntent>>,
+    /// Whose the scheduled switchover is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduled_switchover: Option<&'a Whose>,
 }
 
 pub fn cluster(look: Look) -> Answer {
@@ -108,8 +112,12 @@ fn beside(look: Look) -> Option<Beside> {
     };
     let paused = look.intents().and_then(|intents| intents.pause.as_ref()).filter(|_| look.paused());
     let kept = look.intents().map(|intents| &intents.members).filter(|members| !members.is_empty());
-    let anything = store_silent_ms.is_some() || paused.is_some() || kept.is_some();
-    anything.then_some(Beside { store_silent_ms, paused, kept })
+    let request = look.cluster().and_then(|cluster| cluster.failover.as_ref()).map(|request| &request.value);
+    let scheduled_switchover =
+        request.filter(|request| request.scheduled_at.is_some()).and_then(|request| request.whose.as_ref());
+    let anything =
+        store_silent_ms.is_some() || paused.is_some() || kept.is_some() || scheduled_switchover.is_some();
+    anything.then_some(Beside { store_silent_ms, paused, kept, scheduled_switchover })
 }
 
 pub fn history(look: Look) -> Answer {
@@ -247,6 +255,7 @@ mod tests {
                     leader: Some(name("oulu")),
                     candidate: Some(name("turku")),
                     scheduled_at: Some("2026-11-21T10:00:00+00:00".into()),
+                    whose: Some(Whose { by: "anna@ops".into(), why: Some("a new disk".into()) }),
                 },
                 version: 9,
             });
@@ -254,7 +263,7 @@ mod tests {
         check(
             cluster(look(&standing)),
             200,
-            r#"{"members": [], "pause": true, "scheduled_switchover": {"at": "2026-11-21T10:00:00+00:00", "from": "oulu", "to": "turku"}, "scope": "batman", "tenure": {"store_silent_ms": 1500}}"#,
+            r#"{"members": [], "pause": true, "scheduled_switchover": {"at": "2026-11-21T10:00:00+00:00", "from": "oulu", "to": "turku"}, "scope": "batman", "tenure": {"store_silent_ms": 1500, "scheduled_switchover": {"by": "anna@ops", "why": "a new disk"}}}"#,
         );
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::decide::fitness_told;
 use crate::model::{
     FenceOrder, Fitness, Guardian, Intent, Lsn, MemberIntent, MemberName, MemberState, Moment,
-    ReplicationRow, Serving, Span, Tags,
+    ReplicationRow, Serving, Span, Tags, Whose,
 };
 
 use super::look::{Look, SyncDuty};
@@ -121,6 +121,9 @@ struct Tenure<'a> {
     pause: Option<&'a Intent>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kept: Option<&'a MemberIntent>,
+    /// Whose the scheduled restart is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restart_wanted: Option<&'a Whose>,
 }
 
 /// A clone that is being made.
@@ -180,6 +183,7 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             disk_stalled_ms: disk_stalled(look).map(Span::as_ms),
             pause: look.intents().and_then(|intents| intents.pause.as_ref()).filter(|_| look.paused()),
             kept: look.intents().and_then(|intents| intents.members.get(&view.me)),
+            restart_wanted: facts.restart_wanted.as_ref(),
             copying: facts.copying.map(|copying| CloneProgress {
                 copied_bytes: copying.copied,
                 whole_bytes: copying.whole,

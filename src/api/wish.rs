@@ -4,7 +4,9 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::model::{Cluster, FailoverRequest, Fitness, MemberName, MemberRole, MemberState, PeerAnswer};
+use crate::model::{
+    Cluster, FailoverRequest, Fitness, MemberName, MemberRole, MemberState, Note, PeerAnswer, Whose,
+};
 
 use super::answer::Answer;
 use super::look::{Look, SyncDuty, names};
@@ -64,7 +66,13 @@ impl Kind {
 }
 
 /// The wish in a body, or the answer that refuses it.
-pub fn check(asked: Kind, body: &Map<String, Value>, look: Look, today: Timestamp) -> Result<Wish, Answer> {
+pub fn check(
+    asked: Kind,
+    body: &Map<String, Value>,
+    look: Look,
+    note: &Note,
+    today: Timestamp,
+) -> Result<Wish, Answer> {
     let text = |key: &str| match body.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
@@ -108,7 +116,12 @@ pub fn check(asked: Kind, body: &Map<String, Value>, look: Look, today: Timestam
     };
     Ok(Wish {
         kind,
-        request: FailoverRequest { leader: name(leader)?, candidate: name(candidate)?, scheduled_at },
+        request: FailoverRequest {
+            leader: name(leader)?,
+            candidate: name(candidate)?,
+            scheduled_at,
+            whose: Some(Whose::of(note)),
+        },
         leader: cluster.leader_name().cloned(),
         candidates,
     })
@@ -221,7 +234,7 @@ mod tests {
     #[expect(clippy::needless_pass_by_value, reason = "a table of calls reads better")]
     fn ask(kind: Kind, standing: &Standing, body: Value) -> Result<Wish, Answer> {
         let body = body.as_object().expect("an object").clone();
-        check(kind, &body, Look::new(standing, NOW), TODAY.parse().expect("a time"))
+        check(kind, &body, Look::new(standing, NOW), &Note::default(), TODAY.parse().expect("a time"))
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "a table of calls reads better")]

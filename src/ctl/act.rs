@@ -53,6 +53,9 @@ pub struct RestartArguments {
     /// Return an error, and fail over if necessary, if a restart takes longer than this
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
+    /// Why; it is kept with a scheduled restart, and stands in the member's log
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     /// Do not ask for confirmation at any point
     #[arg(long)]
     force: bool,
@@ -168,14 +171,15 @@ pub async fn restart(access: &Access, arguments: &RestartArguments) -> Result<()
         bail!("Can't schedule restart in the paused state");
     }
     let body = restart_body(arguments, version.as_deref(), schedule);
+    let members = access.members.because(arguments.reason.as_deref());
     for member in chosen {
         if schedule.is_some() && force && member.is_on("scheduled_restart") {
-            let reply = access.members.ask(&member, Method::DELETE, Some("restart"), None).await?;
+            let reply = members.ask(&member, Method::DELETE, Some("restart"), None).await?;
             if 400 <= reply.status {
                 echo(failure("flush scheduled restart", &member.name, &reply))?;
             }
         }
-        let reply = access.members.ask(&member, Method::POST, Some("restart"), Some(body.clone())).await?;
+        let reply = members.ask(&member, Method::POST, Some("restart"), Some(body.clone())).await?;
         let name = &member.name;
         match reply.status {
             200 => echo(format!("Success: restart on member {name}"))?,

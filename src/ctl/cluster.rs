@@ -32,6 +32,8 @@ pub struct Cluster {
     pub intents: Option<model::Intents>,
     /// Each line is a list.
     pub history: Vec<Vec<Document>>,
+    /// The oldest first.
+    pub successions: Vec<model::Succession>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -88,6 +90,7 @@ impl Cluster {
                     cluster.config = Some(Versioned { value, version: entry.version });
                 }
                 "history" => cluster.history = history(&entry.value),
+                "successions" => cluster.successions = model::successions(&entry.value),
                 _ => {
                     if let Some(name) = key.strip_prefix("members/").filter(|name| !name.contains('/')) {
                         cluster.members.push(Member::read(name, entry));
@@ -197,6 +200,25 @@ impl Cluster {
         let request = &self.failover.as_ref()?.value;
         let at = request.scheduled_at.as_deref()?;
         Some((request, super::time::iso_of(at).unwrap_or_else(|| at.to_owned())))
+    }
+}
+
+impl Duty {
+    pub fn title(self) -> &'static str {
+        match self {
+            Duty::Leader => "Leader",
+            Duty::StandbyLeader => "Standby Leader",
+            Duty::SyncStandby => "Sync Standby",
+            Duty::QuorumStandby => "Quorum Standby",
+            Duty::Replica => "Replica",
+        }
+    }
+
+    pub fn leads(self) -> bool {
+        match self {
+            Duty::Leader | Duty::StandbyLeader => true,
+            Duty::SyncStandby | Duty::QuorumStandby | Duty::Replica => false,
+        }
     }
 }
 

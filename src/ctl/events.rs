@@ -17,10 +17,10 @@ use super::console::{hinted, print, warn};
 use super::document::Document;
 use super::explain::members_of;
 use super::table::{Column, Format, Table};
-use super::timeline::{Change, Story, Told, tell};
-use super::{time, yaml};
+use super::{history, time, yaml};
 use crate::clock;
 use crate::model::{Entry, Span};
+use crate::recorder::timeline::{Change, Story, Told, tell};
 use crate::recorder::{FILES, read_file};
 
 /// One member is asked so often at most; its ring is shorter.
@@ -155,7 +155,13 @@ fn everybody_named(entries: &[Entry], cluster: &Cluster) -> BTreeSet<String> {
     leaders.chain(claims).map(|name| name.to_string()).chain(led).chain(cluster.gone()).collect()
 }
 
-async fn ask(access: &Access, member: &Member, since: u64, views: bool) -> Result<(Vec<Entry>, Option<i64>)> {
+/// What one member has kept, and by how much its clock differs.
+pub async fn ask(
+    access: &Access,
+    member: &Member,
+    since: u64,
+    views: bool,
+) -> Result<(Vec<Entry>, Option<i64>)> {
     if member.get("tenure").is_none() {
         bail!("it is no member of Tenure's, and keeps no such record");
     }
@@ -263,7 +269,8 @@ fn pretty(story: &Story, missing: &BTreeMap<String, String>, clocks: &BTreeMap<S
     text
 }
 
-fn said(entry: &Entry) -> String {
+/// A decision as one line.
+pub fn said(entry: &Entry) -> String {
     let mut text = format!("{}: {}", entry.rule, entry.sentence);
     if !entry.step.is_empty() {
         let _ = write!(text, " [{}]", entry.step);
@@ -279,27 +286,7 @@ fn said(entry: &Entry) -> String {
 }
 
 fn summary(change: &Change) -> String {
-    let former = change.from.as_ref().map(|from| format!("{from} -> ")).unwrap_or_default();
-    let begin = time::told(change.from_ms);
-    let mut text =
-        format!("Timeline {}: {former}{} ({}), {begin}\n", change.timeline, change.to, change.kind.word());
-    let mut before = change.from_ms;
-    for stage in &change.stages {
-        let (total, step) = (stage.at_ms.saturating_sub(change.from_ms), stage.at_ms.saturating_sub(before));
-        before = stage.at_ms;
-        let (total, step) = (seconds(total), seconds(step));
-        let _ = writeln!(
-            text,
-            "  {total:>9}  {step:>10}  {:26}  {}: {}",
-            stage.what,
-            stage.member,
-            stage.why,
-            step = format!("+{step}")
-        );
-    }
-    if let Some(loss) = &change.loss {
-        let _ = writeln!(text, "  lost: {loss}");
-    }
+    let mut text = history::told(&change.succession(&clock::text_of));
     if !change.last_words.is_empty() {
         text += "  what the former leader did:\n";
     }
@@ -311,10 +298,6 @@ fn summary(change: &Change) -> String {
         let _ = writeln!(text, "    {}  {} ({facts})", time::told(told.at_ms), said(&told.entry));
     }
     text
-}
-
-fn seconds(ms: u64) -> String {
-    format!("{}.{:03} s", ms / 1_000, ms % 1_000)
 }
 
 fn notes(story: &Story, missing: &BTreeMap<String, String>, clocks: &BTreeMap<String, i64>) -> Vec<String> {

@@ -366,7 +366,8 @@ fn facts(standing: &Standing) -> Vec<(&'static str, String)> {
     {
         let to = request.value.candidate.as_ref().map_or("anybody", MemberName::as_str);
         let at = request.value.scheduled_at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();
-        fact("request", format!("that {to} leads{at}"));
+        let whose = request.value.whose.as_ref().map(|whose| format!(", {whose}")).unwrap_or_default();
+        fact("request", format!("that {to} leads{at}{whose}"));
     }
     if let Some(running) = &view.work.job {
         fact("work", format!("{}, for {}", running.job.name(), now.since(running.since)));
@@ -392,7 +393,7 @@ fn place(at: Position, leader_end: Option<Lsn>, view: &View) -> String {
     text
 }
 
-fn guardian(view: &View, now: Moment) -> String {
+pub fn guardian(view: &View, now: Moment) -> String {
     match view.guardian {
         Guardian::Absent => "none answers".to_owned(),
         Guardian::Ready { .. } if view.guardian.is_armed(now) => "armed".to_owned(),

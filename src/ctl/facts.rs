@@ -1,4 +1,4 @@
-//! What is only told: `list`, `topology`, `history`, `dsn` and `version`; and `remove`, after which nothing is left to tell.
+//! What is only told: `list`, `topology`, `dsn` and `version`; and `remove`, after which nothing is left to tell.
 
 use anyhow::{Context, Result, bail};
 use hyper::Method;
@@ -8,7 +8,7 @@ use super::cluster::{Cluster, Member, Role};
 use super::console::{Watch, echo, hinted, print, prompt, warn};
 use super::document::Document;
 use super::members::{self, Shape};
-use super::table::{Column, Format, Table};
+use super::table::Format;
 use super::time;
 
 #[derive(Debug, clap::Args)]
@@ -42,15 +42,6 @@ pub struct TopologyArguments {
     /// Update the screen every so many seconds
     #[arg(short, long, value_name = "SECONDS")]
     watch: Option<f64>,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct HistoryArguments {
-    /// The cluster [default: the configured scope]
-    cluster_name: Option<String>,
-    /// The form of the output
-    #[arg(short, long, value_enum, default_value_t = Format::Pretty)]
-    format: Format,
 }
 
 #[derive(Debug, clap::Args)]
@@ -118,26 +109,6 @@ async fn list_in(
             return Ok(());
         }
     }
-}
-
-pub async fn history(access: &Access, arguments: &HistoryArguments) -> Result<()> {
-    let scope = access.scope(arguments.cluster_name.as_deref())?;
-    print(&history_table(&access.read(&scope).await?).render(arguments.format, "\t"))
-}
-
-fn history_table(cluster: &Cluster) -> Table {
-    let columns = vec![
-        Column::right("TL"),
-        Column::right("LSN"),
-        Column::left("Reason"),
-        Column::left("Timestamp"),
-        Column::left("New Leader"),
-    ];
-    let mut rows = cluster.history.clone();
-    for row in &mut rows {
-        row.resize(columns.len(), Document::text(""));
-    }
-    Table { title: String::new(), columns: Some(columns), rows }
 }
 
 pub async fn dsn(access: &Access, arguments: &DsnArguments) -> Result<()> {
@@ -240,28 +211,7 @@ pub async fn remove(access: &Access, arguments: &RemoveArguments) -> Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::cluster::fixtures::cluster;
     use super::*;
-
-    #[test]
-    fn history_is_shown_with_its_gaps() {
-        let reason = "no recovery target specified";
-        let lines = format!(
-            r#"[[1,67108960,"{reason}","2026-11-20T23:00:01.123456+00:00","node-a"],[2,83886408,"{reason}"],7]"#
-        );
-        let table = history_table(&cluster(&[("history", &lines)]));
-        let text = "\
-+----+----------+------------------------------+----------------------------------+------------+
-| TL |      LSN | Reason                       | Timestamp                        | New Leader |
-+----+----------+------------------------------+----------------------------------+------------+
-|  1 | 67108960 | no recovery target specified | 2026-11-20T23:00:01.123456+00:00 | node-a     |
-|  2 | 83886408 | no recovery target specified |                                  |            |
-+----+----------+------------------------------+----------------------------------+------------+
-";
-        assert_eq!(table.render(Format::Pretty, "\t"), text);
-        let json = table.render(Format::Json, "\t");
-        assert!(json.ends_with("\"Timestamp\": \"\", \"New Leader\": \"\"}]\n"), "{json}");
-    }
 
     #[test]
     fn a_servers_version_is_written_as_people_say_it() {

@@ -6,7 +6,7 @@ use super::cluster::{Cluster, Duty, Member};
 use super::document::Document;
 use super::table::{Column, Format, Table};
 use super::yaml;
-use crate::model::{IntentKind, Lsn};
+use crate::model::{IntentKind, Lsn, Whose};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -141,13 +141,7 @@ fn usual_cells(cluster: &Cluster, member: &Member, name: String, ports: bool) ->
         Document::text(&cluster.scope),
         Document::Text(name),
         Document::Text(host.unwrap_or_default()),
-        Document::text(match duty {
-            Duty::Leader => "Leader",
-            Duty::StandbyLeader => "Standby Leader",
-            Duty::SyncStandby => "Sync Standby",
-            Duty::QuorumStandby => "Quorum Standby",
-            Duty::Replica => "Replica",
-        }),
+        Document::text(duty.title()),
         Document::Text(state),
         member.get("timeline").cloned().unwrap_or_else(nothing),
         Document::Text(received.lsn),
@@ -157,7 +151,7 @@ fn usual_cells(cluster: &Cluster, member: &Member, name: String, ports: bool) ->
     ]
 }
 
-fn state(member: &Member, duty: Duty) -> String {
+pub fn state(member: &Member, duty: Duty) -> String {
     let replication = member.text("replication_state").filter(|_| duty != Duty::Leader);
     replication.or_else(|| member.text("state")).unwrap_or_default().to_owned()
 }
@@ -264,7 +258,8 @@ fn by_topology(cluster: &Cluster) -> Vec<(String, &Member)> {
     ordered
 }
 
-fn service_lines(cluster: &Cluster) -> Vec<String> {
+/// What stands below the members: maintenance, what is scheduled, what is being made.
+pub fn service_lines(cluster: &Cluster) -> Vec<String> {
     let mut lines = Vec::new();
     if cluster.is_paused() {
         lines.push("Maintenance mode: on".to_owned());
@@ -285,7 +280,17 @@ fn service_lines(cluster: &Cluster) -> Vec<String> {
                 line += &format!("\n{word:>24}: {name}");
             }
         }
-        lines.push(line);
+        let whose = request.whose.as_ref().map(|whose| format!("\n{:>24}  {whose}", "")).unwrap_or_default();
+        lines.push(line + &whose);
+    }
+    for member in &cluster.members {
+        let Some(by) = member.get("restart_wanted").and_then(|wanted| wanted.get("by")).map(Document::shown)
+        else {
+            continue;
+        };
+        let why = member.get("restart_wanted").and_then(|wanted| wanted.get("why")).map(Document::shown);
+        let whose = Whose { by, why };
+        lines.push(format!("{} is to be restarted {whose}", member.name));
     }
     let copying =
         |member: &Member| Some(format!("{} is being cloned: {}", member.name, member.text("copying")?));

@@ -18,6 +18,7 @@ mod events;
 mod explain;
 mod facts;
 mod foresee;
+mod history;
 mod intent;
 mod lost;
 mod manual;
@@ -34,10 +35,11 @@ mod site;
 mod sql;
 mod switch;
 mod table;
+mod terminal;
 mod time;
-mod timeline;
 mod timing;
 mod tls;
+mod top;
 mod words;
 mod yaml;
 
@@ -71,7 +73,7 @@ enum Command {
     /// Show the members of a cluster as a tree of replication
     Topology(facts::TopologyArguments),
     /// Show when the cluster has had which leader
-    History(facts::HistoryArguments),
+    History(history::HistoryArguments),
     /// Show by which rule each member acts and what it knows; or, with --if, what would happen
     Explain(explain::ExplainArguments),
     /// Show everything that will bite later, each with its remedy; the exit status is for monitoring
@@ -88,6 +90,8 @@ enum Command {
     ShowTiming(timing::TimingArguments),
     /// Change the cluster's shared configuration
     EditConfig(configuration::EditArguments),
+    /// Watch the cluster live, and act on it with single keys
+    Top(top::TopArguments),
     /// Show who has changed the cluster's shared configuration, when and why
     ConfigHistory(config_history::ConfigHistoryArguments),
     /// Hand over to a replica, in good order
@@ -234,7 +238,7 @@ async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
     match command {
         Command::List(arguments) => facts::list(access, &arguments).await,
         Command::Topology(arguments) => facts::topology(access, &arguments).await,
-        Command::History(arguments) => facts::history(access, &arguments).await,
+        Command::History(arguments) => history::history(access, &arguments).await,
         Command::Explain(arguments) => explain::explain(access, &arguments).await,
         Command::Doctor(arguments) => doctor::doctor(access, &arguments).await,
         Command::ShowConfig(arguments) => configuration::show(access, &arguments).await,
@@ -258,6 +262,7 @@ async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
         Command::MoveStore(arguments) => move_store::move_store(access, from, &arguments).await,
         Command::DemoteCluster(arguments) => site::demote(access, &arguments).await,
         Command::PromoteCluster(arguments) => site::promote(access, &arguments).await,
+        Command::Top(arguments) => top::top(access, &arguments).await,
         Command::Route(arguments) => route::route(access, &arguments).await,
         Command::Migrate(arguments) => migrate::migrate(from, access, &arguments).await,
         Command::Play(_) | Command::Completions(_) | Command::Man(_) | Command::Lost(_) => Ok(()),

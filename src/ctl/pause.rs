@@ -5,10 +5,11 @@ use hyper::Method;
 use tokio::time::Instant;
 
 use super::access::Access;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Member};
 use super::console::{echo, warn};
 use super::document::Document;
 use super::intent::{self, Ending, no_agent_of_ours};
+use super::rest::Reply;
 use super::time;
 use crate::clock;
 use crate::model::Span;
@@ -74,24 +75,41 @@ async fn toggle(access: &Access, scope: &str, paused: bool, reason: Option<&str>
     if cluster.is_paused() == paused {
         bail!("Cluster is {} paused", if paused { "already" } else { "not" });
     }
+    if !paused && cluster.leader.is_none() {
+        warn(
+            "nobody leads: whoever is fit takes over as soon as maintenance ends. A primary that runs without the store does not hear of \
+             it, and accepts writes until it does: stop it first",
+        );
+    }
+    let mut untold = |member: &Member, error: anyhow::Error| {
+        warn(format!("{error:#}"));
+        warn(format!("Member {} is not accessible", member.name));
+    };
+    match ask(access, &cluster, paused, reason, &mut untold).await? {
+        reply if reply.status == 200 && wait => until_applied(access, &cluster, paused).await,
+        reply if reply.status == 200 => success(paused),
+        Reply { status, text } => {
+            let action = if paused { "pause" } else { "resume" };
+            echo(format!("Failed: {action} cluster management status code={status}, ({text})"))
+        }
+    }
+}
+
+/// The first member that answers carries it out.
+pub async fn ask(
+    access: &Access,
+    cluster: &Cluster,
+    paused: bool,
+    reason: Option<&str>,
+    untold: &mut dyn FnMut(&Member, anyhow::Error),
+) -> Result<Reply> {
     let wish = if paused { Document::Bool(true) } else { Document::Null };
     let body = Document::Map(vec![("pause".to_owned(), wish)]);
     let members = access.members.because(reason);
     for member in cluster.leader_first() {
         match members.ask(&member, Method::PATCH, Some("config"), Some(body.clone())).await {
-            Ok(reply) if reply.status == 200 && wait => {
-                return until_applied(access, &cluster, paused).await;
-            }
-            Ok(reply) if reply.status == 200 => return success(paused),
-            Ok(reply) => {
-                let action = if paused { "pause" } else { "resume" };
-                let (status, text) = (reply.status, reply.text);
-                return echo(format!("Failed: {action} cluster management status code={status}, ({text})"));
-            }
-            Err(error) => {
-                warn(format!("{error:#}"));
-                warn(format!("Member {} is not accessible", member.name));
-            }
+            Ok(reply) => return Ok(reply),
+            Err(error) => untold(&member, error),
         }
     }
     bail!("Can not find accessible cluster member")

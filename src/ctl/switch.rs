@@ -5,11 +5,13 @@ use hyper::Method;
 
 use super::access::Access;
 use super::act::show;
+use super::caller;
 use super::cluster::{Cluster, Member};
 use super::console::{confirm, echo, prompt, warn};
 use super::document::Document;
+use super::rest::Reply;
 use super::time::{self, Schedule};
-use crate::model::FailoverRequest;
+use crate::model::{FailoverRequest, Whose};
 
 #[derive(Debug, clap::Args)]
 pub struct SwitchoverArguments {
@@ -24,6 +26,9 @@ pub struct SwitchoverArguments {
     /// When, in an unambiguous format (e.g. ISO 8601)
     #[arg(long, value_name = "TIME")]
     scheduled: Option<String>,
+    /// Why; it is kept with the request, and with what came of it
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     /// Do not ask for confirmation at any point
     #[arg(long)]
     force: bool,
@@ -36,6 +41,9 @@ pub struct FailoverArguments {
     /// The name of the candidate
     #[arg(long, value_name = "NAME")]
     candidate: Option<String>,
+    /// Why; it is kept with the request, and with what came of it
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     /// Do not ask for confirmation at any point
     #[arg(long)]
     force: bool,
@@ -69,6 +77,7 @@ struct Wish {
     leader: Option<String>,
     candidate: Option<String>,
     schedule: Option<Schedule>,
+    reason: Option<String>,
 }
 
 pub async fn switchover(access: &Access, arguments: &SwitchoverArguments) -> Result<()> {
@@ -97,7 +106,8 @@ pub async fn switchover(access: &Access, arguments: &SwitchoverArguments) -> Res
     if schedule.is_some() && cluster.is_paused() {
         bail!("Can't schedule switchover in the paused state");
     }
-    let wish = Wish { action: Action::Switchover, leader: Some(from), candidate, schedule };
+    let reason = arguments.reason.clone();
+    let wish = Wish { action: Action::Switchover, leader: Some(from), candidate, schedule, reason };
     if !arguments.force {
         confirm_wish(&cluster, &wish).await?;
     }
@@ -118,7 +128,8 @@ pub async fn failover(access: &Access, arguments: &FailoverArguments) -> Result<
             bail!("Aborting failover");
         }
     }
-    let wish = Wish { action: Action::Failover, leader: None, candidate: Some(candidate), schedule: None };
+    let (candidate, reason) = (Some(candidate), arguments.reason.clone());
+    let wish = Wish { action: Action::Failover, leader: None, candidate, schedule: None, reason };
     if !arguments.force {
         confirm_wish(&cluster, &wish).await?;
     }
@@ -211,7 +222,19 @@ async fn carry_out(access: &Access, cluster: Cluster, wish: &Wish) -> Result<()>
     }
 }
 
-async fn ask(access: &Access, cluster: &Cluster, wish: &Wish) -> Result<super::rest::Reply> {
+/// Now, from whoever leads. Without a candidate the members choose.
+pub async fn hand_over(
+    access: &Access,
+    cluster: &Cluster,
+    candidate: Option<String>,
+    reason: Option<String>,
+) -> Result<Reply> {
+    let (action, leader) = (Action::Switchover, cluster.leader.clone());
+    let wish = Wish { action, leader, candidate, schedule: None, reason };
+    ask(access, cluster, &wish).await
+}
+
+async fn ask(access: &Access, cluster: &Cluster, wish: &Wish) -> Result<Reply> {
     let candidate = || cluster.member(wish.candidate.as_deref()?).cloned();
     let member = cluster.leading_member().or_else(candidate).context("there is no member to ask")?;
     let text = |value: &Option<String>| value.as_ref().map_or(Document::Null, Document::text);
@@ -223,12 +246,12 @@ async fn ask(access: &Access, cluster: &Cluster, wish: &Wish) -> Result<super::r
         body.push(("scheduled_at".to_owned(), Document::Text(schedule.iso())));
     }
     let body = Document::Map(body);
-    let reply =
-        access.members.ask(&member, Method::POST, Some(wish.action.word()), Some(body.clone())).await?;
+    let members = access.members.because(wish.reason.as_deref());
+    let reply = members.ask(&member, Method::POST, Some(wish.action.word()), Some(body.clone())).await?;
     // Agents before 1.4 know only the one word.
     let too_old = reply.status == 501 && reply.text.contains("Server does not support this operation");
     if wish.action == Action::Switchover && too_old {
-        return access.members.ask(&member, Method::POST, Some("failover"), Some(body)).await;
+        return members.ask(&member, Method::POST, Some("failover"), Some(body)).await;
     }
     Ok(reply)
 }
@@ -240,6 +263,7 @@ async fn write_down(access: &Access, cluster: &Cluster, wish: &Wish) -> Result<(
         leader: name(&wish.leader).context("the leader's name")?,
         candidate: name(&wish.candidate).context("the candidate's name")?,
         scheduled_at: wish.schedule.map(|schedule| schedule.iso()),
+        whose: Some(Whose::of(&caller::note(wish.reason.as_deref()))),
     };
     let store = access.store(&cluster.scope)?;
     let replaces = access.read_from(&store, &cluster.scope).await?.failover_version;

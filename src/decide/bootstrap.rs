@@ -1,6 +1,6 @@
 //! The store knows of no data for this cluster: who may make it, and what everybody else does meanwhile.
 
-use super::{Choice, may_try_again};
+use super::{Choice, may_try_again, set_aside};
 use crate::model::{Cluster, Errand, Guardian, Initialize, Job, Postgres, Rule, SystemId, View};
 
 pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
@@ -57,7 +57,7 @@ fn copy_of_another(view: &View) -> Choice {
             Choice::run(Rule::SiteClones, Job::CloneRemote)
         }
         Postgres::Empty => Choice::wait(Rule::RejoinBacksOff),
-        Postgres::Unfinished { .. } => Choice::run(Rule::ClearsUnfinished, Job::SetAside),
+        Postgres::Unfinished { .. } => set_aside(view, Rule::ClearsUnfinished),
         Postgres::Stopped { control } => {
             Choice::store(Rule::BootstrapFinishes, Errand::FinishInitialize { system: control.system })
         }
@@ -79,7 +79,7 @@ fn ours(view: &View) -> Choice {
         Postgres::Empty if may_try_again(view, view.memory.failures.starts) => {
             Choice::run(Rule::BootstrapMakes, Job::Bootstrap)
         }
-        Postgres::Unfinished { .. } => Choice::run(Rule::ClearsUnfinished, Job::SetAside),
+        Postgres::Unfinished { .. } => set_aside(view, Rule::ClearsUnfinished),
         // The claim was made with nothing here, so this was made since, be it by an agent that has died meanwhile.
         Postgres::Stopped { control } if control.was_primary() => {
             Choice::store(Rule::BootstrapFinishes, Errand::FinishInitialize { system: control.system })

@@ -1,7 +1,7 @@
 //! Somebody else leads: follow, and come back onto the leader's lineage if need be.
 
 use super::fault::{self, Fault};
-use super::{Choice, may_try_again, topology};
+use super::{Choice, may_try_again, set_aside, topology};
 use crate::model::{
     Cluster, Control, Descent, Job, Leader, MemberName, MemberRecord, MemberRole, MemberState, Postgres,
     Reason, Rejoin, Rule, Running, Serving, Span, View,
@@ -29,7 +29,7 @@ pub(super) fn choose(view: &View, cluster: &Cluster, leader: &Leader) -> Choice 
         Postgres::Unfinished { .. } if fault::active(Fault::StartsUnfinished) => {
             Choice::run(Rule::FollowerStarts, Job::StartStandby { upstream: None })
         }
-        Postgres::Unfinished { .. } => Choice::run(Rule::ClearsUnfinished, Job::SetAside),
+        Postgres::Unfinished { .. } => set_aside(view, Rule::ClearsUnfinished),
         Postgres::Unusable { .. } => Choice::wait(Rule::UnusableData),
         Postgres::Unobserved => Choice::wait(Rule::LooksAtPostgres),
     }
@@ -128,7 +128,7 @@ fn stopped(
         if allowed && fault::active(Fault::ClonesOverData) {
             Choice::run(about(Rule::RejoinSetsAside), Job::Clone { from: leader.name.clone() })
         } else if allowed {
-            Choice::run(about(Rule::RejoinSetsAside), Job::SetAside)
+            set_aside(view, about(Rule::RejoinSetsAside))
         } else {
             Choice::wait(about(Rule::RejoinBlocked))
         }

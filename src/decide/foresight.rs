@@ -354,8 +354,11 @@ pub fn switchover(live: &Live, to: &MemberName) -> Result<Switch, Unforeseen> {
     if *to == leader || !(live.views.contains_key(to) || live.silent.contains(to)) {
         return Err(Unforeseen::NoSuchMember(to.clone()));
     }
-    let request =
-        FailoverRequest { leader: Some(leader.clone()), candidate: Some(to.clone()), scheduled_at: None };
+    let request = FailoverRequest {
+        leader: Some(leader.clone()),
+        candidate: Some(to.clone()),
+        ..FailoverRequest::default()
+    };
     let mut asked = view.clone();
     asked.looked_at = asked.now;
     asked.peers = PeerRound {

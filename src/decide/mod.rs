@@ -214,7 +214,7 @@ fn foreign(view: &View) -> Choice {
     let made_here =
         view.memory.bootstrapped.is_some() && view.memory.bootstrapped == view.postgres.system_id();
     if matches!(view.postgres, Postgres::Stopped { .. }) && (made_here || view.postgres.never_led()) {
-        Choice::run(Rule::ClearsUnfinished, Job::SetAside)
+        set_aside(view, Rule::ClearsUnfinished)
     } else {
         Choice::wait(Rule::ForeignData)
     }
@@ -310,6 +310,15 @@ fn may_try_again(view: &View, failures: u32) -> bool {
     match view.memory.failures.last_at {
         Some(last) if failures > 0 => Span::from_secs(1 << failures.min(6) >> 1) <= view.now.since(last),
         Some(_) | None => true,
+    }
+}
+
+/// Moves the data out of the way. What hinders it, a full disk or a missing right, does not go away at once.
+fn set_aside(view: &View, reason: impl Into<Reason>) -> Choice {
+    if may_try_again(view, view.memory.failures.set_asides) {
+        Choice::run(reason, Job::SetAside)
+    } else {
+        Choice::wait(Rule::RejoinBacksOff)
     }
 }
 

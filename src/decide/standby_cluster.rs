@@ -1,7 +1,7 @@
 //! This cluster is the standby of another one: its leader replicates from there and accepts no writes.
 
 use super::fault::{self, Fault};
-use super::{Choice, handover, may_try_again, shows_our_term, until_demotion, wishes};
+use super::{Choice, handover, may_try_again, set_aside, shows_our_term, until_demotion, wishes};
 use crate::model::{
     Cluster, Control, Descent, Errand, Job, Lease, Postgres, Rejoin, Remote, RemoteStanding, Rule, Running,
     Serving, Span, View,
@@ -100,11 +100,7 @@ fn stopped(view: &View, cluster: &Cluster, lease: &Lease, remote: &Remote, contr
     let upstream = remote.address.clone().filter(|_| !control.was_primary());
     let start = || Choice::run(Rule::SiteStarts, Job::StartStandby { upstream });
     let reclone = |allowed: bool| {
-        if allowed {
-            Choice::run(Rule::SiteSetsAside, Job::SetAside)
-        } else {
-            Choice::wait(Rule::RejoinBlocked)
-        }
+        if allowed { set_aside(view, Rule::SiteSetsAside) } else { Choice::wait(Rule::RejoinBlocked) }
     };
     match rejoin(view, control) {
         // As a standby it changes nothing that a rewind could not bring back.

@@ -3,10 +3,10 @@
 use super::decide;
 use super::mind::Mind;
 use crate::model::{
-    Address, Ask, Claim, Cluster, Contact, Control, ControlState, FenceOrder, Guardian, Initialize, Job,
-    Leader, Lease, Lsn, MemberName, MemberRecord, MemberRole, MemberState, Moment, Policy, Position,
-    Postgres, Reason, Rule, Running, RunningJob, Serving, Stage, Step, StoreView, SyncMode, SyncNames,
-    SyncState, Synchrony, SystemId, Tags, Term, Timeline, Versioned, View, Wish,
+    Address, Ask, Claim, Cluster, Contact, Control, ControlState, Failures, FenceOrder, Guardian, Initialize,
+    Job, Leader, Lease, Lsn, MemberName, MemberRecord, MemberRole, MemberState, Moment, Policy, Position,
+    Postgres, Reason, Rule, Running, RunningJob, Serving, Span, Stage, Step, StoreView, SyncMode, SyncNames,
+    SyncState, Synchrony, SystemId, Tags, Term, Timeline, Unfinished, Versioned, View, Wish,
 };
 
 const SYSTEM: SystemId = SystemId(7);
@@ -69,6 +69,17 @@ fn restored_data_is_led_by_who_is_first_and_set_aside_by_everybody_else() {
     let mut led = view(restored());
     cluster(&mut led).leader = Some(Leader { name: name("oulu"), term: Term(1), session: None });
     assert_eq!(check(&led, Rule::ClearsUnfinished), Step::Run(Job::SetAside));
+}
+
+#[test]
+fn what_cannot_be_set_aside_is_not_tried_again_at_once() {
+    let mut led = view(Postgres::Unfinished { work: Unfinished::Clone });
+    cluster(&mut led).leader = Some(Leader { name: name("oulu"), term: Term(1), session: None });
+    check(&led, Rule::ClearsUnfinished);
+    led.memory.failures = Failures { set_asides: 1, last_at: Some(led.now), ..Failures::default() };
+    check(&led, Rule::RejoinBacksOff);
+    led.now = led.now + Span::from_secs(1);
+    check(&led, Rule::ClearsUnfinished);
 }
 
 #[test]

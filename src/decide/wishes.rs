@@ -2,7 +2,7 @@
 //! they bring PostgreSQL up again once it is down, or clone once there is no data.
 
 use super::fault::{self, Fault};
-use super::{Choice, following, handover, sync, topology};
+use super::{Choice, following, handover, set_aside, sync, topology};
 use crate::model::{
     Ask, Cluster, Errand, Job, Lease, MemberState, Outcome, PeerAnswer, Postgres, Question, Reason, Refusal,
     Rule, Running, RunningJob, Span, Stage, Step, View, Wish,
@@ -159,7 +159,7 @@ pub(super) fn standby(view: &View, cluster: &Cluster) -> Option<Choice> {
             Ask::Reinitialize { .. },
             Stage::Asked | Stage::Stopping,
             Postgres::Stopped { .. } | Postgres::Unfinished { .. } | Postgres::Unusable { .. },
-        ) if follows => Some(Choice::run(Rule::ReinitializeSetsAside, Job::SetAside)),
+        ) if follows => Some(set_aside(view, Rule::ReinitializeSetsAside)),
         (Ask::Restart { .. } | Ask::Reinitialize { .. }, Stage::Asked | Stage::Stopping | Stage::Down, _) => {
             None
         }

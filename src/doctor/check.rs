@@ -139,6 +139,8 @@ checks! {
         "switch fsync and full_page_writes on";
     CommitsDoNotWait = "commits_do_not_wait" Warning: "synchronous mode is on, but commits do not wait for a standby",
         "set synchronous_commit to on, remote_write or remote_apply";
+    SessionsDoNotWait = "sessions_do_not_wait" Warning: "synchronous mode is on, and what these sessions commit is in no promise: a failover may lose it",
+        "`ALTER ROLE … RESET synchronous_commit` or `ALTER DATABASE …`, unless it is meant so (`--ignore sessions_do_not_wait`)";
     ChecksumsOff = "checksums_off" Warning: "a damaged page is not noticed, and is copied to every standby",
         "`pg_checksums --enable` on each member while it is stopped";
     CannotRewind = "cannot_rewind" Warning: "a former primary cannot be rewound and has to be cloned: without checksums pg_rewind needs wal_log_hints",

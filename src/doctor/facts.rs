@@ -189,6 +189,8 @@ pub struct PostgresFacts {
     pub icu_collation: Option<String>,
     /// Databases and collations that were made with another version.
     pub stale_collations: Vec<String>,
+    /// Roles and databases whose sessions begin with commits that wait for no standby.
+    pub lowered_commits: Vec<String>,
     pub replication_role: RoleFacts,
     pub rewind_role: RoleFacts,
     /// Line and error.

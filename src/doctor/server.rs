@@ -41,6 +41,12 @@ fn durability(facts: &Facts, server: &PostgresFacts, name: &str, ward: &mut Ward
         Check::CommitsDoNotWait,
         waits_not.then(|| Finding::of(Check::CommitsDoNotWait, measured()).about(name)),
     );
+    let lowered = listed(server.lowered_commits.iter().map(String::as_str));
+    let without_promise = facts.synchronous && !lowered.is_empty();
+    ward.check(
+        Check::SessionsDoNotWait,
+        without_promise.then(|| Finding::of(Check::SessionsDoNotWait, lowered.clone()).about(name)),
+    );
     let unsummed = server.is_off("data_checksums");
     ward.check(
         Check::ChecksumsOff,
@@ -154,6 +160,16 @@ mod tests {
             set(facts, 0, "synchronous_commit", "local");
         };
         finds(local, &[(Check::CommitsDoNotWait, "db1", "synchronous_commit is local")]);
+        let role = |facts: &mut Facts| {
+            server(facts, 0).lowered_commits =
+                vec!["role app in database shop: synchronous_commit=off".to_owned()];
+        };
+        finds_nothing(role);
+        let promised = |facts: &mut Facts| {
+            facts.synchronous = true;
+            role(facts);
+        };
+        finds(promised, &[(Check::SessionsDoNotWait, "db1", "role app in database shop")]);
     }
 
     #[test]

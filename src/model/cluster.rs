@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Fork, Intents, Lineage, Lsn, MemberName, Position, SessionId, SystemId, Term, Timeline};
+use super::{Fork, Intents, Lineage, Lsn, MemberName, Position, SessionId, SystemId, Term, Timeline, Whose};
 
 /// One consistent reading of a cluster's place in the store.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -96,6 +96,9 @@ pub struct MemberRecord {
     pub timeline: Option<Timeline>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduled_restart: Option<Value>,
+    /// Whose the scheduled restart is. Patroni has no such field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_wanted: Option<Whose>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause: Option<bool>,
     /// How the watchdog is, for people; Patroni has no such field and passes it over.
@@ -197,6 +200,9 @@ pub struct FailoverRequest {
     pub candidate: Option<MemberName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_at: Option<String>,
+    /// Who asked for it, and why. Patroni and its tools say nothing of that, and pass it over.
+    #[serde(flatten)]
+    pub whose: Option<Whose>,
 }
 
 /// Who may lead without loss, in the synchronous modes.
@@ -407,7 +413,7 @@ impl FailoverRequest {
     }
 
     pub fn is_empty(&self) -> bool {
-        *self == FailoverRequest::default()
+        self.leader.is_none() && self.candidate.is_none() && self.scheduled_at.is_none()
     }
 }
 

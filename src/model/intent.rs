@@ -105,6 +105,14 @@ pub struct Difference {
     pub to: Option<Value>,
 }
 
+/// Who wants something, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whose {
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
 /// Who writes, why, and when that is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Note {
@@ -200,6 +208,19 @@ impl Intent {
 }
 
 /// `until 2026-11-22T06:00:00+00:00, by anna@ops1: new disks`.
+impl Whose {
+    pub fn of(note: &Note) -> Whose {
+        Whose { by: note.by.clone(), why: note.why.clone() }
+    }
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "by {}", self.by)?;
+        self.why.iter().try_for_each(|why| write!(f, ": {why}"))
+    }
+}
+
 impl fmt::Display for Intent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(until) = &self.until {

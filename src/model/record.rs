@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Claim, Contact, Errand, Job, Lease, Lsn, MemberName, Moment, Plan, Position, Postgres, Reason, Rule,
-    Running, Serving, Span, Step, SyncNames, Takeover, Term, Timeline, View,
+    Running, SOMEBODY, Serving, Span, Step, SyncNames, Takeover, Term, Timeline, View,
 };
 
 /// The form of an entry. It becomes another one when an older reader would misunderstand what it reads; fields that it does not
@@ -71,6 +71,9 @@ pub struct Evidence {
     /// What a promotion under this lease costs at most.
     pub takeover: Option<Takeover>,
     pub paused: bool,
+    /// Who wants another leader now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked_for_by: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -178,8 +181,18 @@ impl Evidence {
             },
             takeover: view.memory.takeover.filter(|_| view.lease.is_some()),
             paused: view.policy.pause,
+            asked_for_by: asked_for_by(view),
         }
     }
+}
+
+/// A wish whose time has not come is none yet.
+fn asked_for_by(view: &View) -> Option<String> {
+    let request = &view.cluster()?.failover.as_ref()?.value;
+    let is_due =
+        request.scheduled_at.is_none() || view.memory.switchover_due.is_some_and(|due| due <= view.now);
+    let by = || request.whose.as_ref().map_or_else(|| SOMEBODY.to_owned(), |whose| whose.by.clone());
+    (!request.is_empty() && is_due).then(by)
 }
 
 impl View {
@@ -198,12 +211,16 @@ impl View {
         if let Some(intents) = &mut cluster.intents {
             intents.value = intents.value.kept();
         }
+        if let Some(whose) = cluster.failover.as_mut().and_then(|request| request.value.whose.as_mut()) {
+            whose.why = None;
+        }
         for record in cluster.members.values_mut() {
             // Where PostgreSQL is, and nothing of who logs in.
             record.conn_url = record.address().map(|at| bare_url(&at.host, at.port)).unwrap_or_default();
             record.proxy_url = None;
             record.pending_restart_reason = None;
             record.scheduled_restart = None;
+            record.restart_wanted = None;
         }
         for line in &mut cluster.history {
             line.reason.clear();

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Copying, Lsn, Moment, Plan, View};
+use super::{Copying, Lsn, Moment, Plan, View, Whose};
 
 /// Published by the loop after every decision, never waited for.
 #[derive(Clone, Debug)]
@@ -28,6 +28,7 @@ pub struct Facts {
     pub pending_restart: Option<Value>,
     /// A restart that is to come: its time, its conditions, and when PostgreSQL had been started.
     pub scheduled_restart: Option<Value>,
+    pub restart_wanted: Option<Whose>,
     /// Seconds since 1970 at which the store last answered.
     pub store_last_seen: Option<u64>,
     /// The same on the boot clock.

@@ -229,6 +229,8 @@ pub struct Failures {
     pub promotions: u32,
     #[serde(default)]
     pub slot_copies: u32,
+    #[serde(default)]
+    pub set_asides: u32,
     pub last_at: Option<Moment>,
 }
 

@@ -46,6 +46,7 @@ struct Told {
     libc_collation: Option<String>,
     icu_collation: Option<String>,
     stale: Vec<String>,
+    lowered: Vec<String>,
     replicator_can: Option<Rights>,
     rewinder_can: Option<Rights>,
 }
@@ -87,6 +88,7 @@ pub async fn inspect(
         libc_collation: told.libc_collation,
         icu_collation: told.icu_collation,
         stale_collations: told.stale,
+        lowered_commits: told.lowered,
         replication_role: role(&settings.replication, told.replicator_can, &Needs::Replication),
         rewind_role: role(settings.rewind_login(), told.rewinder_can, &Needs::Rewind),
         ..PostgresFacts::default()
@@ -229,6 +231,13 @@ fn statement(settings: &InstanceSettings, version: u32) -> String {
             'icu_collation', (SELECT pg_collation_actual_version(oid) FROM pg_collation
                 WHERE collprovider = 'i' AND collname = 'und-x-icu' LIMIT 1),
             'stale', {stale},
+            'lowered', (SELECT coalesce(json_agg(told), '[]') FROM (
+                SELECT concat_ws(' in ', 'role ' || rolname, 'database ' || datname) || ': ' || said AS told
+                FROM pg_db_role_setting
+                    CROSS JOIN LATERAL unnest(setconfig) AS said
+                    LEFT JOIN pg_roles ON pg_roles.oid = setrole
+                    LEFT JOIN pg_database ON pg_database.oid = setdatabase
+                WHERE said ~* '^synchronous_commit=(off|local|false|no|f|n|0)$' ORDER BY told LIMIT 200) l),
             'replicator_can', {replicator},
             'rewinder_can', {rewinder})::text",
         by_bytes("datcollate"),

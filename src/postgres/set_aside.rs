@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use super::clone::is_empty;
 use super::error::{Error, Trying};
 use super::files::{give_to, make_private_directory, names_in, sync_parent};
 use super::settings::{InstanceSettings, RunAs};
@@ -17,11 +18,16 @@ const MARK: &str = ".set-aside-";
 /// what is kept here is not copied into every backup.
 const KEPT_INSIDE: &str = "pgsql_tmp.set-aside-";
 
-/// Renames it, with its tablespaces, and says to what. The oldest ones that we have set aside before are removed.
-pub async fn set_aside(settings: &InstanceSettings) -> Result<PathBuf, Error> {
+/// Renames it, with its tablespaces, and says to what. The oldest ones that we have set aside before are removed. Where nothing is,
+/// because whatever was begun here ended before its first file, only the mark of that is removed.
+pub async fn set_aside(settings: &InstanceSettings) -> Result<Option<PathBuf>, Error> {
     let what = format!("set {} aside", settings.data_dir.display());
     refuse_if_running(settings, &what)?;
     sweep(settings).await?;
+    if is_empty(&settings.data_dir).trying(|| what.clone())? {
+        lead(settings)?;
+        return unmark(settings).map(|()| None);
+    }
     let stamp = stamp();
     let (data_dir, owner) = (settings.data_dir.clone(), settings.identity()?);
     let keep = settings.set_aside_max.max(1);
@@ -32,7 +38,7 @@ pub async fn set_aside(settings: &InstanceSettings) -> Result<PathBuf, Error> {
     let kept = moved.await.trying(|| what.clone())?.trying(|| what.clone())?;
     lead(settings)?;
     unmark(settings)?;
-    Ok(kept)
+    Ok(Some(kept))
 }
 
 /// The data directories that were set aside, oldest first; those that lie inside, because it is a mount point, come last.

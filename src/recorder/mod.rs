@@ -2,6 +2,7 @@
 //! over and goes on; a thread of the recorder's writes. A disk that is full or hangs costs entries, and nothing else.
 
 mod ring;
+pub mod timeline;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +35,7 @@ pub struct Note {
 }
 
 enum Order {
-    Keep(Note),
+    Keep(Box<Note>),
     /// Write down what waits, and answer.
     Finish(SyncSender<()>),
 }
@@ -70,7 +71,7 @@ impl Recorder {
 
     /// Never waits.
     pub fn note(&self, note: Note) {
-        let full = |orders: &SyncSender<Order>| orders.try_send(Order::Keep(note)).is_err();
+        let full = |orders: &SyncSender<Order>| orders.try_send(Order::Keep(Box::new(note))).is_err();
         if self.orders.as_ref().is_some_and(full) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -118,7 +119,7 @@ impl Writer {
     fn work(mut self, orders: &Receiver<Order>) {
         loop {
             match orders.recv_timeout(QUIET) {
-                Ok(Order::Keep(note)) => self.take(note),
+                Ok(Order::Keep(note)) => self.take(*note),
                 Ok(Order::Finish(done)) => {
                     self.settle();
                     self.files.sync();

@@ -243,7 +243,8 @@ impl Store {
         candidate: Option<MemberName>,
         at: Option<Time>,
     ) {
-        let request = FailoverRequest { leader, candidate, scheduled_at: at.map(|at| at.to_string()) };
+        let request =
+            FailoverRequest { leader, candidate, scheduled_at: at.map(|at| at.to_string()), whose: None };
         self.revision += 1;
         self.failover = Some(Versioned { value: request, version: self.revision });
     }

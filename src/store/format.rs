@@ -1,4 +1,4 @@
-//! How Tenure spells keys and values: byte for byte as Patroni 4.1 does, plus the keys of our own, `claim` and `intents`.
+//! How Tenure spells keys and values: byte for byte as Patroni 4.1 does, plus the keys of our own: `claim`, `intents`, `successions`.
 //! Reading them back, forgivingly, is `format::read`.
 
 pub mod read;
@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::model::{
-    Claim, FailoverRequest, HistoryLine, Intents, MemberName, MemberRecord, Status, SyncState, SystemId,
+    Claim, FailoverRequest, HistoryLine, Intents, MemberName, MemberRecord, Status, Succession, SyncState,
+    SystemId,
 };
 
 /// Where a cluster lives in the store. Ends with a slash, so that `/service/a` never sees the keys of `/service/ab`.
@@ -37,6 +38,8 @@ pub enum Key {
     Failsafe,
     Claim,
     Intents,
+    /// Nothing is decided by it, and no snapshot holds it.
+    Successions,
 }
 
 /// What `failover` holds when nothing is wished for: the key itself is never deleted.
@@ -76,6 +79,7 @@ impl Place {
             Key::Failsafe => "failsafe",
             Key::Claim => "claim",
             Key::Intents => "intents",
+            Key::Successions => "successions",
         };
         format!("{}{name}", self.base)
     }
@@ -95,6 +99,7 @@ impl Place {
             "failsafe" => Some(Key::Failsafe),
             "claim" => Some(Key::Claim),
             "intents" => Some(Key::Intents),
+            "successions" => Some(Key::Successions),
             _ => name.strip_prefix(MEMBERS)?.parse().ok().map(Key::Member),
         }
     }
@@ -161,6 +166,10 @@ pub fn claim(claim: &Claim) -> String {
 
 pub fn intents(intents: &Intents) -> String {
     compact(intents)
+}
+
+pub fn successions(successions: &[Succession]) -> String {
+    compact(&successions)
 }
 
 /// Five fields, or the first three where nobody knows when and for whom it was.
@@ -278,6 +287,7 @@ mod tests {
             leader: Some(name("a")),
             candidate: Some(name("b")),
             scheduled_at: Some("2026-01-02T03:04:05+00:00".to_owned()),
+            whose: None,
         };
         let text = r#"{"leader":"a","member":"b","scheduled_at":"2026-01-02T03:04:05+00:00"}"#;
         assert_eq!(failover(&request), text);

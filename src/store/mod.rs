@@ -8,6 +8,7 @@
 //! A thread with a runtime of its own connects for itself: nothing of a `Store` may wait for another runtime.
 
 mod amend;
+mod chronicle;
 mod error;
 pub mod etcd;
 pub mod format;

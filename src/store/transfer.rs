@@ -9,7 +9,7 @@ use super::lease::told;
 use super::{Store, StoreError};
 
 /// The keys that outlive every agent. What members say of themselves they say anew, and the lease is never copied.
-pub const CARGO: [Key; 8] = [
+pub const CARGO: [Key; 9] = [
     Key::Initialize,
     Key::Config,
     Key::History,
@@ -18,6 +18,7 @@ pub const CARGO: [Key; 8] = [
     Key::Failsafe,
     Key::Claim,
     Key::Intents,
+    Key::Successions,
 ];
 
 /// The values of these keys as they stand; what is not there is not there.
@@ -102,5 +103,6 @@ fn name(key: &Key) -> &'static str {
         Key::Failsafe => "failsafe",
         Key::Claim => "claim",
         Key::Intents => "intents",
+        Key::Successions => "successions",
     }
 }

@@ -57,10 +57,12 @@ async fn a_restart_to_come_is_kept_and_deleted() {
         [(true, 202, "Restart scheduled"), (false, 409, "Another restart is already scheduled")]
     {
         let (answer, ()) = tokio::join!(post(server.address, "/restart", at.clone()), async {
-            let Some(Command::ScheduleRestart { restart, reply }) = server.command().await else {
+            let Some(Command::ScheduleRestart { restart, whose, reply }) = server.command().await else {
                 panic!("the wrong command");
             };
             assert_eq!(json!(restart.document), at);
+            // Nobody has said who they are: the address must do.
+            assert_eq!(whose.to_string(), "by 127.0.0.1");
             reply.send(free).expect("somebody waits for the reply");
         });
         assert_eq!(answer, (code, sentence.to_owned()));

@@ -165,3 +165,23 @@ async fn an_agent_that_is_down(lab: &mut Lab, leader: usize) {
     lab.nodes[down].start_agent();
     assert_eq!(lab.healthy().await, leader);
 }
+
+/// In synchronous mode. Each member tells it when it has replayed it.
+pub async fn commits_that_wait_for_nobody(lab: &Lab) {
+    let measured = || -> Vec<String> {
+        let (_, told) = doctor(lab, &[]);
+        let found = findings(&told, "sessions_do_not_wait");
+        found.iter().filter_map(|finding| Some(finding["measured"].as_str()?.to_owned())).collect()
+    };
+    succeeds(
+        lab,
+        &["query", "-r", "primary", "-c", "ALTER ROLE rewinder SET synchronous_commit = local"],
+        "",
+    );
+    wait_for("everybody to name the role", async || {
+        (measured() == ["role rewinder: synchronous_commit=local"; 3]).then_some(())
+    })
+    .await;
+    succeeds(lab, &["query", "-r", "primary", "-c", "ALTER ROLE rewinder RESET synchronous_commit"], "");
+    wait_for("nobody to name it", async || measured().is_empty().then_some(())).await;
+}

@@ -14,6 +14,7 @@ fn what_is_foreseen_happens_and_is_told_afterwards() {
         let first = lab.healthy().await;
         explains_what_is(lab, first);
         crate::doctoring::finds_what_will_bite(lab, first).await;
+        crate::topping::shows_the_cluster_and_acts_on_it(lab, first).await;
         a_member_that_may_not_lead(lab).await;
         a_member_that_is_preferred(lab).await;
         a_synchronous_standby(lab).await;
@@ -137,6 +138,7 @@ async fn a_synchronous_standby(lab: &mut Lab) {
     let leader = lab.healthy().await;
     succeeds(lab, &["edit-config", "-s", "synchronous_mode=true", "--force"], "Configuration changed");
     let (takes, told) = foreseen(lab, |told| told["takes"][0]["loss"] == "0: synchronous").await;
+    crate::doctoring::commits_that_wait_for_nobody(lab).await;
     assert_eq!(takes.len(), 1, "{told:#}");
     let barred = told["members"].as_object().expect("members").values();
     assert_eq!(barred.filter(|one| one["rule"] == "candidate_not_synchronous").count(), 1, "{told:#}");

@@ -19,5 +19,6 @@ mod route;
 mod side_by_side;
 #[path = "../support/mod.rs"]
 mod support;
+mod topping;
 mod watchers;
 mod zookeeper;

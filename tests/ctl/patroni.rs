@@ -182,7 +182,7 @@ pub fn run(program: &Path, arguments: &[&str], input: &str, variables: &[(&str, 
 }
 
 /// The configuration that both commands are given.
-fn given(lab: &Lab) -> String {
+pub fn given(lab: &Lab) -> String {
     let patronis = config_file(&lab.nodes[0]);
     let file = if patronis.exists() { patronis } else { lab.nodes[0].dir.join("tenure.yml") };
     file.display().to_string()

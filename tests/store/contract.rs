@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use tenure::model::{
-    Claim, FailoverRequest, Initialize, Leader, Note, SessionId, Span, SyncState, SystemId, Term, Timeline,
+    Claim, FailoverRequest, Initialize, Leader, SessionId, Span, SyncState, SystemId, Term, Timeline,
     Versioned,
 };
 use tenure::store::{Expect, StoreEvent};
 
+use crate::notes::*;
 use crate::rig::*;
 
 macro_rules! contract {
@@ -42,6 +43,7 @@ contract! {
     a_deposed_leader_writes_nothing
     a_configuration_is_replaced_only_in_the_version_that_was_read
     a_change_of_the_configuration_is_noted_together_with_it
+    a_change_of_the_leader_is_noted_once_and_by_the_leader_only
     the_synchronous_state_is_replaced_only_in_the_version_that_was_read
     one_wish_for_another_leader_stands_at_a_time
     values_that_no_one_of_ours_wrote_are_survived
@@ -289,45 +291,6 @@ async fn a_configuration_is_replaced_only_in_the_version_that_was_read(rig: Rig)
     store.put_config(&json!({"ttl": 40}), Expect::Anything, LONG).await.expect("anything goes");
 }
 
-async fn a_change_of_the_configuration_is_noted_together_with_it(rig: Rig) {
-    let store = rig.store();
-    let note = |by: &str| Note { by: by.to_owned(), why: None, at: "2026-11-22T05:00:00+00:00".to_owned() };
-    let anybody = Expect::Anything;
-    let first = store.change_config(&json!({"ttl": 10}), Expect::Version(0), &note("anna"), LONG).await;
-    let first = first.expect("there is none");
-    conflict(store.change_config(&json!({"ttl": 20}), Expect::Version(0), &note("ben"), LONG).await);
-    let second = store.change_config(&json!({"ttl": 20}), Expect::Version(first), &note("carl"), LONG).await;
-    let second = second.expect("it was read");
-    // The second answer may have been lost: what we want stands there, and is not noted twice.
-    let again = store.change_config(&json!({"ttl": 20}), Expect::Version(first), &note("carl"), LONG).await;
-    assert_eq!(again.expect("it stands as we want it"), second);
-    store.catch_up(None, "now", LONG).await.expect("there is nothing to note");
-    // Somebody who notes nothing, and somebody who writes what nobody understands.
-    store.put_config(&json!({"ttl": 30}), anybody, LONG).await.expect("anything goes");
-    store.catch_up(Some(&json!({"ttl": 20})), "now", LONG).await.expect("it is noted");
-    store.catch_up(Some(&json!({"ttl": 20})), "now", LONG).await.expect("it has been noted");
-    rig.write("config", b"[").await;
-    store.catch_up(None, "now", LONG).await.expect("there is nothing to note");
-    store.change_config(&json!({"ttl": 40}), anybody, &note("dora"), LONG).await.expect("anything goes");
-    let cluster = snapshot(&store).await;
-    let intents = cluster.intents.expect("notes").value;
-    let told = intents.changes.iter().map(|change| {
-        let what = change.what.as_ref().map(|what| (what[0].from.clone(), what[0].to.clone()));
-        (change.by.as_str(), what)
-    });
-    let ttl = |from: Option<i64>, to: i64| Some((from.map(Into::into), Some(to.into())));
-    let expected = [
-        ("anna", ttl(None, 10)),
-        ("carl", ttl(Some(10), 20)),
-        ("unknown", ttl(Some(20), 30)),
-        ("dora", None),
-    ];
-    assert_eq!(told.collect::<Vec<_>>(), expected);
-    rig.write("intents", b"[]").await;
-    store.change_config(&json!({"ttl": 50}), anybody, &note("eva"), LONG).await.expect("anything goes");
-    assert_eq!(snapshot(&store).await.intents.expect("notes").value.changes.len(), 1);
-}
-
 async fn the_synchronous_state_is_replaced_only_in_the_version_that_was_read(rig: Rig) {
     let (store, me) = (rig.store(), name("turku"));
     let ours = session(&store, LIFE).await;
@@ -350,7 +313,7 @@ async fn one_wish_for_another_leader_stands_at_a_time(rig: Rig) {
     let wish = |candidate: &str| FailoverRequest {
         leader: Some(name("turku")),
         candidate: Some(name(candidate)),
-        scheduled_at: None,
+        ..FailoverRequest::default()
     };
     let first = store.request_failover(&wish("oulu"), None, LONG).await.expect("nobody has asked");
     conflict(store.request_failover(&wish("vaasa"), None, LONG).await);
@@ -383,6 +346,7 @@ async fn values_that_no_one_of_ours_wrote_are_survived(rig: Rig) {
         "failsafe",
         "claim",
         "intents",
+        "successions",
         "0/leader",
         "unheard/of",
     ];

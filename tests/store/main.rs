@@ -7,6 +7,7 @@ mod contract;
 mod discovery;
 #[path = "../support/etcd.rs"]
 mod etcd_server;
+mod notes;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod rig;

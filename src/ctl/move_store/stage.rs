@@ -313,9 +313,10 @@ mod tests {
             | Key::Sync
             | Key::Failsafe
             | Key::Claim
-            | Key::Intents => 1,
+            | Key::Intents
+            | Key::Successions => 1,
             Key::Leader | Key::Member(_) | Key::LegacyOptime | Key::Failover => 0,
         });
-        assert_eq!(all.sum::<i32>(), 8);
+        assert_eq!(all.sum::<i32>(), 9);
     }
 }

@@ -6,15 +6,14 @@ mod ports;
 mod screen;
 mod world;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers};
+use crossterm::event::KeyCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
+use super::terminal::{self, Input, is_interrupt};
 use crate::clock;
 use crate::model::Span;
 use screen::{Screen, Table};
@@ -80,9 +79,8 @@ async fn run(arguments: &PlayArguments) -> Result<()> {
 
 /// Draws and obeys until somebody has had enough.
 async fn watch(world: &mut World, stop_after: Option<u64>) -> Result<()> {
-    let mut screen = Screen::open(std::io::stdout().is_terminal() && std::io::stdin().is_terminal())?;
-    let (wishes, mut keys) = mpsc::channel(KEYS);
-    let keyboard = screen.is_interactive().then(|| tokio::task::spawn_blocking(move || read_keys(&wishes)));
+    let mut screen = Screen::open(terminal::is_there())?;
+    let mut keys = screen.is_interactive().then(|| terminal::keyboard(KEYS));
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut redraw = tokio::time::interval(REDRAW);
@@ -92,7 +90,7 @@ async fn watch(world: &mut World, stop_after: Option<u64>) -> Result<()> {
     loop {
         let wish = tokio::select! {
             _ = redraw.tick() => None,
-            wish = keys.recv(), if keyboard.is_some() => wish,
+            Some(input) = terminal::next(keys.as_mut()) => wish(input),
             _ = interrupt.recv() => Some(Wish::Stop),
             _ = terminate.recv() => Some(Wish::Stop),
             () = &mut enough => Some(Wish::Stop),
@@ -111,33 +109,17 @@ async fn watch(world: &mut World, stop_after: Option<u64>) -> Result<()> {
         }
         screen.draw(&Table { rows, connections: world.connections(), message: message.clone() })?;
     }
-    drop(keys);
-    screen.close();
     Ok(())
 }
 
-/// Runs on a thread of its own, which ends with the terminal or with the first key after the receiver has gone.
-fn read_keys(wishes: &mpsc::Sender<Wish>) {
-    while !wishes.is_closed() {
-        match crossterm::event::poll(Duration::from_millis(200)) {
-            Ok(true) => {}
-            Ok(false) => continue,
-            Err(_) => return,
-        }
-        let Ok(Event::Key(key)) = crossterm::event::read() else { continue };
-        if key.kind == KeyEventKind::Release {
-            continue;
-        }
-        let wish = match key.code {
-            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Wish::Stop,
-            KeyCode::Char('k') => Wish::KillPostgres,
-            KeyCode::Char('f') => Wish::FreezeOrThaw,
-            KeyCode::Char('s') => Wish::SwitchOver,
-            KeyCode::Char('q') => Wish::Stop,
-            _ => continue,
-        };
-        if wishes.blocking_send(wish).is_err() {
-            return;
-        }
+fn wish(input: Input) -> Option<Wish> {
+    let Input::Key(key) = input else { return None };
+    match key.code {
+        _ if is_interrupt(key) => Some(Wish::Stop),
+        KeyCode::Char('k') => Some(Wish::KillPostgres),
+        KeyCode::Char('f') => Some(Wish::FreezeOrThaw),
+        KeyCode::Char('s') => Some(Wish::SwitchOver),
+        KeyCode::Char('q') => Some(Wish::Stop),
+        _ => None,
     }
 }

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::io::{Write, stdout};
 
 use anyhow::{Context, Result};
-use crossterm::cursor::{Hide, MoveTo, Show};
-use crossterm::terminal::{
-    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
-};
-use crossterm::{execute, queue};
+use crossterm::cursor::MoveTo;
+use crossterm::queue;
+use crossterm::terminal::{Clear, ClearType};
+
+use super::super::terminal::Taken;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -63,25 +63,22 @@ pub fn render(table: &Table) -> String {
 
 /// A terminal that is drawn over, or a stream that gets a line when something changes.
 pub struct Screen {
-    interactive: bool,
+    taken: Option<Taken>,
     last: Table,
 }
 
 impl Screen {
     pub fn open(interactive: bool) -> Result<Screen> {
-        if interactive {
-            enable_raw_mode().context("prepare the terminal")?;
-            execute!(stdout(), EnterAlternateScreen, Hide).context("prepare the terminal")?;
-        }
-        Ok(Screen { interactive, last: Table::default() })
+        let taken = interactive.then(Taken::now).transpose()?;
+        Ok(Screen { taken, last: Table::default() })
     }
 
     pub fn is_interactive(&self) -> bool {
-        self.interactive
+        self.taken.is_some()
     }
 
     pub fn draw(&mut self, table: &Table) -> Result<()> {
-        if self.interactive {
+        if self.is_interactive() {
             let mut out = stdout().lock();
             queue!(out, MoveTo(0, 0)).context("draw")?;
             for line in render(table).lines() {
@@ -115,20 +112,6 @@ impl Screen {
             }
         }
         out.flush().context("print")
-    }
-
-    pub fn close(&mut self) {
-        if std::mem::take(&mut self.interactive) {
-            // Nothing is left to do for a terminal that has gone.
-            let _ = execute!(stdout(), LeaveAlternateScreen, Show);
-            let _ = disable_raw_mode();
-        }
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        self.close();
     }
 }
 

@@ -59,11 +59,13 @@ impl Mind {
                 return;
             }
             Job::Promote { .. } => &mut failures.promotions,
-            Job::SetAside if outcome == JobOutcome::Done => {
-                failures.rewinds = 0;
-                return;
+            Job::SetAside => {
+                if outcome == JobOutcome::Done {
+                    failures.rewinds = 0;
+                }
+                &mut failures.set_asides
             }
-            Job::Checkpoint | Job::SetAside if outcome == JobOutcome::Failed => {
+            Job::Checkpoint if outcome == JobOutcome::Failed => {
                 failures.last_at = Some(self.view.now);
                 return;
             }
@@ -71,7 +73,6 @@ impl Mind {
             | Job::StopOrderly { .. }
             | Job::StopFast { .. }
             | Job::StopAtOnce
-            | Job::SetAside
             | Job::Checkpoint
             | Job::Synchronize { .. } => return,
         };

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::{INITIALIZING, Key, Place};
 use crate::model::{
     Claim, Cluster, FailoverRequest, HistoryLine, Initialize, Intent, Intents, Leader, Lsn, MemberIntent,
-    MemberName, MemberRecord, Status, SyncState, SystemId, Term, Timeline, Versioned,
+    MemberName, MemberRecord, Status, SyncState, SystemId, Term, Timeline, Versioned, Whose, words,
 };
 use crate::store::kv::Entry;
 
@@ -62,6 +62,7 @@ pub fn cluster<'entry>(
             Key::Failsafe => cluster.failsafe = failsafe(&entry.value, &mut problems),
             Key::Claim => cluster.claim = versioned(claim(&entry.value, &mut problems), entry),
             Key::Intents => cluster.intents = versioned(Some(intents(&entry.value, &mut problems)), entry),
+            Key::Successions => {}
         }
         if let Some(problem) = problems.0 {
             oddities.push(Oddity { path: entry.path.clone(), version: entry.version, problem });
@@ -222,10 +223,12 @@ fn failover(value: &[u8], problems: &mut Problems) -> Option<FailoverRequest> {
     let scheduled_at = optional_text(&document, "scheduled_at", problems)?;
     let leader = optional_text(&document, "leader", problems)?;
     let candidate = optional_text(&document, "member", problems)?;
+    let said = |field: &str| document.get(field).and_then(Value::as_str).and_then(words);
     Some(FailoverRequest {
         leader: optional_name("leader", leader, problems)?,
         candidate: optional_name("member", candidate, problems)?,
         scheduled_at: scheduled_at.map(str::to_owned),
+        whose: said("by").map(|by| Whose { by, why: said("why") }),
     })
 }
 
@@ -237,6 +240,7 @@ fn legacy_failover(value: &[u8], problems: &mut Problems) -> Option<FailoverRequ
         leader: optional_name("leader", parts.next().flatten(), problems)?,
         candidate: optional_name("candidate", parts.next().flatten(), problems)?,
         scheduled_at: None,
+        whose: None,
     })
 }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::model::{MemberRole, MemberState, SessionId, Tags};
+use crate::model::{MemberRole, MemberState, SessionId, Tags, Whose};
 use crate::store::format;
 
 const BASE: &str = "/service/batman/";
@@ -180,6 +180,7 @@ fn what_is_written_is_read_back() {
         leader: Some(name("a")),
         candidate: Some(name("ö")),
         scheduled_at: Some("t".to_owned()),
+        whose: Some(Whose { by: "anna@ops".to_owned(), why: Some("a new disk".to_owned()) }),
     };
     let told = Status {
         optime: Some(Lsn(9)),
@@ -231,6 +232,7 @@ fn a_record_is_read_back_whole() {
         pause: Some(true),
         watchdog: Some("off".to_owned()),
         copying: Some("1 of 2".to_owned()),
+        restart_wanted: Some(Whose { by: "anna@ops".to_owned(), why: None }),
         tenure: Some("1.0".to_owned()),
     };
     let (cluster, oddities) = cluster(&place(), &[entry("members/a", format::member(&written))]);

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Entry, MemberName, Severity, Timeline};
+use crate::model::{
+    Entry, Loss, MemberName, Proof, Severity, Succession, SuccessionStage, Takeover, Timeline,
+};
 
 /// Less than this no clock is blamed for.
 const TOLERANCE_MS: u64 = 50;
@@ -34,6 +36,8 @@ pub struct Told {
 #[derive(Clone, Debug)]
 pub struct Change {
     pub kind: Kind,
+    /// Who has asked for it.
+    pub by: Option<String>,
     pub timeline: Timeline,
     pub from: Option<MemberName>,
     pub to: MemberName,
@@ -71,6 +75,29 @@ impl Kind {
             Kind::Switchover => "switchover",
             Kind::OrderlyEnd => "handover by a leader that ended",
             Kind::Again => "the lease was taken again",
+        }
+    }
+}
+
+impl Change {
+    /// In short, for the store. `at` spells a time of the wall clock.
+    pub fn succession(&self, at: &dyn Fn(u64) -> String) -> Succession {
+        let stage = |stage: &Stage| SuccessionStage {
+            stage: stage.what.to_owned(),
+            after_ms: stage.at_ms.saturating_sub(self.from_ms),
+            member: stage.member.clone(),
+            sentence: stage.why.clone(),
+        };
+        Succession {
+            timeline: self.timeline,
+            kind: self.kind.word().to_owned(),
+            by: self.by.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            at: at(self.from_ms),
+            stages: self.stages.iter().map(stage).collect(),
+            loss: self.loss.clone(),
+            others: serde_json::Map::new(),
         }
     }
 }
@@ -219,13 +246,26 @@ fn change(
         None => Kind::First,
         Some(from) if from == to => Kind::Again,
         Some(_) if has("ending_") => Kind::OrderlyEnd,
-        Some(_) if take.entry.rule == "candidate_named" || has("switchover_") => Kind::Switchover,
+        Some(_)
+            if take.entry.rule == "candidate_named"
+                || take.entry.evidence.asked_for_by.is_some()
+                || has("switchover_") =>
+        {
+            Kind::Switchover
+        }
+        // The former leader's own words are missing; what it left in the store tells how it ended.
+        Some(_) if ended_in_order(takeover) => Kind::OrderlyEnd,
         Some(_) => Kind::Failover,
     };
     stages.sort_by_key(|stage| stage.at_ms);
     let from_ms = stages.first().map_or(take.at_ms, |stage| stage.at_ms);
     let loss = loss.filter(|_| matches!(kind, Kind::Failover | Kind::Switchover | Kind::OrderlyEnd));
-    Some(Change { kind, timeline, from, to: to.clone(), stages, last_words, loss, from_ms, until_ms })
+    let by = take.entry.evidence.asked_for_by.clone().filter(|_| kind == Kind::Switchover);
+    Some(Change { kind, by, timeline, from, to: to.clone(), stages, last_words, loss, from_ms, until_ms })
+}
+
+fn ended_in_order(takeover: Option<(&Told, Takeover)>) -> bool {
+    takeover.is_some_and(|(_, takeover)| takeover.loss == Loss::Nothing(Proof::OrderlyEnd))
 }
 
 /// Does a leader that decides so leave, or is it about to?
@@ -237,7 +277,7 @@ fn is_trouble(entry: &Entry) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Claim, ENTRY_FORMAT, Evidence, Loss, Moment, Rule, Span, Takeover, Term};
+    use crate::model::{Claim, ENTRY_FORMAT, Evidence, Moment, Rule, Span, Term};
 
     fn name(name: &str) -> MemberName {
         name.parse().expect("a name")

@@ -1,0 +1,78 @@
+//! A new leader writes into the store how it came to lead, as its flight recorder has it: that is left when the machines are gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::model::{Entry, MemberName, Span, Standing, Succession, Term, Timeline, View};
+use crate::recorder::Recorder;
+use crate::recorder::timeline::tell;
+use crate::store::Store;
+
+/// The recorder has written down by then what the others' first reactions were, too.
+const SETTLED: Span = Span::from_secs(3);
+/// What could not be written is tried again after this, so often.
+const RETRY: Span = Span::from_secs(5);
+const ATTEMPTS: u32 = 12;
+/// Of the ring. A change of the leader is made of a few dozen entries.
+const BYTES_MAX: usize = 1 << 20;
+/// What is older has nothing to do with it.
+const BEFORE: Span = Span::from_secs(600);
+
+/// Works until the loop ends.
+pub async fn write_down(
+    store: Store,
+    recorder: Recorder,
+    mut standings: watch::Receiver<Arc<Standing>>,
+    within: Duration,
+) {
+    let mut written: Option<Timeline> = None;
+    loop {
+        let leading = leads_on(&standings.borrow_and_update().view);
+        if let Some((me, term, timeline)) = leading.filter(|(_, _, timeline)| written != Some(*timeline)) {
+            written = Some(timeline);
+            clock::pause(SETTLED).await;
+            keep_trying(&store, &recorder, &me, (term, timeline), within).await;
+        }
+        if standings.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A leader that can work. One that follows another cluster is no primary, and leads all the same.
+fn leads_on(view: &View) -> Option<(MemberName, Term, Timeline)> {
+    let lease = view.lease_in_force()?;
+    let claim = &view.cluster()?.claim.as_ref()?.value;
+    let works = view.postgres.is_primary() || view.policy.follows.is_some();
+    (works && claim.by == view.me).then(|| (view.me.clone(), lease.term, claim.timeline))
+}
+
+async fn keep_trying(
+    store: &Store,
+    recorder: &Recorder,
+    me: &MemberName,
+    (term, timeline): (Term, Timeline),
+    within: Duration,
+) {
+    // A ring that was lost, or has gone round since, tells nothing.
+    let Some(succession) = succession(recorder, me, timeline) else { return };
+    for _ in 0..ATTEMPTS {
+        match store.note_succession(me, term, &succession, within).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!("{}", super::sentry::chain(&error)),
+        }
+        clock::pause(RETRY).await;
+    }
+}
+
+fn succession(recorder: &Recorder, me: &MemberName, timeline: Timeline) -> Option<Succession> {
+    let since = clock::wall_ms().saturating_sub(BEFORE.as_ms());
+    let page = recorder.page(since, 0, false, BYTES_MAX);
+    let entries: Vec<Entry> = page.entries.iter().filter_map(|entry| Entry::read(entry).ok()).collect();
+    let story = tell(entries, &clock::text_of);
+    let change = story.changes.iter().rev().find(|change| change.timeline == timeline && change.to == *me)?;
+    Some(change.succession(&clock::text_of))
+}

@@ -1,0 +1,42 @@
+//! What is set aside, and what is left of work that did not end.
+
+use std::path::PathBuf;
+
+use tenure::model::{Postgres, Unfinished};
+use tenure::postgres::{Gauge, clone_from, set_aside, start_standby, stop_orderly};
+
+use super::support::{Instance, PATIENCE, bin_dirs};
+
+#[tokio::test]
+async fn a_directory_is_set_aside_whole_and_makes_room_for_a_clone() {
+    for bin_dir in bin_dirs() {
+        let turku = Instance::primary(&bin_dir, "turku").await;
+        let mut oulu = Instance::standby_of(&turku, "oulu").await;
+        stop_orderly(&oulu.settings, PATIENCE).await.expect("stopped");
+        let kept = set_aside(&oulu.settings).await.expect("set aside").expect("something was there");
+        assert_eq!(oulu.look().await.postgres, Postgres::Empty);
+        assert!(kept.join("PG_VERSION").exists() && kept.join("global/pg_control").exists());
+        clone_from(&oulu.settings, turku.address(), PATIENCE, &Gauge::default()).await.expect("cloned");
+        start_standby(&oulu.settings, Some(turku.address().clone()), PATIENCE).await.expect("started");
+        oulu.until_streaming().await;
+    }
+}
+
+#[tokio::test]
+async fn work_that_ended_before_its_first_file_leaves_nothing_but_its_mark() {
+    let mut node = Instance::new(&bin_dirs()[0], "turku");
+    let data_dir = node.settings.data_dir.clone();
+    let mark = PathBuf::from(format!("{}.tenure-unfinished", data_dir.display()));
+    for begun in [false, true] {
+        std::fs::write(&mark, "bootstrap\n").expect("our own directory");
+        if begun {
+            std::fs::create_dir(&data_dir).expect("our own directory");
+        }
+        assert_eq!(node.look().await.postgres, Postgres::Unfinished { work: Unfinished::Bootstrap });
+        assert_eq!(set_aside(&node.settings).await.expect("nothing hinders it"), None);
+        assert_eq!(node.look().await.postgres, Postgres::Empty);
+    }
+    let beside = std::fs::read_dir(data_dir.parent().expect("a directory")).expect("readable");
+    let names = beside.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());
+    assert!(names.into_iter().all(|name| !name.contains("set-aside")), "nothing is kept of nothing");
+}
