@@ -12,8 +12,8 @@ use crate::patroni::{ours, succeeds};
 use crate::support::lab::Lab;
 use crate::support::wait_for;
 
-/// A lab has one store server, one kernel and no watchdogs, and says so.
-const OF_THE_LAB: [&str; 3] = ["store_alone", "same_machine", "watchdog_off"];
+/// A lab has one store server, one kernel and no watchdogs, and says so. How fast its disk is depends on who else is at work.
+const OF_THE_LAB: [&str; 4] = ["store_alone", "same_machine", "watchdog_off", "store_slow"];
 
 pub async fn finds_what_will_bite(lab: &mut Lab, leader: usize) {
     passwords_in_the_open(lab);

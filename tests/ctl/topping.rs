@@ -151,7 +151,9 @@ pub async fn shows_the_cluster_and_acts_on_it(lab: &Lab, leader: usize) {
         told.contains(&wanted).then_some(told)
     })
     .await;
-    for stage in ["the race is decided", "PostgreSQL is primary", "lost: nothing"] {
+    for stage in
+        ["the race is decided", "PostgreSQL is primary", "lost: 0: the former leader stopped in good order"]
+    {
         assert!(told.contains(stage), "{stage}: {told}");
     }
     let noted = succeeds(lab, &["config-history", "-f", "json"], "pause");
