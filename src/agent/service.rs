@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
 use crate::clock;
-use crate::model::{Facts, Guardian, Moment, Plan, Postgres, Running, Serving, Span, View, Watchdog};
+use crate::model::{Facts, Guardian, Moment, Plan, Postgres, Running, Serving, Span, View, Watchdog, Whose};
 
 /// Each promise to systemd that an end is still on its way holds for this long, and is renewed in half the time.
 const END_EXTENSION: Span = Span::from_secs(30);
@@ -146,7 +146,7 @@ impl Said {
     }
 
     fn status(&mut self, now: Moment, view: &View, plan: &Plan, facts: &Facts, words: &mut Vec<String>) {
-        let status = status(view, plan);
+        let status = status(view, plan, facts);
         let lag = lag(view, facts).or_else(|| facts.copying.map(|copying| copying.to_string()));
         let lag_due = lag != self.lag && LAG_EVERY <= now.since(self.lag_at);
         if status != self.status || lag_due {
@@ -189,7 +189,7 @@ fn feeding(watchdog: Span) -> Span {
 }
 
 /// `leading (primary, term 7, timeline 3)`
-fn status(view: &View, plan: &Plan) -> String {
+fn status(view: &View, plan: &Plan, told: &Facts) -> String {
     let mut facts = vec![match &view.postgres {
         Postgres::Unobserved => "PostgreSQL not seen yet".to_owned(),
         Postgres::Empty => "no data".to_owned(),
@@ -213,6 +213,7 @@ fn status(view: &View, plan: &Plan) -> String {
     if let Some(kept) = intents.and_then(|intents| intents.value.members.get(&view.me)) {
         facts.push(format!("{} {}", kept.kind.word(), kept.intent));
     }
+    facts.extend(scheduled(view, told));
     if view.guardian == Guardian::Absent {
         facts.push("no guardian".to_owned());
     }
@@ -223,6 +224,21 @@ fn status(view: &View, plan: &Plan) -> String {
         }
     }
     format!("{} ({})", plan.reason, facts.join(", "))
+}
+
+/// What is to come, and whose it is.
+fn scheduled(view: &View, told: &Facts) -> Vec<String> {
+    let said = |what: &str, at: &str, whose: Option<&Whose>| {
+        let whose = whose.map(|whose| format!(", {whose}")).unwrap_or_default();
+        format!("{what} scheduled at {at}{whose}")
+    };
+    let request = view.cluster().and_then(|cluster| cluster.failover.as_ref()).map(|request| &request.value);
+    let switchover = request.and_then(|request| {
+        Some(said("switchover", request.scheduled_at.as_deref()?, request.whose.as_ref()))
+    });
+    let restart = told.scheduled_restart.as_ref().and_then(|restart| restart.get("schedule")?.as_str());
+    let restart = restart.map(|at| said("restart", at, told.restart_wanted.as_ref()));
+    switchover.into_iter().chain(restart).collect()
 }
 
 fn lag(view: &View, facts: &Facts) -> Option<String> {
@@ -236,7 +252,9 @@ mod tests {
     use super::*;
     use crate::decide::decide;
     use crate::decide::mind::{Event, Mind, Seen};
-    use crate::model::{Copying, Lsn, Policy, SystemId, Tags, Timeline};
+    use crate::model::{
+        Cluster, Copying, FailoverRequest, Lsn, Policy, SystemId, Tags, Timeline, Versioned,
+    };
 
     const WATCHDOG: Option<Span> = Some(Span::from_secs(3));
 
@@ -289,6 +307,31 @@ mod tests {
         let facts = Facts { copying: Some(copying), ..Facts::default() };
         let words = Said::default().next(Moment::from_ms(20_000), &view, &decide(&view), &facts).join("\n");
         assert!(words.contains("; 40 %, 40 MB of 100 MB, 20 MB/s, 3 s left"), "{words}");
+    }
+
+    #[test]
+    fn what_is_to_come_is_told_with_whose_it_is() {
+        let whose = |by: &str| Some(Whose { by: by.to_owned(), why: Some("a new disk".to_owned()) });
+        let request = FailoverRequest {
+            leader: Some("turku".parse().expect("a name")),
+            scheduled_at: Some("2026-11-22T10:00:00+00:00".to_owned()),
+            whose: whose("anna"),
+            ..FailoverRequest::default()
+        };
+        let cluster = Cluster { failover: Some(Versioned { value: request, version: 4 }), ..Cluster::default() };
+        let view = view(vec![seen(Postgres::Empty), Event::Snapshot(Box::new(cluster))]);
+        let facts = Facts {
+            scheduled_restart: Some(serde_json::json!({"schedule": "2026-11-22T11:00:00+00:00"})),
+            restart_wanted: whose("ben"),
+            ..Facts::default()
+        };
+        let words = next(&mut Said::default(), 1000, &view, &facts);
+        for part in [
+            "switchover scheduled at 2026-11-22T10:00:00+00:00, by anna: a new disk",
+            "restart scheduled at 2026-11-22T11:00:00+00:00, by ben: a new disk",
+        ] {
+            assert!(words.contains(part), "{part}: {words}");
+        }
     }
 
     #[test]

@@ -217,18 +217,25 @@ fn ours(page: &mut Page, look: Look) {
     );
 }
 
-/// One sample for each that ends by itself; every member tells of all of them.
+/// One sample for each that has an end or a time; every member tells of all of them, and of its own restart.
 fn intents(page: &mut Page, look: Look) {
-    let Some(intents) = look.intents() else { return };
-    let whole = intents.pause.iter().filter(|_| look.paused()).map(|pause| ("pause", "", pause));
-    let members = intents.members.iter().map(|(name, kept)| (kept.kind.word(), name.as_str(), &kept.intent));
+    let whole = look.intents().and_then(|intents| intents.pause.as_ref()).filter(|_| look.paused());
+    let whole = whole.map(|pause| ("pause", "", pause.until.as_deref()));
+    let members = look.intents().into_iter().flat_map(|intents| &intents.members);
+    let members =
+        members.map(|(name, kept)| (kept.kind.word(), name.as_str(), kept.intent.until.as_deref()));
+    let request = look.cluster().and_then(|cluster| cluster.failover.as_ref());
+    let switchover = request.map(|request| ("switchover", "", request.value.scheduled_at.as_deref()));
+    let restart = look.standing.facts.scheduled_restart.as_ref();
+    let restart = restart.and_then(|restart| restart.get("schedule")).and_then(serde_json::Value::as_str);
+    let restart = restart.map(|at| ("restart", look.view().me.as_str(), Some(at)));
     let mut named = false;
-    for (kind, member, intent) in whole.chain(members) {
-        let Some(end) = intent.until.as_deref() else { continue };
+    for (kind, member, end) in whole.into_iter().chain(members).chain(switchover).chain(restart) {
+        let Some(end) = end else { continue };
         if !std::mem::replace(&mut named, true) {
             page.help(
                 "tenure_intent_ends_seconds",
-                "Epoch seconds of the end that an operator has given it.",
+                "Epoch seconds at which something that an operator has said ends, or is carried out.",
             );
             let _ = writeln!(page.text, "# TYPE tenure_intent_ends_seconds gauge");
         }
@@ -405,6 +412,21 @@ mod tests {
                 "tenure_lease_remaining_seconds 0.000",
             ],
         );
+    }
+
+    #[test]
+    fn what_has_a_time_is_measured() {
+        let at = "2026-11-22T06:00:00+00:00";
+        let standing = with(standby(), |s| {
+            s.facts.scheduled_restart = Some(serde_json::json!({"schedule": at}));
+            let value = FailoverRequest { scheduled_at: Some(at.to_owned()), ..FailoverRequest::default() };
+            snapshot(s).failover = Some(Versioned { value, version: 3 });
+        });
+        let page = metrics(Look::new(&standing, NOW));
+        for labels in [r#"kind="switchover",member="""#, r#"kind="restart",member="turku""#] {
+            let sample = format!(r#"tenure_intent_ends_seconds{{scope="batman",name="turku",{labels}}} 1795327200"#);
+            assert!(page.contains(&sample), "{sample}: {page}");
+        }
     }
 
     #[test]

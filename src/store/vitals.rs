@@ -12,13 +12,18 @@ use crate::model::Span;
 const READS: usize = 3;
 
 impl Store {
-    /// Each server is asked by itself; one that does not answer is part of what is found.
+    /// Each server is asked by itself; one that does not answer is part of what is found. Nothing is written.
+    pub async fn servers(&self, within: Duration) -> Result<StoreFacts, StoreError> {
+        match &self.adapter {
+            Adapter::Etcd(etcd) => etcd.vitals(within).await,
+            Adapter::Zookeeper(zookeeper) => zookeeper.vitals(within).await,
+            Adapter::Memory(_) => Ok(StoreFacts::default()),
+        }
+    }
+
+    /// The servers, and what the store grants and how fast.
     pub async fn vitals(&self, within: Duration) -> Result<StoreFacts, StoreError> {
-        let mut facts = match &self.adapter {
-            Adapter::Etcd(etcd) => etcd.vitals(within).await?,
-            Adapter::Zookeeper(zookeeper) => zookeeper.vitals(within).await?,
-            Adapter::Memory(_) => StoreFacts::default(),
-        };
+        let mut facts = self.servers(within).await?;
         let limits = self.session_limits(within).await?;
         facts.shortest_lease = Some(limits.shortest);
         facts.longest_lease = limits.longest;

@@ -21,7 +21,7 @@ use crate::store::Store;
 /// Nobody waits longer for one member, or for the store: the screen says that it is silent instead.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The store's servers are examined so often at most.
-const VITALS_EVERY: Span = Span::from_secs(5);
+const SERVERS_EVERY: Span = Span::from_secs(5);
 /// What happened before the first look, and is still shown.
 const EVENTS_SINCE: Span = Span::from_secs(900);
 pub const EVENTS_MAX: usize = 200;
@@ -80,7 +80,7 @@ pub struct Gatherer<'a> {
     store: Store,
     scope: String,
     cluster: Cluster,
-    vitals: Option<(Moment, StoreFacts)>,
+    servers: Option<(Moment, StoreFacts)>,
     /// The last entry that each member has told: its time and its number.
     told: BTreeMap<MemberName, (u64, u64)>,
     events: VecDeque<Entry>,
@@ -93,7 +93,7 @@ impl<'a> Gatherer<'a> {
         let cluster = Cluster { scope: scope.clone(), ..Cluster::default() };
         let began_ms = clock::wall_ms().saturating_sub(EVENTS_SINCE.as_ms());
         let told = BTreeMap::new();
-        Ok(Gatherer { access, store, scope, cluster, vitals: None, told, events: VecDeque::new(), began_ms })
+        Ok(Gatherer { access, store, scope, cluster, servers: None, told, events: VecDeque::new(), began_ms })
     }
 
     /// Gives itself back, so that the look may go on while keys are read.
@@ -128,12 +128,12 @@ impl<'a> Gatherer<'a> {
             self.cluster = cluster;
             clock::now().since(asked_at)
         });
-        let is_old = |(seen, _): &(Moment, StoreFacts)| VITALS_EVERY <= clock::now().since(*seen);
-        if self.vitals.as_ref().is_none_or(is_old) {
-            let vitals = within(PATIENCE, async { Ok(self.store.vitals(PATIENCE).await?) }).await;
-            self.vitals = vitals.ok().map(|facts| (clock::now(), facts));
+        let is_old = |(seen, _): &(Moment, StoreFacts)| SERVERS_EVERY <= clock::now().since(*seen);
+        if self.servers.as_ref().is_none_or(is_old) {
+            let servers = within(PATIENCE, async { Ok(self.store.servers(PATIENCE).await?) }).await;
+            self.servers = servers.ok().map(|facts| (clock::now(), facts));
         }
-        let facts = self.vitals.as_ref().map(|(_, facts)| facts).filter(|facts| !facts.servers.is_empty());
+        let facts = self.servers.as_ref().map(|(_, facts)| facts).filter(|facts| !facts.servers.is_empty());
         let states = || facts.into_iter().flat_map(|facts| &facts.servers);
         let answering = states().filter(|server| server.state.is_ok()).count();
         let leader = states().find(|server| server.state.as_ref().is_ok_and(|state| state.leads));
