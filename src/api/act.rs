@@ -16,6 +16,7 @@ use crate::model::{
 use crate::peers;
 
 use super::answer::Answer;
+use super::drill;
 use super::look::Look;
 use super::query::Target;
 use super::restart::{self, Restart, conditions_hold};
@@ -68,8 +69,8 @@ const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(3);
 /// `body` is `None` if the request announced none. `note` says who asks.
 pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]>, note: Note) -> Answer {
     let answer = match (method.as_str(), target.endpoint()) {
-        ("POST", "switchover") => request_failover(api, Kind::Switchover, body).await,
-        ("POST", "failover") => request_failover(api, Kind::Failover, body).await,
+        ("POST", "switchover") => request_failover(api, Kind::Switchover, body, &note).await,
+        ("POST", "failover") => request_failover(api, Kind::Failover, body, &note).await,
         ("DELETE", "switchover") => Ok(delete_switchover(api).await),
         ("PATCH", "config") => patch_config(api, body, note).await,
         ("PUT", "config") => put_config(api, body, note).await,
@@ -78,6 +79,7 @@ pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]
         ("DELETE", "restart") => Ok(delete_restart(api).await),
         ("POST", "reinitialize") => reinitialize(api, body).await,
         ("POST", "failsafe") => failsafe(api, body).await,
+        ("POST", "drill") => drill(api, body, note).await,
         // On Unix Patroni only says so, too; ending an agent is its service manager's business.
         ("POST", "sigterm") => Ok(Answer::sentence(202, "shutdown scheduled")),
         ("POST", "citus" | "mpp") => {
@@ -88,7 +90,12 @@ pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]
     answer.unwrap_or_else(|refusal| refusal)
 }
 
-async fn request_failover(api: &Api, asked: Kind, body: Option<&[u8]>) -> Result<Answer, Answer> {
+async fn request_failover(
+    api: &Api,
+    asked: Kind,
+    body: Option<&[u8]>,
+    note: &Note,
+) -> Result<Answer, Answer> {
     let body = object(body)?;
     let standing = api.standing();
     let wish = wish::check(asked, &body, Look::new(&standing, (api.clock)()), crate::clock::wall())?;
@@ -100,6 +107,8 @@ async fn request_failover(api: &Api, asked: Kind, body: Option<&[u8]>) -> Result
         leader = wish.request.leader.as_ref().map(MemberName::as_str),
         candidate = wish.request.candidate.as_ref().map(MemberName::as_str),
         scheduled_at = wish.request.scheduled_at,
+        by = note.by,
+        why = note.why,
         "{} requested over REST",
         wish.kind.word()
     );
@@ -292,6 +301,10 @@ async fn reinitialize(api: &Api, body: Option<&[u8]>) -> Result<Answer, Answer> 
         Some(Outcome::Failed) => Err(restart::refused(Refusal::NotNow)),
         None => Err(Answer::sentence(503, "the agent did not answer")),
     }
+}
+
+async fn drill(api: &Api, body: Option<&[u8]>, note: Note) -> Result<Answer, Answer> {
+    Ok(drill::drill(&api.drills, &object(body)?, note).await)
 }
 
 /// The codes and sentences are Patroni's: its leaders go on only if they read exactly this. The position helps them to keep

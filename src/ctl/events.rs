@@ -263,7 +263,7 @@ fn pretty(story: &Story, missing: &BTreeMap<String, String>, clocks: &BTreeMap<S
     text
 }
 
-fn said(entry: &Entry) -> String {
+pub fn said(entry: &Entry) -> String {
     let mut text = format!("{}: {}", entry.rule, entry.sentence);
     if !entry.step.is_empty() {
         let _ = write!(text, " [{}]", entry.step);
@@ -278,7 +278,7 @@ fn said(entry: &Entry) -> String {
     text
 }
 
-fn summary(change: &Change) -> String {
+pub fn summary(change: &Change) -> String {
     let former = change.from.as_ref().map(|from| format!("{from} -> ")).unwrap_or_default();
     let begin = time::told(change.from_ms);
     let mut text =
@@ -341,7 +341,7 @@ fn table(story: &Story) -> Table {
     Table { title: String::new(), columns: Some(columns), rows: story.entries.iter().map(row).collect() }
 }
 
-fn document(
+pub fn document(
     story: &Story,
     missing: &BTreeMap<String, String>,
     clocks: &BTreeMap<String, i64>,

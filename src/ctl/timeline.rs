@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Entry, MemberName, Severity, Timeline};
+use crate::model::{DRILL_CODE, Entry, MemberName, Severity, Timeline};
 
 /// Less than this no clock is blamed for.
 const TOLERANCE_MS: u64 = 50;
@@ -231,7 +231,8 @@ fn change(
 /// Does a leader that decides so leave, or is it about to?
 fn is_trouble(entry: &Entry) -> bool {
     let severe = entry.known_rule().is_some_and(|rule| rule.severity() != Severity::Info);
-    severe || entry.rule.starts_with("switchover_") || entry.rule.starts_with("ending_")
+    let asked = entry.rule == DRILL_CODE;
+    severe || asked || entry.rule.starts_with("switchover_") || entry.rule.starts_with("ending_")
 }
 
 #[cfg(test)]
