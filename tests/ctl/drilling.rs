@@ -25,7 +25,7 @@ fn a_drill_is_refused_by_every_guard_and_by_the_member_itself() {
         lab.start_everybody();
         let leader = lab.healthy().await;
         keep_secrets(lab);
-        what_nobody_allows(lab, leader);
+        what_nobody_allows(lab, leader).await;
         allow(lab, r"[postmaster, agent, host]").await;
         what_the_agent_itself_refuses(lab, leader);
         what_the_cluster_is_not_ready_for(lab, leader).await;
@@ -144,8 +144,13 @@ async fn ready(lab: &Lab, fault: &str) -> usize {
     leader
 }
 
-fn what_nobody_allows(lab: &Lab, leader: usize) {
-    let (_, found, document) = check(lab, "postmaster", &[]);
+async fn what_nobody_allows(lab: &Lab, leader: usize) {
+    let (found, document) = wait_for("a cluster that has come to rest", async || {
+        let (_, found, document) = check(lab, "postmaster", &[]);
+        (!found.contains(&"standbys".to_owned()) && !found.contains(&"under_way".to_owned()))
+            .then_some((found, document))
+    })
+    .await;
     assert_eq!(found, ["allowed", "store", "backup"], "all of them are named at once: {document:#}");
     let remedy = document["guards"][2]["remedy"].as_str().expect("text");
     assert!(remedy.contains("tenure.drills: [postmaster]"), "{document:#}");

@@ -267,11 +267,11 @@ fn candidate(fault: Fault, situation: &Situation, said: &Said) -> Found {
         );
     }
     match &situation.takes {
-        Some(takes) if takes.is_empty() && fault != Fault::Switchover => fails(
+        Some(takes) if takes.is_empty() && fault != Fault::Switchover && !situation.facts.paused => fails(
             "by the rules of the members nobody would take over now",
             "`tenurectl explain --if primary-lost`",
         ),
-        Some(takes) if fault != Fault::Switchover => {
+        Some(takes) if fault != Fault::Switchover && !takes.is_empty() => {
             holds(format!("if it comes to that, {} would take over", takes.join(" or ")))
         }
         Some(_) | None => holds(format!("{} could take over", names.join(" or "))),

@@ -95,6 +95,7 @@ impl Ledger {
 
     /// Why there is no connection, or none any more.
     pub fn complain(&mut self, why: String) {
+        let why = why.replace('\n', " ");
         if self.troubles.contains_key(&why) || self.troubles.len() < TROUBLES_MAX {
             *self.troubles.entry(why).or_insert(0) += 1;
         }

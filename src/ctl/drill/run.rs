@@ -29,8 +29,8 @@ const LOOK_EVERY: Span = Span::from_ms(250);
 /// How long the rows are asked for again and again, and the table is tried to be dropped.
 const CLEAN_UP_WITHIN: Span = Span::from_secs(60);
 const TRY_AGAIN: Span = Span::from_ms(500);
-/// What members may have decided before they were asked for the fault, and clocks be apart.
-const BEFORE_MS: u64 = 5_000;
+/// What members have decided before they were asked for the fault is another story; but clocks are apart.
+const BEFORE_MS: u64 = 2_000;
 
 /// What came of it, as far as it came.
 #[derive(Debug, Default)]
@@ -313,6 +313,17 @@ async fn clean_up(wanted: &Wanted<'_>, table: &Table, course: &mut Course) -> Re
     table.drop_it(client).await
 }
 
+/// Troubles of an hour ago are none of this drill's.
+fn only_since(story: &mut Story, since: u64) {
+    story.entries.retain(|told| since <= told.at_ms);
+    story.changes.retain(|change| since <= change.until_ms);
+    for change in &mut story.changes {
+        change.stages.retain(|stage| since <= stage.at_ms);
+        change.last_words.retain(|told| since <= told.at_ms);
+        change.from_ms = change.stages.first().map_or(change.from_ms, |stage| stage.at_ms);
+    }
+}
+
 /// What the members have decided meanwhile.
 async fn look_back(
     access: &Access,
@@ -323,9 +334,11 @@ async fn look_back(
 ) {
     let since = course.asked.map_or(course.began_ms, |(_, ms)| ms).saturating_sub(BEFORE_MS);
     let now = access.read(wanted.scope).await;
-    let gathered = events::ask_everybody(access, now.as_ref().unwrap_or(cluster), since, false).await;
+    // All of it: who led before is told by what a member decided then.
+    let gathered = events::ask_everybody(access, now.as_ref().unwrap_or(cluster), 0, false).await;
     course.untold = gathered.missing;
     course.story = tell(gathered.entries, &time::told);
+    only_since(&mut course.story, since);
     if wanted.fault == Fault::Host
         && let Some(member) = now.as_ref().ok().and_then(|now| now.member(target))
     {
