@@ -95,6 +95,7 @@ impl Checkup {
                 config::WatchdogMode::Automatic => WatchdogMode::Automatic,
                 config::WatchdogMode::Required => WatchdogMode::Required,
             },
+            drills: self.config.tenure.drills.clone(),
             ..HostFacts::default()
         };
         let mut own_certificates = Vec::new();

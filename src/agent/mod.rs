@@ -13,6 +13,7 @@ mod checkup;
 mod chronicle;
 mod disk;
 mod doorkeeper;
+mod drill;
 mod errands;
 mod eyes;
 mod home;
@@ -55,6 +56,7 @@ use crate::{api, clock};
 use callbacks::Callbacks;
 use checkup::Checkup;
 use doorkeeper::Doorkeeper;
+use drill::Driller;
 use eyes::{Eyes, Sight};
 use home::Home;
 pub use inheritance::Inheritance;
@@ -220,6 +222,17 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         asked: checkups_asked,
     };
     tasks.spawn(checkup.serve());
+    let (drills, drills_asked) = api::Drills::new();
+    let driller = Driller {
+        config: config.clone(),
+        reloads: reloads.subscribe(),
+        standings: standings.clone(),
+        sight: seen.clone(),
+        fence: fence.clone(),
+        recorder: recorder.clone(),
+        asked: drills_asked,
+    };
+    tasks.spawn(driller.serve());
     tasks.spawn(follow_signals(
         events.clone(),
         reloads,
@@ -263,6 +276,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         looks: looks.clone(),
         recorder: recorder.clone(),
         checkups,
+        drills,
     };
     let mut until_stop = stopped;
     tasks.spawn(async move {

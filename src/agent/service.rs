@@ -252,9 +252,7 @@ mod tests {
     use super::*;
     use crate::decide::decide;
     use crate::decide::mind::{Event, Mind, Seen};
-    use crate::model::{
-        Cluster, Copying, FailoverRequest, Lsn, Policy, SystemId, Tags, Timeline, Versioned,
-    };
+    use crate::model::{Cluster, Copying, FailoverRequest, Lsn, Policy, SystemId, Tags, Timeline, Versioned};
 
     const WATCHDOG: Option<Span> = Some(Span::from_secs(3));
 
@@ -318,7 +316,8 @@ mod tests {
             whose: whose("anna"),
             ..FailoverRequest::default()
         };
-        let cluster = Cluster { failover: Some(Versioned { value: request, version: 4 }), ..Cluster::default() };
+        let cluster =
+            Cluster { failover: Some(Versioned { value: request, version: 4 }), ..Cluster::default() };
         let view = view(vec![seen(Postgres::Empty), Event::Snapshot(Box::new(cluster))]);
         let facts = Facts {
             scheduled_restart: Some(serde_json::json!({"schedule": "2026-11-22T11:00:00+00:00"})),

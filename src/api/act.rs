@@ -16,6 +16,7 @@ use crate::model::{
 use crate::peers;
 
 use super::answer::Answer;
+use super::drill;
 use super::look::Look;
 use super::query::Target;
 use super::restart::{self, Restart, conditions_hold};
@@ -78,6 +79,7 @@ pub async fn act(api: &Api, method: &Method, target: &Target, body: Option<&[u8]
         ("DELETE", "restart") => Ok(delete_restart(api).await),
         ("POST", "reinitialize") => reinitialize(api, body, &note).await,
         ("POST", "failsafe") => failsafe(api, body).await,
+        ("POST", "drill") => drill(api, body, note).await,
         // On Unix Patroni only says so, too; ending an agent is its service manager's business.
         ("POST", "sigterm") => Ok(Answer::sentence(202, "shutdown scheduled")),
         ("POST", "citus" | "mpp") => {
@@ -106,9 +108,10 @@ async fn request_failover(
         leader = wish.request.leader.as_ref().map(MemberName::as_str),
         candidate = wish.request.candidate.as_ref().map(MemberName::as_str),
         scheduled_at = wish.request.scheduled_at,
-        "{} requested over REST {}",
-        wish.kind.word(),
-        Whose::of(note)
+        by = note.by,
+        why = note.why,
+        "{} requested over REST",
+        wish.kind.word()
     );
     let request = wish.request.clone();
     match order(api, |reply| Command::RequestFailover { request, reply }).await {
@@ -301,6 +304,10 @@ async fn reinitialize(api: &Api, body: Option<&[u8]>, note: &Note) -> Result<Ans
         Some(Outcome::Failed) => Err(restart::refused(Refusal::NotNow)),
         None => Err(Answer::sentence(503, "the agent did not answer")),
     }
+}
+
+async fn drill(api: &Api, body: Option<&[u8]>, note: Note) -> Result<Answer, Answer> {
+    Ok(drill::drill(&api.drills, &object(body)?, note).await)
 }
 
 /// The codes and sentences are Patroni's: its leaders go on only if they read exactly this. The position helps them to keep

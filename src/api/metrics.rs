@@ -222,8 +222,7 @@ fn intents(page: &mut Page, look: Look) {
     let whole = look.intents().and_then(|intents| intents.pause.as_ref()).filter(|_| look.paused());
     let whole = whole.map(|pause| ("pause", "", pause.until.as_deref()));
     let members = look.intents().into_iter().flat_map(|intents| &intents.members);
-    let members =
-        members.map(|(name, kept)| (kept.kind.word(), name.as_str(), kept.intent.until.as_deref()));
+    let members = members.map(|(name, kept)| (kept.kind.word(), name.as_str(), kept.intent.until.as_deref()));
     let request = look.cluster().and_then(|cluster| cluster.failover.as_ref());
     let switchover = request.map(|request| ("switchover", "", request.value.scheduled_at.as_deref()));
     let restart = look.standing.facts.scheduled_restart.as_ref();
@@ -424,7 +423,8 @@ mod tests {
         });
         let page = metrics(Look::new(&standing, NOW));
         for labels in [r#"kind="switchover",member="""#, r#"kind="restart",member="turku""#] {
-            let sample = format!(r#"tenure_intent_ends_seconds{{scope="batman",name="turku",{labels}}} 1795327200"#);
+            let sample =
+                format!(r#"tenure_intent_ends_seconds{{scope="batman",name="turku",{labels}}} 1795327200"#);
             assert!(page.contains(&sample), "{sample}: {page}");
         }
     }

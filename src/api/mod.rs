@@ -8,6 +8,7 @@ mod answer;
 mod checkup;
 mod cluster;
 mod doors;
+mod drill;
 #[cfg(test)]
 mod fixtures;
 mod fresh;
@@ -30,6 +31,7 @@ pub use act::{Command, Written};
 pub use answer::Answer;
 pub use checkup::{Asking, Checkups};
 pub use doors::Doors;
+pub use drill::{DrillRefusal, DrillRequest, Drills};
 pub use fresh::Looks;
 pub use query::Target;
 pub use read::{get, head};

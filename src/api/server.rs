@@ -35,6 +35,7 @@ use super::act::{Command, act};
 use super::answer::Answer;
 use super::checkup::{self, Checkups};
 use super::doors::Doors;
+use super::drill::Drills;
 use super::fresh::{self, Looks};
 use super::query::Target;
 use super::{read, recorded};
@@ -59,6 +60,8 @@ pub struct Api {
     pub recorder: Recorder,
     /// Where an examination of this host is asked for.
     pub checkups: Checkups,
+    /// Where faults are asked for.
+    pub drills: Drills,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

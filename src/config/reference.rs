@@ -75,6 +75,10 @@ fn holds(kind: Kind) -> String {
         Kind::Bytes { .. } => "bytes, or with a unit".to_owned(),
         Kind::Mode => "octal".to_owned(),
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+        Kind::Choices(words) => {
+            let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+            format!("a list of some of {}", words.join(", "))
+        }
         Kind::Listen => "host:port".to_owned(),
         Kind::Connect => "host:port".to_owned(),
         Kind::Lines => "a list of lines".to_owned(),

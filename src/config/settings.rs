@@ -1,6 +1,8 @@
 //! Every setting there is, as a table: its name, what it may hold, how far this version honours it, and one line about it.
 //! Checks, environment variables, hints and docs/configuration.md all come from here.
 
+use crate::model::Drill;
+
 /// One row. Sections need no row of their own: they are what stands before the dots.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -38,6 +40,8 @@ pub enum Kind {
     /// File permissions, in octal.
     Mode,
     Choice(&'static [&'static str]),
+    /// A list of some of these words, or text with commas.
+    Choices(&'static [&'static str]),
     /// Addresses to listen on: `host:port`, several hosts with commas between them, `*` for all.
     Listen,
     /// An address that others reach this member by.
@@ -310,6 +314,7 @@ pub const LOCAL: &[&[Setting]] = &[
     &[
         row("tenure.state_dir", TEXT, "/var/lib/tenure/SCOPE-NAME", "where the agent keeps what it must find again after a crash"),
         row("tenure.guardian", TEXT, "", "the program of the guardian, if it is not beside the agent's"),
+        row("tenure.drills", Kind::Choices(Drill::WORDS), "", "the faults that `tenurectl drill` may bring upon this member; none if left out"),
     ],
 ];
 
@@ -419,6 +424,7 @@ pub fn variable(row: &Setting) -> Option<String> {
         | Kind::Flag
         | Kind::Mode
         | Kind::Choice(_)
+        | Kind::Choices(_)
         | Kind::Number { .. }
         | Kind::Seconds { .. }
         | Kind::Bytes { .. }

@@ -12,7 +12,7 @@ use super::customs::{Customs, Method};
 use super::log_format::LogFormat;
 use super::store_types::{Etcd, Zookeeper};
 use super::values;
-use crate::model::{Address, MemberName, Secret, Tags};
+use crate::model::{Address, Drill, MemberName, Secret, Tags};
 
 /// Everything that one agent's files and environment say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +53,9 @@ pub struct Own {
     /// The guardian's program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guardian: Option<PathBuf>,
+    /// What `tenurectl drill` may do to this member.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub drills: Vec<Drill>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

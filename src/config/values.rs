@@ -48,6 +48,11 @@ pub fn read(node: &Node, kind: Kind) -> Result<Value, String> {
             .and_then(|text| words.iter().find(|word| word.eq_ignore_ascii_case(text)))
             .map(|word| Value::from(*word))
             .ok_or_else(|| format!("one of {}", words.join(", "))),
+        Kind::Choices(wanted) => {
+            let known = |word: &String| wanted.iter().find(|known| known.eq_ignore_ascii_case(word)).copied();
+            let found = words(node).and_then(|words| words.iter().map(known).collect::<Option<Vec<&str>>>());
+            found.map(Value::from).ok_or_else(|| format!("a list of some of {}", wanted.join(", ")))
+        }
         Kind::Listen => line()
             .and_then(|text| text.parse::<Listen>().ok())
             .map(|listen| Value::from(listen.to_string()))

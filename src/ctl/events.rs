@@ -285,7 +285,7 @@ pub fn said(entry: &Entry) -> String {
     text
 }
 
-fn summary(change: &Change) -> String {
+pub fn summary(change: &Change) -> String {
     let mut text = history::told(&change.succession(&clock::text_of));
     if !change.last_words.is_empty() {
         text += "  what the former leader did:\n";
@@ -324,7 +324,7 @@ fn table(story: &Story) -> Table {
     Table { title: String::new(), columns: Some(columns), rows: story.entries.iter().map(row).collect() }
 }
 
-fn document(
+pub fn document(
     story: &Story,
     missing: &BTreeMap<String, String>,
     clocks: &BTreeMap<String, i64>,

@@ -14,6 +14,7 @@ mod console;
 mod diff;
 mod doctor;
 mod document;
+mod drill;
 mod events;
 mod explain;
 mod facts;
@@ -78,6 +79,8 @@ enum Command {
     Explain(explain::ExplainArguments),
     /// Show everything that will bite later, each with its remedy; the exit status is for monitoring
     Doctor(doctor::DoctorArguments),
+    /// Bring a fault upon the running cluster, with guards before, a writer meanwhile and a report afterwards
+    Drill(Box<drill::DrillArguments>),
     /// Show what the members have decided, and what each change of the leader was made of
     Events(events::EventsArguments),
     /// Decide again what a flight recorder has kept, by the rules of this version
@@ -189,6 +192,9 @@ fn complain(error: &anyhow::Error) -> ExitCode {
     if error.is::<Unread>() {
         return ExitCode::FAILURE;
     }
+    if let Some(drill::Ended(code)) = error.downcast_ref() {
+        return ExitCode::from(*code);
+    }
     if error.is::<Aborted>() {
         eprintln!("Aborted!");
         return ExitCode::FAILURE;
@@ -241,6 +247,7 @@ async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
         Command::History(arguments) => history::history(access, &arguments).await,
         Command::Explain(arguments) => explain::explain(access, &arguments).await,
         Command::Doctor(arguments) => doctor::doctor(access, &arguments).await,
+        Command::Drill(arguments) => drill::drill(access, &arguments).await,
         Command::ShowConfig(arguments) => configuration::show(access, &arguments).await,
         Command::ShowTiming(arguments) => timing::show(access, &arguments).await,
         Command::EditConfig(arguments) => configuration::edit(access, &arguments).await,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::unistd::{Uid, User};
 use tokio::task::JoinSet;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config};
 
 use super::tls::{ForPostgres, Strictness, Trust};
@@ -28,43 +28,88 @@ pub struct Connection {
     _driver: JoinSet<()>,
 }
 
+/// A server, or several of them, with all that it takes to log in.
+#[derive(Clone, Debug)]
+pub struct Way {
+    config: Config,
+    connector: ForPostgres,
+    pub user: String,
+    pub database: String,
+}
+
 pub async fn connect(address: &Address, login: &Login) -> Result<Connection> {
-    let user = match login.user.clone().or_else(|| variable("PGUSER")) {
-        Some(user) => user,
-        None => system_user()?,
-    };
-    let database = login.database.clone().or_else(|| variable("PGDATABASE")).unwrap_or_else(|| user.clone());
-    let password = match &login.password {
-        Some(password) => Some(password.clone()),
-        None => variable("PGPASSWORD").map(Secret::new).or_else(|| saved_password(address, &database, &user)),
-    };
-    let (mode, strictness) = ssl_mode(variable("PGSSLMODE").as_deref())?;
     let mut config = Config::new();
-    config.host(&address.host).port(address.port).user(&user).dbname(&database).ssl_mode(mode);
-    config.application_name("Tenure ctl");
-    if let Some(options) = variable("PGOPTIONS") {
-        config.options(options);
+    config.host(&address.host).port(address.port);
+    Way::new(config, login)?.connect().await
+}
+
+impl Way {
+    /// `config` says where, and may say more; the login goes before it.
+    pub fn new(mut config: Config, login: &Login) -> Result<Way> {
+        let user = login.user.clone().or_else(|| config.get_user().map(str::to_owned));
+        let user = match user.or_else(|| variable("PGUSER")) {
+            Some(user) => user,
+            None => system_user()?,
+        };
+        let database = login.database.clone().or_else(|| config.get_dbname().map(str::to_owned));
+        let database = database.or_else(|| variable("PGDATABASE")).unwrap_or_else(|| user.clone());
+        let saved = || addresses(&config).iter().find_map(|at| saved_password(at, &database, &user));
+        let password = match &login.password {
+            Some(password) => Some(password.clone()),
+            None => variable("PGPASSWORD").map(Secret::new).or_else(saved),
+        };
+        let (mode, strictness) = match variable("PGSSLMODE") {
+            Some(mode) => ssl_mode(Some(&mode))?,
+            None => (config.get_ssl_mode(), Strictness::AnyCertificate),
+        };
+        config.user(&user).dbname(&database).ssl_mode(mode).application_name("Tenure ctl");
+        if let Some(options) = variable("PGOPTIONS") {
+            config.options(options);
+        }
+        if let Some(password) = &password {
+            config.password(password.reveal());
+        }
+        let trust = Trust {
+            cacert: variable("PGSSLROOTCERT").map(PathBuf::from),
+            certfile: variable("PGSSLCERT").map(PathBuf::from),
+            keyfile: variable("PGSSLKEY").map(PathBuf::from),
+            ..Trust::default()
+        };
+        Ok(Way { config, connector: ForPostgres(trust.client(strictness)?), user, database })
     }
-    if let Some(password) = &password {
-        config.password(password.reveal());
+
+    /// Where it leads to, without a password.
+    pub fn told(&self) -> String {
+        let spell = |at: &Address| {
+            let Address { host, port } = at;
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        };
+        addresses(&self.config).iter().map(spell).collect::<Vec<_>>().join(", ")
     }
-    let trust = Trust {
-        cacert: variable("PGSSLROOTCERT").map(PathBuf::from),
-        certfile: variable("PGSSLCERT").map(PathBuf::from),
-        keyfile: variable("PGSSLKEY").map(PathBuf::from),
-        ..Trust::default()
+
+    pub async fn connect(&self) -> Result<Connection> {
+        let connected = self.config.connect(self.connector.clone()).await;
+        let (client, connection) = connected
+            .map_err(|error| anyhow!("connect to {} as {}: {}", self.told(), self.user, chain(&error)))?;
+        let mut driver = JoinSet::new();
+        driver.spawn(async move {
+            // A broken connection is told by the statement that meets it.
+            let _ = connection.await;
+        });
+        Ok(Connection { client, _driver: driver })
+    }
+}
+
+/// As libpq pairs hosts with ports.
+fn addresses(config: &Config) -> Vec<Address> {
+    let ports = config.get_ports();
+    let port = |index: usize| ports.get(index).or_else(|| ports.last()).copied().unwrap_or(5432);
+    let host = |host: &Host| match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(directory) => directory.display().to_string(),
     };
-    let connector = ForPostgres(trust.client(strictness)?);
-    let connected = config.connect(connector).await;
-    let (client, connection) = connected.map_err(|error| {
-        anyhow!("connect to {}:{} as {user}: {}", address.host, address.port, chain(&error))
-    })?;
-    let mut driver = JoinSet::new();
-    driver.spawn(async move {
-        // A broken connection is told by the statement that meets it.
-        let _ = connection.await;
-    });
-    Ok(Connection { client, _driver: driver })
+    let hosts = config.get_hosts().iter().enumerate();
+    hosts.map(|(index, found)| Address { host: host(found), port: port(index) }).collect()
 }
 
 /// An error with its causes in one line.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::haproxy::File;
 use super::hba::Entry;
-use crate::model::{Span, Timing, View};
+use crate::model::{Drill, Span, Timing, View};
 
 /// Everything about one cluster.
 #[derive(Clone, Debug)]
@@ -127,6 +127,8 @@ pub struct HostFacts {
     pub system: Option<String>,
     pub libc: Option<String>,
     pub watchdog_mode: WatchdogMode,
+    /// The faults that this member would bring upon itself for a drill.
+    pub drills: Vec<Drill>,
     pub store: Option<RoundTrips>,
     /// Files with secrets that everybody may read.
     pub readable_secrets: Vec<String>,

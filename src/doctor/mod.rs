@@ -149,7 +149,7 @@ pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 #[cfg(test)]
-mod fixtures;
+pub mod fixtures;
 
 #[cfg(test)]
 mod tests {

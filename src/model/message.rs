@@ -19,7 +19,7 @@ pub enum Severity {
     Error,
 }
 
-/// What is worth a MESSAGE_ID and is no rule: the guardian's part.
+/// What is worth a MESSAGE_ID and is no rule: the guardian's part, and drills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
     /// Said by the guardian.
@@ -28,6 +28,10 @@ pub enum Notice {
     KillReported,
     /// Said by the agent.
     GuardianGone,
+    /// Said by the agent, before it does what it was asked for.
+    DrillAsked,
+    /// Said by the agent: the watchdog device that should have reset the machine has not.
+    DrillInVain,
 }
 
 impl MessageId {
@@ -48,13 +52,21 @@ impl fmt::Display for MessageId {
 }
 
 impl Notice {
-    pub const ALL: &[Notice] = &[Notice::GuardianKilled, Notice::KillReported, Notice::GuardianGone];
+    pub const ALL: &[Notice] = &[
+        Notice::GuardianKilled,
+        Notice::KillReported,
+        Notice::GuardianGone,
+        Notice::DrillAsked,
+        Notice::DrillInVain,
+    ];
 
     pub const fn sentence(self) -> &'static str {
         match self {
             Notice::GuardianKilled => "the guardian killed PostgreSQL",
             Notice::KillReported => "the guardian has killed PostgreSQL",
             Notice::GuardianGone => "the guardian is gone",
+            Notice::DrillAsked => "a drill was asked for",
+            Notice::DrillInVain => "the watchdog device has not reset this machine",
         }
     }
 
@@ -63,6 +75,8 @@ impl Notice {
             Notice::GuardianKilled => MessageId("a042c32b87f34e978fc587588e891efe"),
             Notice::KillReported => MessageId("05901e4a7eec45c4936036d8c51788d5"),
             Notice::GuardianGone => MessageId("e779c0af112140f7af16cfcb166ee630"),
+            Notice::DrillAsked => MessageId("83c566fb2c384175b3d08d51433ca5c4"),
+            Notice::DrillInVain => MessageId("00e2f37fe4c94220a23fec910fc975a8"),
         }
     }
 }

@@ -45,6 +45,14 @@ pub struct Entry {
     pub view: Option<Value>,
 }
 
+/// What is written down beside the decisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    pub at: Moment,
+    pub code: &'static str,
+    pub sentence: String,
+}
+
 /// The facts that a reader wants to see first. All of them stand in the view as well.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -107,6 +115,16 @@ impl Entry {
             plan: serde_json::to_value(plan).ok(),
             view: serde_json::to_value(view.kept()).ok(),
         }
+    }
+
+    /// Something that befell this member and was no decision of its own. `code` stands in the place of a rule's.
+    pub fn remark(view: &View, plan: &Plan, number: u64, unix_ms: u64, remark: Remark) -> Entry {
+        let Remark { at, code, sentence } = remark;
+        let entry = Entry::of(&View { now: at, ..view.clone() }, plan, number, unix_ms).without_view();
+        // Whatever the decision before it asked for is told by that one.
+        let evidence = Evidence { claims: None, ..entry.evidence };
+        let (rule, step) = (code.to_owned(), String::new());
+        Entry { rule, other_member: None, sentence, step, evidence, ..entry }
     }
 
     pub fn read(text: &str) -> Result<Entry, EntryError> {
@@ -376,6 +394,19 @@ mod tests {
         assert_eq!(read.view().expect("a view"), view().kept());
         assert_eq!(read.plan().expect("a plan"), plan());
         assert_eq!(read.known_rule(), Some(Rule::LeaderStays));
+    }
+
+    #[test]
+    fn a_remark_is_an_entry_that_nothing_is_decided_by() {
+        let remark =
+            Remark { at: Moment::from_ms(6_000), code: "drill_asked", sentence: "a drill".to_owned() };
+        let entry = Entry::remark(&view(), &plan(), 8, 1_000, remark);
+        let read = Entry::read(&serde_json::to_string(&entry).expect("JSON")).expect("an entry");
+        assert_eq!(
+            (read.rule.as_str(), read.sentence.as_str(), read.moment.as_ms()),
+            ("drill_asked", "a drill", 6_000)
+        );
+        assert!(read.known_rule().is_none() && matches!(read.view(), Err(EntryError::NoView)));
     }
 
     #[test]

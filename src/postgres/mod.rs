@@ -51,7 +51,9 @@ pub use history::{HistoryFile, HistoryFileError, HistoryFork};
 pub use inspect::{Caller, Inspection, inspect};
 pub use observe::{Observation, Observer};
 pub use probe::{PROBE_FILE, ProbeError, disk_bytes, probe_free_bytes, probe_places, probe_write};
-pub use process::{ExitWatch, Leftovers, PidFile, PidFileStatus, Postmaster, running_postmaster, watch_exit};
+pub use process::{
+    ExitWatch, Leftovers, PidFile, PidFileStatus, Postmaster, kill_postmaster, running_postmaster, watch_exit,
+};
 pub use programs::{Programs, installed_majors, programs_for};
 pub use progress::Gauge;
 pub use promote::promote;

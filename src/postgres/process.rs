@@ -177,6 +177,11 @@ pub enum ExitWatch {
     Asked(Postmaster),
 }
 
+/// As a drill wants it: it dies without a word, and its children are for the agent to find. Not an error if it has gone.
+pub fn kill_postmaster(postmaster: Postmaster) -> nix::Result<()> {
+    postmaster.signal(Signal::SIGKILL)
+}
+
 pub fn watch_exit(postmaster: Postmaster) -> io::Result<ExitWatch> {
     let descriptor = match open_pidfd(postmaster.pid) {
         Ok(descriptor) => descriptor,

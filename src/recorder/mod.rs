@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::model::{Entry, Moment, Plan, Reason, Span, View};
+use crate::model::{Entry, Moment, Plan, Reason, Remark, Span, Standing, View};
 use ring::Files;
 pub use ring::{FILES, Kept, Memory, Page, Unread, read_file};
 
@@ -36,6 +36,12 @@ pub struct Note {
 
 enum Order {
     Keep(Box<Note>),
+    /// It befell the member while this stood.
+    Remark {
+        standing: Arc<Standing>,
+        remark: Remark,
+        unix_ms: u64,
+    },
     /// Write down what waits, and answer.
     Finish(SyncSender<()>),
 }
@@ -73,6 +79,14 @@ impl Recorder {
     pub fn note(&self, note: Note) {
         let full = |orders: &SyncSender<Order>| orders.try_send(Order::Keep(Box::new(note))).is_err();
         if self.orders.as_ref().is_some_and(full) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Never waits either.
+    pub fn remark(&self, standing: Arc<Standing>, remark: Remark, unix_ms: u64) {
+        let order = Order::Remark { standing, remark, unix_ms };
+        if self.orders.as_ref().is_some_and(|orders| orders.try_send(order).is_err()) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -120,6 +134,9 @@ impl Writer {
         loop {
             match orders.recv_timeout(QUIET) {
                 Ok(Order::Keep(note)) => self.take(*note),
+                Ok(Order::Remark { standing, remark, unix_ms }) => {
+                    self.take_remark(&standing, remark, unix_ms);
+                }
                 Ok(Order::Finish(done)) => {
                     self.settle();
                     self.files.sync();
@@ -177,8 +194,18 @@ impl Writer {
     fn write(&mut self, note: Note, brief: bool) {
         let Note { view, plan, unix_ms } = note;
         let entry = Entry::of(&view, &plan, self.next, unix_ms);
-        self.next += 1;
         self.remember(plan.reason, view.now, brief);
+        self.append(entry, brief);
+    }
+
+    /// After the decisions that came before it.
+    fn take_remark(&mut self, standing: &Standing, remark: Remark, unix_ms: u64) {
+        self.settle();
+        self.append(Entry::remark(&standing.view, &standing.plan, self.next, unix_ms, remark), true);
+    }
+
+    fn append(&mut self, entry: Entry, brief: bool) {
+        self.next += 1;
         let passed_over = std::mem::take(&mut self.passed_over);
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         let entry = Entry { passed_over, dropped, ..entry };

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::{
-    Entry, Loss, MemberName, Proof, Severity, Succession, SuccessionStage, Takeover, Timeline,
+    DRILL_CODE, Entry, Loss, MemberName, Proof, Severity, Succession, SuccessionStage, Takeover, Timeline,
 };
 
 /// Less than this no clock is blamed for.
@@ -271,7 +271,8 @@ fn ended_in_order(takeover: Option<(&Told, Takeover)>) -> bool {
 /// Does a leader that decides so leave, or is it about to?
 fn is_trouble(entry: &Entry) -> bool {
     let severe = entry.known_rule().is_some_and(|rule| rule.severity() != Severity::Info);
-    severe || entry.rule.starts_with("switchover_") || entry.rule.starts_with("ending_")
+    let asked = entry.rule == DRILL_CODE;
+    severe || asked || entry.rule.starts_with("switchover_") || entry.rule.starts_with("ending_")
 }
 
 #[cfg(test)]

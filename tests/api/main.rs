@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::json;
-use tenure::api::{Api, Checkups, Command, Doors, Limits, Looks, Written, serve};
+use tenure::api::{Api, Checkups, Command, Doors, Drills, Limits, Looks, Written, serve};
 use tenure::model::*;
 use tenure::peers::http::call;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -329,6 +329,7 @@ impl Server {
             looks,
             recorder,
             checkups: Checkups::new().0,
+            drills: Drills::new().0,
         };
         let stopped = async move {
             let _ = stopped.await;

@@ -7,6 +7,7 @@ mod comparison;
 #[expect(dead_code, reason = "the manual, which tests/tidy.rs writes, needs the rest")]
 mod deliberate;
 mod doctoring;
+mod drilling;
 mod explaining;
 mod intents;
 mod migrating;

@@ -2,6 +2,7 @@
 //! runs them; see `support::machines`.
 
 mod agent;
+mod drilling;
 mod frozen;
 mod migrating;
 mod packages;

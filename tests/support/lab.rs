@@ -258,6 +258,12 @@ impl Node {
         self.agent.take().expect("the agent was started").wait().expect("our own child");
     }
 
+    /// Has it been ended by somebody else, or by itself?
+    pub fn agent_has_ended(&mut self) -> bool {
+        let agent = self.agent.as_mut().expect("the agent was started");
+        agent.try_wait().expect("our own child").is_some()
+    }
+
     /// The agent has been ended by somebody else.
     pub fn reap_agent(&mut self) {
         let status = self.agent.take().expect("the agent was started").wait().expect("our own child");

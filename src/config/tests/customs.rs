@@ -1,6 +1,7 @@
 //! What operators put in the place of our own programs, as it is read.
 
 use super::{GOOD, good, load_all, refused};
+use crate::model::Drill;
 
 #[test]
 fn commands_and_methods_of_the_operators_are_checked_with_what_belongs_to_them() {
@@ -35,4 +36,18 @@ fn commands_and_methods_of_the_operators_are_checked_with_what_belongs_to_them()
     assert_eq!(bootstrap.init_sql, ["/a.sql"]);
     let methods = config.postgresql.customs.replica_methods();
     assert!(matches!(&methods[..], [Some(first), None] if first.no_leader && first.command == "wal_e"));
+}
+
+#[test]
+fn drills_are_allowed_one_by_one() {
+    let drills = |text: &str| good(&format!("{GOOD}tenure: {{drills: {text}}}\n")).config.tenure.drills;
+    assert_eq!(drills("[postmaster, agent]"), [Drill::Postmaster, Drill::Agent]);
+    assert_eq!((drills("Host"), drills("[]"), drills("null")), (vec![Drill::Host], Vec::new(), Vec::new()));
+    assert_eq!(good(GOOD).config.tenure.drills, []);
+    let problems = load_all(&[&format!("{GOOD}tenure: {{drills: [postmaster, fire]}}\n")], &[]);
+    let problems = problems.expect_err("there is no such drill").to_string();
+    assert!(
+        problems.contains("tenure.drills: found a list, wanted a list of some of postmaster, agent, host"),
+        "{problems}"
+    );
 }

@@ -1,6 +1,6 @@
 //! `doctor`: everything that will bite later, each with its remedy. `gather` asks everybody, `crate::doctor` judges; here is how it is told.
 
-mod gather;
+pub mod gather;
 
 use std::fmt::Write;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The explanations of what no rule says: what the guardian did and reports.
+//! The explanations of what no rule says: what the guardian did and reports, and drills.
 
 use super::super::Notice;
 use super::{Explanation, Message};
@@ -27,5 +27,18 @@ pub const NOTICES: &[Explanation] = &[
         "The connection to the guardian has ended. A new guardian is looked for or started at once; until it answers, a \
          leader does not renew its lease.",
         "Nothing, if it is back at once. Otherwise look at the unit tenure-fence@ of this instance and its journal.",
+    ),
+    notice(
+        Notice::DrillAsked,
+        "Somebody has asked for a drill (`tenurectl drill`), which tenure.drills of this member allows: it now brings a fault \
+         upon itself. The line says who asked, and for which fault.",
+        "Nothing: whoever asked has a report of it. What follows is what that fault does.",
+    ),
+    notice(
+        Notice::DrillInVain,
+        "In a drill the guardian was stopped, so that nobody fed the watchdog device any more. The device should have reset this \
+         machine and has not. The guardian goes on; it kills PostgreSQL at once if the term has run out meanwhile.",
+        "Do not rely on this device: a guardian or a kernel that hangs is fenced by nobody. See docs/fencing.md for how to set one \
+         up, and drill again.",
     ),
 ];
