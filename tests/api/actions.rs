@@ -124,6 +124,21 @@ async fn reloading_is_scheduled_and_what_cannot_be_is_said() {
     server.end().await;
 }
 
+/// Who is allowed what, and what is done, is the agent's business, and there is none here.
+#[tokio::test]
+async fn a_drill_without_an_agent_is_none() {
+    let server = Server::plain(standby()).await;
+    for (body, code) in [
+        (json!({"fault": "agent", "member": "turku"}), 503),
+        (json!({"fault": "rain", "member": "turku"}), 400),
+        (json!({"fault": "agent"}), 400),
+        (json!([]), 400),
+    ] {
+        assert_eq!(post(server.address, "/drill", body.clone()).await.0, code, "{body}");
+    }
+    server.end().await;
+}
+
 #[tokio::test]
 async fn a_setting_that_is_newly_wrong_is_refused_and_an_old_one_is_in_nobodys_way() {
     let mut server = Server::plain(standby()).await;

@@ -176,7 +176,7 @@ async fn an_encrypted_key_needs_its_password() {
 #[tokio::test]
 async fn changing_needs_the_password_and_asking_does_not() {
     let server = server(json!({"authentication": {"username": "admin", "password": PASSWORD}})).await;
-    for path in ["/config", "/switchover", "/restart", "/reload", "/mpp", "/nonsense"] {
+    for path in ["/config", "/switchover", "/restart", "/reload", "/drill", "/mpp", "/nonsense"] {
         let answer = server.raw(format!("POST {path} HTTP/1.0\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.0 401 Unauthorized\r\n"), "{path}: {answer}");
         assert!(answer.contains("www-authenticate: Basic realm=\"Patroni\""), "{answer}");
@@ -207,6 +207,7 @@ async fn only_who_is_on_the_list_may_change_something() {
     ] {
         let server = server(settings.clone()).await;
         assert_eq!(server.code(change).await, code, "{settings}");
+        assert_eq!(server.code("POST /drill HTTP/1.0\r\n\r\n").await, code, "{settings}");
         assert_eq!(server.code("GET /config HTTP/1.0\r\n\r\n").await, "200");
         server.end().await;
     }

@@ -83,18 +83,18 @@ impl Ledger {
         self.acknowledged.push(ack);
     }
 
-    pub fn doubt(&mut self, row: u64, why: String) {
+    pub fn doubt(&mut self, row: u64, why: &str) {
         self.uncertain.push(row);
         self.complain(why);
     }
 
-    pub fn refuse(&mut self, why: String) {
+    pub fn refuse(&mut self, why: &str) {
         self.refused += 1;
         self.complain(why);
     }
 
     /// Why there is no connection, or none any more.
-    pub fn complain(&mut self, why: String) {
+    pub fn complain(&mut self, why: &str) {
         let why = why.replace('\n', " ");
         if self.troubles.contains_key(&why) || self.troubles.len() < TROUBLES_MAX {
             *self.troubles.entry(why).or_insert(0) += 1;
@@ -247,9 +247,9 @@ mod tests {
         let mut ledger = ledger(&[1_000, 1_020, 1_040], Some(1_030));
         for _ in 0..2 {
             let row = ledger.next_row().expect("there is room");
-            ledger.doubt(row, "no answer".to_owned());
+            ledger.doubt(row, "no answer");
         }
-        ledger.refuse("read-only".to_owned());
+        ledger.refuse("read-only");
         assert_eq!(ledger.verdict(&[1, 2, 3].into()), Verdict::default());
         let verdict = ledger.verdict(&[1, 3, 5, 9].into());
         let missing: Vec<u64> = verdict.missing.iter().map(|ack| ack.row).collect();
@@ -267,7 +267,7 @@ mod tests {
         let mut ledger = Ledger { sent: ROWS_MAX - 1, ..Ledger::default() };
         assert_eq!((ledger.next_row(), ledger.next_row()), (Some(ROWS_MAX), None));
         for number in 0..100 {
-            ledger.complain(format!("trouble {number}"));
+            ledger.complain(&format!("trouble {number}"));
             ledger.arrive(Arrival { at: at(number), server: String::new() });
         }
         assert_eq!((ledger.troubles().len(), ledger.arrivals().len()), (TROUBLES_MAX, ARRIVALS_MAX));

@@ -91,7 +91,7 @@ async fn write(way: Way, table: Table, ledger: Arc<Mutex<Ledger>>, stop: watch::
                     return;
                 }
             }
-            Err(error) => with(&ledger, |ledger| ledger.complain(format!("{error:#}"))),
+            Err(error) => with(&ledger, |ledger| ledger.complain(&format!("{error:#}"))),
         }
         clock::pause(RECONNECT_PAUSE).await;
     }
@@ -115,16 +115,16 @@ async fn write_until_failure(
                 clock::pause(ROW_PAUSE).await;
             }
             Ok(Err(error)) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
-                with(ledger, |ledger| ledger.refuse(chain(&error)));
+                with(ledger, |ledger| ledger.refuse(&chain(&error)));
                 return true;
             }
             Ok(Err(error)) => {
-                with(ledger, |ledger| ledger.doubt(row, chain(&error)));
+                with(ledger, |ledger| ledger.doubt(row, &chain(&error)));
                 return true;
             }
             Err(_) => {
                 let why = format!("no answer within {} s", ROW_WITHIN.as_secs());
-                with(ledger, |ledger| ledger.doubt(row, why));
+                with(ledger, |ledger| ledger.doubt(row, &why));
                 return true;
             }
         }
