@@ -260,6 +260,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         looks: looks.clone(),
         recorder: recorder.clone(),
         checkups,
+        store: store.clone(),
     };
     let mut until_stop = stopped;
     tasks.spawn(async move {

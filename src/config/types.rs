@@ -53,6 +53,18 @@ pub struct Own {
     /// The guardian's program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guardian: Option<PathBuf>,
+    pub ui: Ui,
+}
+
+/// The web page at `/ui`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ui {
+    #[default]
+    On,
+    /// It shows, and no browser may act.
+    ReadOnly,
+    Off,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -17,10 +17,10 @@ use super::console::{hinted, print, warn};
 use super::document::Document;
 use super::explain::members_of;
 use super::table::{Column, Format, Table};
-use super::timeline::{Change, Story, Told, tell};
 use super::{time, yaml};
 use crate::clock;
 use crate::model::{Entry, Span};
+use crate::recorder::timeline::{Change, Story, Told, tell};
 use crate::recorder::{FILES, read_file};
 
 /// One member is asked so often at most; its ring is shorter.

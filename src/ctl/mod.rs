@@ -35,7 +35,6 @@ mod sql;
 mod switch;
 mod table;
 mod time;
-mod timeline;
 mod timing;
 mod tls;
 mod words;

@@ -2,6 +2,7 @@
 //! over and goes on; a thread of the recorder's writes. A disk that is full or hangs costs entries, and nothing else.
 
 mod ring;
+pub mod timeline;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,6 +84,11 @@ impl Recorder {
             // A disk that hangs keeps nobody.
             let _ = awaited.recv_timeout(patience);
         }
+    }
+
+    /// The number of the last entry.
+    pub fn newest(&self) -> Option<u64> {
+        locked(&self.memory, |memory| memory.newest())
     }
 
     /// Entries that are neither older than `since_unix_ms` nor numbered up to `after`, oldest first, as many as fit.

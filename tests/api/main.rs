@@ -5,6 +5,7 @@
 mod actions;
 mod fuzz;
 mod security;
+mod ui;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -329,6 +330,7 @@ impl Server {
             looks,
             recorder,
             checkups: Checkups::new().0,
+            store: ui::memory(),
         };
         let stopped = async move {
             let _ = stopped.await;
