@@ -145,11 +145,11 @@ async fn the_rules_are_asked(lab: &Lab, browser: &Browser, next: usize) {
 async fn keys_are_enough(browser: &Browser) {
     browser.eval("document.activeElement.blur()").await;
     browser.eval("document.querySelector('[data-act=reload]').focus()").await;
-    browser.press("Enter", 13).await;
+    browser.press("Enter", 13, "\r").await;
     browser.until("a dialog", "document.querySelector('#dialog').open").await;
     let inside = "document.querySelector('#dialog').contains(document.activeElement)";
     assert_eq!(browser.eval(inside).await, true);
-    browser.press("Escape", 27).await;
+    browser.press("Escape", 27, "").await;
     browser.until("the dialog's end", "!document.querySelector('#dialog').open").await;
     let back = "document.activeElement.matches('[data-act=reload]')";
     assert_eq!(browser.eval(back).await, true);

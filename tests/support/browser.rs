@@ -136,9 +136,10 @@ impl Browser {
         self.command("Input.insertText", json!({"text": text})).await;
     }
 
-    pub async fn press(&self, key: &str, code: u32) {
-        for kind in ["rawKeyDown", "keyUp"] {
-            let event = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code});
+    /// A key, and the character that it stands for, if it stands for one.
+    pub async fn press(&self, key: &str, code: u32, text: &str) {
+        for kind in ["keyDown", "keyUp"] {
+            let event = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text});
             self.command("Input.dispatchKeyEvent", event).await;
         }
     }

@@ -121,12 +121,11 @@ fn guarded(mut answer: Answer) -> Answer {
 }
 
 /// With each answer below `/ui`. Nothing is kept: the next version of the agent has another page.
-const HEADERS: [(&str, &str); 6] = [
+const HEADERS: [(&str, &str); 5] = [
     ("content-security-policy", POLICY),
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),
     ("cache-control", "no-store"),
-    ("cross-origin-opener-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
 ];
 

@@ -3,7 +3,9 @@
 
 import { draw, fill, make } from "./make.js";
 
-const SHOWN_MS = 10 * 60_000;
+/// The picture begins with what there is, and grows up to what is kept.
+const MINUTES = [2, 5, 10];
+const KEPT_MS = 10 * 60_000;
 const POINTS_MAX = 1200;
 const PATTERNS = ["", "7 3", "2 3", "9 3 2 3", "12 4", "4 2 1 2"];
 const HEIGHT = 180;
@@ -35,7 +37,7 @@ export class Plot {
   /// What has left the picture is forgotten.
   forget(now) {
     for (const [name, { points }] of this.lines) {
-      while (0 < points.length && points[0][0] < now - SHOWN_MS) points.shift();
+      while (0 < points.length && points[0][0] < now - KEPT_MS) points.shift();
       if (points.length === 0) this.lines.delete(name);
     }
   }
@@ -58,17 +60,19 @@ export class Plot {
     const width = Math.max(240, this.canvas.clientWidth || 240);
     const values = [...this.lines.values()].flatMap((line) => line.points.map(([, value]) => value ?? 0));
     const top = roundUp(Math.max(1024, ...values));
-    const across = (at) => LEFT + (width - LEFT - RIGHT) * (1 - (now - at) / SHOWN_MS);
+    const oldest = Math.min(now, ...[...this.lines.values()].flatMap(({ points }) => points.slice(0, 1).map(([at]) => at)));
+    const minutes = MINUTES.find((many) => now - oldest <= many * 60_000) ?? MINUTES.at(-1);
+    const across = (at) => LEFT + (width - LEFT - RIGHT) * (1 - (now - at) / (minutes * 60_000));
     const down = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
     const marks = [0, top / 4, top / 2, (top * 3) / 4, top].map((value) => [
       draw("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: down(value), y2: down(value) }),
       draw("text", { class: "axis", x: LEFT - 6, y: down(value) + 4, "text-anchor": "end" }, this.spell(value)),
     ]);
-    const minutes = [10, 5, 0].map((ago) => draw("text", {
+    const times = [minutes, minutes / 2, 0].map((ago) => draw("text", {
       class: "axis",
       x: across(now - ago * 60_000),
       y: HEIGHT - 6,
-      "text-anchor": ago === 0 ? "end" : ago === 10 ? "start" : "middle",
+      "text-anchor": ago === 0 ? "end" : ago === minutes ? "start" : "middle",
     }, ago === 0 ? "now" : `${ago} min ago`));
     const lines = [...this.lines.values()].map(({ style, points }) => draw("path", {
       class: `line tone${style % 6}`,
@@ -76,7 +80,7 @@ export class Plot {
       d: path(points, across, down),
     }));
     const svg = draw("svg", { role: "img", "aria-label": this.sentence(), width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}` },
-      marks, minutes, lines);
+      marks, times, lines);
     this.canvas.replaceChildren(svg);
     fill(this.legend, [...this.lines].map(([name, line]) => make("li", {}, swatch(line.style), make("span", {}, name), " ",
       make("strong", {}, this.last(line)))));

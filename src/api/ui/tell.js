@@ -2,9 +2,10 @@
 
 import { ask, byId, choices, fill, make, say, sign, span, time } from "./make.js";
 
+const FIRST = 15;
 const STEP = 50;
 let timeline = null;
-let shown = STEP;
+let shown = FIRST;
 /// Which changes of the leader a reader has opened.
 const opened = new Set();
 
