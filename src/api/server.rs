@@ -89,7 +89,7 @@ impl Default for Limits {
             patience: Duration::from_secs(5),
             body_bytes_max: 256 << 10,
             streams_max: 16,
-            stream_life: Duration::from_secs(300),
+            stream_life: Duration::from_mins(5),
             questions_max: 4,
         }
     }

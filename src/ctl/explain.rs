@@ -142,7 +142,7 @@ async fn ask_everybody(access: &Access, cluster: &Cluster) -> Asked {
         }
     }
     asked.note_who_is_missing();
-    asked.note_who_is_gone(cluster.gone());
+    asked.note_who_is_gone(&cluster.gone());
     asked
 }
 
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_what_if_is_one_of_four() {
         let check = |text: &str, wanted: Option<Supposed>| {
-            assert_eq!(text.parse::<Supposed>().ok(), wanted, "{text}")
+            assert_eq!(text.parse::<Supposed>().ok(), wanted, "{text}");
         };
         check("primary-lost", Some(Supposed::Fault(WhatIf::PrimaryLost)));
         check("store-lost", Some(Supposed::Fault(WhatIf::StoreLost)));

@@ -90,7 +90,7 @@ impl Asked {
     }
 
     /// By what the store has kept of them.
-    pub fn note_who_is_gone(&mut self, names: BTreeSet<String>) {
+    pub fn note_who_is_gone(&mut self, names: &BTreeSet<String>) {
         for name in names.iter().filter_map(|name| name.parse::<MemberName>().ok()) {
             if !self.knows(name.as_str()) {
                 let why =

@@ -185,6 +185,7 @@ async fn the_password_is_asked_for(lab: &Lab, browser: &Browser) {
     })
     .await;
     assert!(is_paused(lab));
+    browser.picture("maintenance", false).await;
 }
 
 fn is_paused(lab: &Lab) -> bool {
@@ -234,6 +235,10 @@ async fn a_switchover(lab: &Lab, browser: &Browser, leader: usize, next: usize) 
     })
     .await;
     assert_eq!(lab.healthy().await, next);
+    wait_for("what the new leader does", async || {
+        browser.text(&card(lab, next, ".sentence")).await.starts_with("leading ").then_some(())
+    })
+    .await;
     let below = format!(
         "document.querySelector(\"[data-member='{to}'] [data-member='{}']\")",
         lab.nodes[leader].name

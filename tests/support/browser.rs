@@ -19,7 +19,7 @@ use super::wait_for;
 
 /// In a namespace of its own there is nobody else.
 const DRIVER: &str = "http://127.0.0.1:9515";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 pub struct Browser {
@@ -49,13 +49,13 @@ impl Browser {
             .env("TMPDIR", dir.path());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         let driver = command.process_group(0).spawn().expect("chromedriver is installed");
+        let data = dir.path().join("profile");
         let mut browser = Browser { driver, session: String::new(), _dir: dir };
         wait_for("chromedriver", async || {
             let answer = browser.say(Method::GET, "/status", None).await.ok()?;
             (answer["ready"] == true).then_some(())
         })
         .await;
-        let data = browser._dir.path().join("profile");
         let arguments = [
             "--headless=new",
             // Root has no sandbox; whatever is shown here is ours.
@@ -139,7 +139,8 @@ impl Browser {
     /// A key, and the character that it stands for, if it stands for one.
     pub async fn press(&self, key: &str, code: u32, text: &str) {
         for kind in ["keyDown", "keyUp"] {
-            let event = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text});
+            let event =
+                json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text});
             self.command("Input.dispatchKeyEvent", event).await;
         }
     }

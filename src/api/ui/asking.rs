@@ -59,7 +59,7 @@ async fn everybody(api: &Api) -> Asked {
         }
     }
     asked.note_who_is_missing();
-    asked.note_who_is_gone(standing.view.cluster().map(Cluster::gone).unwrap_or_default());
+    asked.note_who_is_gone(&standing.view.cluster().map(Cluster::gone).unwrap_or_default());
     asked
 }
 

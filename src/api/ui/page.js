@@ -25,6 +25,7 @@ let lastEnd = null;
 let timelineAsked = 0;
 let timelineDue = null;
 let asking = false;
+let askDue = null;
 
 function start() {
   tell.wire();
@@ -62,8 +63,10 @@ function listen() {
     const { newest, leader } = state;
     Object.assign(state, told);
     show();
-    if (told.newest !== newest) askTimeline();
-    if (told.leader !== leader) askEverybody();
+    if (told.newest !== newest || told.leader !== leader) {
+      askTimeline();
+      askSoon();
+    }
   }));
   stream.addEventListener("pulse", heard((told) => {
     pulse = told;
@@ -96,6 +99,12 @@ async function askEverybody() {
   if (state.me === null) return;
   lag();
   show();
+}
+
+/// Once, when what the agent has heard from the others just now is old enough to be asked for anew.
+function askSoon() {
+  clearTimeout(askDue);
+  askDue = setTimeout(askEverybody, 1_200);
 }
 
 /// Soon, and once: several decisions come together.

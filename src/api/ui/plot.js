@@ -6,6 +6,8 @@ import { draw, fill, make } from "./make.js";
 /// The picture begins with what there is, and grows up to what is kept.
 const MINUTES = [2, 5, 10];
 const KEPT_MS = 10 * 60_000;
+/// A value that is older is not told as the last one.
+const CURRENT_MS = 10_000;
 const POINTS_MAX = 1200;
 const PATTERNS = ["", "7 3", "2 3", "9 3 2 3", "12 4", "4 2 1 2"];
 const HEIGHT = 180;
@@ -87,7 +89,8 @@ export class Plot {
   }
 
   last({ points }) {
-    const value = points.at(-1)?.[1] ?? null;
+    const [at, value] = points.at(-1) ?? [0, null];
+    if (at < Date.now() - CURRENT_MS) return "not any more";
     return value === null ? "unknown" : this.spell(value);
   }
 
