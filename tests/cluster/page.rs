@@ -42,6 +42,7 @@ fn an_operator_sees_the_cluster_in_a_browser_and_acts_on_it() {
         let complaints = browser.complaints().await;
         assert!(complaints.iter().all(|line| line.contains("401 (Unauthorized)")), "{complaints:#?}");
 
+        the_page_outlives_its_agent(lab, &browser, leader, &login).await;
         no_other_page_may_act(lab, &browser, leader, reader).await;
         only_reading(lab, &browser, reader, &login).await;
     });
@@ -281,6 +282,16 @@ async fn nothing_sticks_out(browser: &Browser) {
                 .filter((one) => one.getClientRects().length > 0 && !one.closest('.scroll, .skip, .spoken'))\
                 .filter((one) => one.getBoundingClientRect().right > 360.5).map((one) => one.outerHTML.slice(0, 100))";
     assert_eq!(browser.eval(wide).await, json!([]));
+}
+
+async fn the_page_outlives_its_agent(lab: &mut Lab, browser: &Browser, node: usize, login: &[(&str, &str)]) {
+    lab.nodes[node].kill_agent();
+    browser
+        .until("silence", "document.querySelector('#link-text').textContent.startsWith('no word for ')")
+        .await;
+    lab.nodes[node].start_agent_with(login);
+    browser.until("the stream", "document.querySelector('#link').className === 'link on'").await;
+    lab.healthy().await;
 }
 
 /// A page of one member, asked to act on another one, as any page of the web could try.

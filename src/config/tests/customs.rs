@@ -1,6 +1,7 @@
 //! What operators put in the place of our own programs, as it is read.
 
 use super::{GOOD, good, load_all, refused};
+use crate::config::Ui;
 
 #[test]
 fn commands_and_methods_of_the_operators_are_checked_with_what_belongs_to_them() {
@@ -35,4 +36,17 @@ fn commands_and_methods_of_the_operators_are_checked_with_what_belongs_to_them()
     assert_eq!(bootstrap.init_sql, ["/a.sql"]);
     let methods = config.postgresql.customs.replica_methods();
     assert!(matches!(&methods[..], [Some(first), None] if first.no_leader && first.command == "wal_e"));
+}
+
+#[test]
+fn the_page_is_there_unless_it_is_not_wanted() {
+    let with = |section: &str| good(&format!("{GOOD}{section}")).config.tenure.ui;
+    assert_eq!(with(""), Ui::On);
+    // YAML would make flags of them.
+    for (word, wanted) in [("on", Ui::On), ("off", Ui::Off), ("read-only", Ui::ReadOnly), ("'off'", Ui::Off)]
+    {
+        assert_eq!(with(&format!("tenure: {{ui: {word}}}\n")), wanted, "{word}");
+    }
+    let problems = load_all(&[&format!("{GOOD}tenure: {{ui: maybe}}\n")], &[]).expect_err("no such page");
+    assert!(problems.to_string().contains("tenure.ui"), "{problems}");
 }
