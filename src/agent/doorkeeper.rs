@@ -38,8 +38,7 @@ impl Doorkeeper {
     /// What is wrong in the beginning keeps the agent from starting: it would be open to everybody, or closed to all.
     pub fn open(config: Config, reloads: watch::Receiver<Option<Box<Config>>>) -> Result<Opened> {
         let stamps = stamps(&files(&config));
-        let doors =
-            Doors::open(&config.restapi).map_err(|why| anyhow!(why)).context("set up the REST API")?;
+        let doors = doors(&config).map_err(|why| anyhow!(why)).context("set up the REST API")?;
         let client = client(&config).map_err(|why| anyhow!(why)).context("set up requests to members")?;
         let (doors, doors_seen) = watch::channel(Arc::new(doors));
         let (peers, peers_seen) = watch::channel(Arc::new(client));
@@ -75,7 +74,7 @@ impl Doorkeeper {
 
     /// All of it or nothing: a certificate without its key is replaced by neither.
     fn renew(&self) {
-        match (Doors::open(&self.config.restapi), client(&self.config)) {
+        match (doors(&self.config), client(&self.config)) {
             (Ok(doors), Ok(client)) => {
                 self.doors.send_replace(Arc::new(doors));
                 self.peers.send_replace(Arc::new(client));
@@ -86,6 +85,10 @@ impl Doorkeeper {
             }
         }
     }
+}
+
+fn doors(config: &Config) -> Result<Doors, String> {
+    Ok(Doors::open(&config.restapi)?.with_page(config.tenure.ui))
 }
 
 /// As Patroni's members ask one another: with what `ctl` says, and the authority of the REST API where it says nothing.

@@ -277,6 +277,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         recorder: recorder.clone(),
         checkups,
         drills,
+        store: store.clone(),
     };
     let mut until_stop = stopped;
     tasks.spawn(async move {

@@ -76,6 +76,10 @@ impl Access {
         }
     }
 
+    pub fn wants_password(&self) -> bool {
+        self.expected.is_some()
+    }
+
     /// The user of a good client's password; none where no password is asked for.
     pub fn user(&self, authorization: &[u8]) -> Option<String> {
         self.expected.as_ref()?;

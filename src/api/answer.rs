@@ -50,7 +50,7 @@ impl Answer {
         Answer::status_only(self.status)
     }
 
-    fn of(status: u16, content_type: &str, body: Vec<u8>) -> Answer {
+    pub fn of(status: u16, content_type: &str, body: Vec<u8>) -> Answer {
         Answer { status, headers: vec![("content-type", content_type.to_owned())], body }
     }
 }

@@ -16,7 +16,7 @@ use super::look::{Look, SyncDuty, names};
 use super::status::state_text;
 
 #[derive(Debug, Serialize)]
-struct Document<'a> {
+pub struct Document<'a> {
     members: Vec<Member<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pause: Option<bool>,
@@ -91,8 +91,12 @@ struct Beside<'a> {
 
 pub fn cluster(look: Look) -> Answer {
     let Some(cluster) = look.cluster() else { return nothing_known() };
+    Answer::json(200, &document(look, cluster))
+}
+
+pub fn document<'a>(look: Look<'a>, cluster: &'a Cluster) -> Document<'a> {
     let request = cluster.failover.as_ref().map(|failover| &failover.value);
-    let document = Document {
+    Document {
         members: cluster.members.iter().map(|(name, record)| member(look, cluster, name, record)).collect(),
         pause: look.paused().then_some(true),
         scheduled_switchover: request.and_then(|request| {
@@ -101,8 +105,7 @@ pub fn cluster(look: Look) -> Answer {
         }),
         scope: &look.standing.facts.scope,
         tenure: beside(look),
-    };
-    Answer::json(200, &document)
+    }
 }
 
 fn beside(look: Look) -> Option<Beside> {

@@ -11,7 +11,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ServerConfig, SupportedCipherSuite};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{RestApi, ServerTokens, VerifyClient};
+use crate::config::{RestApi, ServerTokens, Ui, VerifyClient};
 use crate::peers::tls::{certificates, key, roots};
 
 use super::access::Access;
@@ -22,18 +22,25 @@ pub struct Doors {
     pub access: Access,
     /// For each answer that has a body.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub ui: Ui,
 }
 
 impl Default for Doors {
     fn default() -> Doors {
         let headers = vec![(hyper::header::SERVER, HeaderValue::from_static(FULL_NAME))];
-        Doors { tls: None, access: Access::default(), headers }
+        Doors { tls: None, access: Access::default(), headers, ui: Ui::On }
     }
 }
 
 const FULL_NAME: &str = concat!("Tenure/", env!("CARGO_PKG_VERSION"));
 
 impl Doors {
+    /// With the page as it is wanted.
+    #[must_use]
+    pub fn with_page(self, ui: Ui) -> Doors {
+        Doors { ui, ..self }
+    }
+
     /// Reads the certificate files. The error is for an operator.
     pub fn open(config: &RestApi) -> Result<Doors, String> {
         let tls = config.certfile.as_ref().map(|certfile| acceptor(config, certfile)).transpose()?;
@@ -56,7 +63,7 @@ impl Doors {
             headers.retain(|(known, _)| *known != key);
             headers.push((key, value));
         }
-        Ok(Doors { tls, access, headers })
+        Ok(Doors { tls, access, headers, ui: Ui::On })
     }
 
     /// The files that are read again when they have changed.

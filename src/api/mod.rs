@@ -17,6 +17,7 @@ mod look;
 mod metrics;
 #[cfg(test)]
 mod metrics_page;
+mod origin;
 mod query;
 mod read;
 mod recorded;
@@ -25,6 +26,7 @@ mod schedule;
 mod server;
 mod settings;
 mod status;
+mod ui;
 mod wish;
 
 pub use act::{Command, Written};

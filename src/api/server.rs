@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::select_all;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,12 +23,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock;
 use crate::model::{Moment, Note, SAID_BY, SAID_WHY, Standing, words};
 use crate::peers;
 use crate::recorder::Recorder;
+use crate::store::Store;
 
 use super::access::{self, Resolved};
 use super::act::{Command, act};
@@ -38,7 +39,8 @@ use super::doors::Doors;
 use super::drill::Drills;
 use super::fresh::{self, Looks};
 use super::query::Target;
-use super::{read, recorded};
+use super::ui::{self, Live, Pool, Shown};
+use super::{origin, read, recorded};
 
 /// Host names in the allowlist, and of members, are looked up this often.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
@@ -62,6 +64,8 @@ pub struct Api {
     pub checkups: Checkups,
     /// Where faults are asked for.
     pub drills: Drills,
+    /// Examined together with the members, and nothing else.
+    pub store: Store,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,12 @@ pub struct Limits {
     /// For a client to send its request, and again to take the answer.
     pub patience: Duration,
     pub body_bytes_max: usize,
+    /// Pages that are told what happens, at the same time. They give way to everybody else when connections run out.
+    pub streams_max: usize,
+    /// How long one of them is told, until it has to ask again.
+    pub stream_life: Duration,
+    /// Questions of pages that other members are asked for.
+    pub questions_max: usize,
 }
 
 impl Default for Limits {
@@ -81,6 +91,9 @@ impl Default for Limits {
             actions_max: 8,
             patience: Duration::from_secs(5),
             body_bytes_max: 256 << 10,
+            streams_max: 16,
+            stream_life: Duration::from_mins(5),
+            questions_max: 4,
         }
     }
 }
@@ -94,6 +107,7 @@ impl Api {
 /// Serves until `stop`, then gives the actions under way the usual patience to end.
 pub async fn serve(listeners: Vec<TcpListener>, api: Api, stop: impl Future<Output = ()>) {
     let actions = Arc::new(Semaphore::new(api.limits.actions_max));
+    let pool = Arc::new(Pool::new(api.limits.streams_max, api.limits.questions_max));
     let mut tasks = JoinSet::new();
     let mut open = VecDeque::new();
     let mut complained = false;
@@ -114,7 +128,9 @@ pub async fn serve(listeners: Vec<TcpListener>, api: Api, stop: impl Future<Outp
                     let connection = Connection {
                         api: api.clone(),
                         actions: Arc::clone(&actions),
+                        pool: Arc::clone(&pool),
                         acting: Arc::clone(&acting),
+                        streaming: AtomicBool::new(false),
                         peer,
                         doors: Arc::clone(&api.doors.borrow()),
                         resolved: Arc::clone(&resolved.borrow()),
@@ -200,7 +216,10 @@ fn make_room(open: &mut VecDeque<Open>) -> bool {
 struct Connection {
     api: Api,
     actions: Arc<Semaphore>,
+    pool: Arc<Pool>,
     acting: Arc<AtomicBool>,
+    /// The answer goes on for as long as a stream may live.
+    streaming: AtomicBool,
     peer: SocketAddr,
     doors: Arc<Doors>,
     resolved: Arc<Resolved>,
@@ -222,9 +241,11 @@ impl Connection {
 
     async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin, certificate_shown: bool) {
         let patience = self.api.limits.patience;
+        let let_go_at = Instant::now() + self.api.limits.stream_life + patience;
         let service = service_fn(|request| async move {
-            let answer = self.answer(request, certificate_shown).await;
-            Ok::<_, Infallible>(response(answer, &self.doors))
+            let shown = self.show(request, certificate_shown).await;
+            self.streaming.store(matches!(shown, Shown::Live(_)), Ordering::Relaxed);
+            Ok::<_, Infallible>(response(shown, &self.doors))
         });
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -244,36 +265,52 @@ impl Connection {
                     }
                     return;
                 }
-                // An action has deadlines of its own; everything else depends on the client only.
-                () = sleep(patience * 2) => if !self.acting.load(Ordering::Relaxed) { return },
+                // An action has deadlines of its own, and a stream a life; everything else depends on the client only.
+                () = sleep(patience * 2) => {
+                    let streams = self.streaming.load(Ordering::Relaxed) && Instant::now() < let_go_at;
+                    if !self.acting.load(Ordering::Relaxed) && !streams {
+                        return;
+                    }
+                }
             }
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, certificate_shown: bool) -> Answer {
+    async fn show(&self, request: Request<Incoming>, certificate_shown: bool) -> Shown {
         let target = Target::parse(request.uri().path_and_query().map_or("/", |target| target.as_str()));
+        if request.method() == Method::GET && target.endpoint() == "ui" {
+            return ui::show(&self.api, &self.pool, &self.doors, &target).await;
+        }
+        Shown::Whole(self.answer(request, &target, certificate_shown).await)
+    }
+
+    async fn answer(&self, request: Request<Incoming>, target: &Target, certificate_shown: bool) -> Answer {
         let now = (self.api.clock)();
         match *request.method() {
             // What elections compare is asked for here, by our members and by Patroni's.
             Method::GET if target.endpoint() == "patroni" => {
                 let standing = fresh::standing_since(&self.api.looks, &self.api.standings, now).await;
-                read::get(&standing, &target, now, (self.api.clock)())
+                read::get(&standing, target, now, (self.api.clock)())
             }
             Method::GET if target.endpoint() == "events" => {
-                recorded::events(&self.api.recorder, clock::wall_ms(), &target)
+                recorded::events(&self.api.recorder, clock::wall_ms(), target)
             }
             Method::GET if target.endpoint() == "view" => {
                 recorded::view(&self.api.standing(), clock::wall_ms(), now)
             }
             Method::GET if target.endpoint() == "doctor" => checkup::doctor(&self.api.checkups).await,
-            Method::GET => read::get(&self.api.standing(), &target, now, now),
-            Method::HEAD | Method::OPTIONS => read::head(&self.api.standing(), &target, now),
-            _ => self.act(request, &target, certificate_shown).await,
+            Method::GET => read::get(&self.api.standing(), target, now, now),
+            Method::HEAD | Method::OPTIONS => read::head(&self.api.standing(), target, now),
+            _ => self.act(request, target, certificate_shown).await,
         }
     }
 
     async fn act(&self, request: Request<Incoming>, target: &Target, certificate_shown: bool) -> Answer {
         let (head, body) = request.into_parts();
+        if let Some(refusal) = origin::refuses(&head.headers, self.doors.ui) {
+            tracing::warn!(peer = %self.peer, "{} /{} from a browser was refused", head.method, target.endpoint());
+            return refusal;
+        }
         let client = access::Client {
             address: self.peer.ip(),
             certificate_shown,
@@ -285,7 +322,7 @@ impl Connection {
         // Before anything of the body is read.
         if let Some(refusal) = self.doors.access.refuses(client, cluster, &self.resolved, members_count) {
             tracing::warn!(peer = %self.peer, "{} /{} was refused", head.method, target.endpoint());
-            return refusal;
+            return origin::asks_quietly(&head.headers, refusal);
         }
         let announced =
             head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING);
@@ -327,8 +364,17 @@ impl Connection {
     }
 }
 
-fn response(answer: Answer, doors: &Doors) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+type Body = Either<Full<Bytes>, Live>;
+
+fn response(shown: Shown, doors: &Doors) -> Response<Body> {
+    let answer = match shown {
+        Shown::Whole(answer) => answer,
+        Shown::Live(live) => {
+            let head = response(Shown::Whole(ui::stream_head()), doors);
+            return head.map(|_| Either::Right(live));
+        }
+    };
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from(answer.body))));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if !answer.headers.is_empty() {
         response.headers_mut().extend(doors.headers.iter().cloned());

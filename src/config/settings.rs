@@ -315,6 +315,7 @@ pub const LOCAL: &[&[Setting]] = &[
         row("tenure.state_dir", TEXT, "/var/lib/tenure/SCOPE-NAME", "where the agent keeps what it must find again after a crash"),
         row("tenure.guardian", TEXT, "", "the program of the guardian, if it is not beside the agent's"),
         row("tenure.drills", Kind::Choices(Drill::WORDS), "", "the faults that `tenurectl drill` may bring upon this member; none if left out"),
+        row("tenure.ui", Kind::Choice(&["on", "read-only", "off"]), "on", "the web page at /ui: with everything, without actions, or not at all"),
     ],
 ];
 

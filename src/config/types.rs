@@ -56,6 +56,18 @@ pub struct Own {
     /// What `tenurectl drill` may do to this member.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub drills: Vec<Drill>,
+    pub ui: Ui,
+}
+
+/// The web page at `/ui`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ui {
+    #[default]
+    On,
+    /// It shows, and no browser may act.
+    ReadOnly,
+    Off,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

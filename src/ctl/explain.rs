@@ -1,7 +1,6 @@
 //! `explain`: by which rule each member acts now, what it knows, and when it looks again; and what would come of a fault, decided by
 //! the same rules on the same views.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -17,12 +16,10 @@ use super::console::{hinted, print};
 use super::document::Document;
 use super::table::Format;
 use super::{UsageError, foresee, yaml};
-use crate::decide::fitness_told;
-use crate::decide::foresight::{Foreseen, Live, primary_lost};
-use crate::model::{
-    Contact, Entry, Fitness, Guardian, Intents, Lsn, MemberName, MemberRecord, Moment, Position, Running,
-    Span, SyncMode, View, Watchdog,
-};
+use crate::decide::asked::{Account, Asked, facts};
+use crate::decide::foresight::{Foreseen, primary_lost};
+use crate::decide::foretold::WhatIf;
+use crate::model::{MemberName, MemberRecord, Span};
 
 /// Whoever does not answer for so long counts as silent.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,69 +36,32 @@ pub struct ExplainArguments {
     via: Option<String>,
     /// What would happen: primary-lost, store-lost, ttl=SECONDS or switchover=MEMBER
     #[arg(long = "if", value_name = "WHAT")]
-    what_if: Option<WhatIf>,
+    what_if: Option<Supposed>,
     /// The form of the output
     #[arg(short, long, value_enum, default_value_t = Format::Pretty)]
     format: Format,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WhatIf {
-    PrimaryLost,
-    StoreLost,
+pub enum Supposed {
+    Fault(WhatIf),
     Ttl(Span),
-    Switchover(MemberName),
 }
 
-impl std::str::FromStr for WhatIf {
+impl std::str::FromStr for Supposed {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<WhatIf, String> {
+    fn from_str(text: &str) -> Result<Supposed, String> {
         match text.split_once('=') {
-            None if text == "primary-lost" => Ok(WhatIf::PrimaryLost),
-            None if text == "store-lost" => Ok(WhatIf::StoreLost),
             Some(("ttl", seconds)) => match seconds.parse::<u32>() {
-                Ok(seconds) if 0 < seconds => Ok(WhatIf::Ttl(Span::from_secs(u64::from(seconds)))),
+                Ok(seconds) if 0 < seconds => Ok(Supposed::Ttl(Span::from_secs(u64::from(seconds)))),
                 Ok(_) | Err(_) => Err("ttl wants a number of seconds, as in ttl=4".to_owned()),
             },
-            Some(("switchover", name)) => {
-                name.parse().map(WhatIf::Switchover).map_err(|error| format!("{error}"))
-            }
-            Some(_) | None => {
-                Err("it is primary-lost, store-lost, ttl=SECONDS or switchover=MEMBER".to_owned())
-            }
+            Some(("switchover", _)) => text.parse().map(Supposed::Fault),
+            Some(_) | None => text.parse().map(Supposed::Fault).map_err(|_: String| {
+                "it is primary-lost, store-lost, ttl=SECONDS or switchover=MEMBER".to_owned()
+            }),
         }
-    }
-}
-
-/// What a member has said of itself just now.
-#[derive(Clone, Debug)]
-pub struct Standing {
-    pub entry: Entry,
-    pub view: View,
-    /// Now, on its clocks.
-    pub moment: Moment,
-    pub unix_ms: u64,
-    pub looks_again: Span,
-}
-
-/// Everybody who was asked.
-#[derive(Clone, Debug, Default)]
-pub struct Asked {
-    pub standings: BTreeMap<MemberName, Standing>,
-    /// Who has not told, and why.
-    pub silent: BTreeMap<MemberName, String>,
-    /// Whom nobody asks any more.
-    pub gone: BTreeMap<MemberName, String>,
-}
-
-impl Asked {
-    pub fn live(&self) -> Live {
-        let views = self.standings.iter().map(|(name, standing)| {
-            // As old as it is, it is what would be decided upon now.
-            (name.clone(), View { now: standing.moment, ..standing.view.clone() })
-        });
-        Live { views: views.collect(), silent: self.silent.keys().cloned().collect() }
     }
 }
 
@@ -113,7 +73,7 @@ pub async fn explain(access: &Access, arguments: &ExplainArguments) -> Result<()
     let store = access.store(&scope)?;
     let cluster = members_of(access, &scope, arguments.via.as_deref()).await?;
     let asked = ask_everybody(access, &cluster).await;
-    if asked.standings.is_empty() && asked.silent.is_empty() {
+    if asked.accounts.is_empty() && asked.silent.is_empty() {
         return Err(hinted(
             format!("the cluster {scope} has no members in {}", access.whereabouts()),
             "members that are down have no record there: look at them with `systemctl status tenured`",
@@ -150,8 +110,8 @@ pub async fn members_of(access: &Access, scope: &str, via: Option<&str>) -> Resu
     };
     let document = Document::Map(vec![("api_url".to_owned(), Document::text(url))]);
     let one = Member { name: "the member".to_owned(), document, version: 0 };
-    let standing = ask_agent(access, &one).await?;
-    let known = standing.view.cluster().cloned().unwrap_or_default();
+    let account = ask_agent(access, &one).await?;
+    let known = account.view.cluster().cloned().unwrap_or_default();
     let member = |(name, record): (&MemberName, &MemberRecord)| Member {
         name: name.to_string(),
         document: Document::from(&serde_json::to_value(record).unwrap_or_default()),
@@ -173,70 +133,30 @@ async fn ask_everybody(access: &Access, cluster: &Cluster) -> Asked {
     for (member, answer) in cluster.members.iter().zip(answers) {
         let Ok(name) = member.name.parse::<MemberName>() else { continue };
         match answer {
-            Ok(standing) => {
-                asked.standings.insert(name, standing);
+            Ok(account) => {
+                asked.accounts.insert(name, account);
             }
             Err(error) => {
                 asked.silent.insert(name, format!("{error:#}"));
             }
         }
     }
-    // Whoever is down has no record any more; those who saw it in the last term still know it.
-    let known: BTreeSet<MemberName> = asked
-        .standings
-        .values()
-        .flat_map(|standing| standing.view.memory.electorate.keys().cloned())
-        .collect();
-    for name in known.into_iter().filter(|name| !asked.standings.contains_key(name)) {
-        asked
-            .silent
-            .entry(name)
-            .or_insert_with(|| "it has no record in the store: it is down, or cut off".to_owned());
-    }
-    for name in cluster.gone().iter().filter_map(|name| name.parse::<MemberName>().ok()) {
-        if !asked.knows(name.as_str()) {
-            let why =
-                "its slot is still kept, but it has no record in the store: it is down, cut off or gone";
-            asked.gone.insert(name, why.to_owned());
-        }
-    }
+    asked.note_who_is_missing();
+    asked.note_who_is_gone(&cluster.gone());
     asked
 }
 
-async fn ask(access: &Access, member: &Member) -> Result<Standing> {
+async fn ask(access: &Access, member: &Member) -> Result<Account> {
     if member.get("tenure").is_none() {
         bail!("it is no member of Tenure's: by which rules it acts is not known");
     }
     ask_agent(access, member).await
 }
 
-pub async fn ask_agent(access: &Access, member: &Member) -> Result<Standing> {
+pub async fn ask_agent(access: &Access, member: &Member) -> Result<Account> {
     let question = access.members.ask(member, Method::GET, Some("view"), None);
     let reply = tokio::time::timeout(PATIENCE, question).await.context("no answer in time")??;
-    if reply.status != 200 {
-        bail!("it answers {} to /view; is it of an older version?", reply.status);
-    }
-    let document: Value = serde_json::from_str(&reply.text).context("understand the answer")?;
-    let number =
-        |name: &str| document.get(name).and_then(Value::as_u64).with_context(|| format!("no {name} is told"));
-    let entry = Entry::read(&document.get("entry").cloned().unwrap_or_default().to_string())?;
-    Ok(Standing {
-        view: entry.view()?,
-        moment: Moment::from_ms(number("moment")?),
-        unix_ms: number("unix_ms")?,
-        looks_again: Span::from_ms(number("looks_again_in_ms")?),
-        entry: entry.without_view(),
-    })
-}
-
-impl Asked {
-    fn knows(&self, name: &str) -> bool {
-        self.standings.contains_key(name) || self.unknown().any(|(unknown, _)| unknown.as_str() == name)
-    }
-
-    pub fn unknown(&self) -> impl Iterator<Item = (&MemberName, &String)> {
-        self.silent.iter().chain(&self.gone)
-    }
+    Ok(Account::read(reply.status, reply.text.as_bytes())?)
 }
 
 // Telling.
@@ -244,14 +164,14 @@ impl Asked {
 fn told(scope: &str, asked: &Asked, wanted: Option<&str>) -> String {
     let lost = if_lost(asked);
     let mut text = format!("{}\n", headline(scope, asked));
-    for (name, standing) in &asked.standings {
+    for (name, account) in &asked.accounts {
         if wanted.is_some_and(|wanted| name.as_str() != wanted) {
             continue;
         }
-        let entry = &standing.entry;
+        let entry = &account.entry;
         let step = if entry.step.is_empty() { String::new() } else { format!(" [{}]", entry.step) };
         let _ = writeln!(text, "\n{name}  {}: {}{step}", entry.rule, entry.sentence);
-        for (what, fact) in facts(standing) {
+        for (what, fact) in facts(account) {
             let _ = writeln!(text, "  {what:12}  {fact}");
         }
         if let Some((leader, reason)) =
@@ -283,18 +203,18 @@ fn if_lost(asked: &Asked) -> Option<Foreseen> {
 fn documented(scope: &str, asked: &Asked, wanted: Option<&str>) -> Value {
     let lost = if_lost(asked);
     let is_wanted = |name: &MemberName| wanted.is_none_or(|wanted| name.as_str() == wanted);
-    let members = asked.standings.iter().filter(|(name, _)| is_wanted(name)).map(|(name, standing)| {
-        let entry = &standing.entry;
+    let members = asked.accounts.iter().filter(|(name, _)| is_wanted(name)).map(|(name, account)| {
+        let entry = &account.entry;
         let lost = lost.as_ref().and_then(|lost| lost.members.get(name));
         let facts: serde_json::Map<String, Value> =
-            facts(standing).into_iter().map(|(what, fact)| (what.to_owned(), fact.into())).collect();
+            facts(account).into_iter().map(|(what, fact)| (what.to_owned(), fact.into())).collect();
         let document = json!({
             "rule": entry.rule,
             "sentence": entry.sentence,
             "step": entry.step,
             "evidence": entry.evidence,
             "facts": facts,
-            "looks_again_in_ms": standing.looks_again.as_ms(),
+            "looks_again_in_ms": account.looks_again.as_ms(),
             "if_the_leader_is_lost": lost.map(|reason| json!({"rule": reason.rule, "sentence": reason.to_string()})),
         });
         (name.to_string(), document)
@@ -306,133 +226,20 @@ fn documented(scope: &str, asked: &Asked, wanted: Option<&str>) -> Value {
     json!({"cluster": scope, "leader": asked.live().leader().ok(), "members": members, "unknown": unknown})
 }
 
-/// What a decision goes by, as far as a reader wants to see it.
-fn intents(view: &View) -> Option<&Intents> {
-    Some(&view.cluster()?.intents.as_ref()?.value)
-}
-
-fn facts(standing: &Standing) -> Vec<(&'static str, String)> {
-    let (view, evidence, now) = (&standing.view, &standing.entry.evidence, standing.moment);
-    let mut facts = Vec::new();
-    let mut fact = |what, text: String| facts.push((what, text));
-    let reached = evidence.position.map(|at| place(at, evidence.leader_end, view)).unwrap_or_default();
-    fact("PostgreSQL", format!("{}{reached}", evidence.postgres));
-    if let Some(lease) = &view.lease {
-        let left = now.until(lease.demote_at());
-        fact(
-            "lease",
-            format!(
-                "term {}, {left} left to act on it, {} until the guardian kills",
-                lease.term,
-                now.until(lease.fence_at())
-            ),
-        );
-    }
-    let since = match view.store.contact {
-        Contact::Silent { since } => format!(" for {}", now.since(since)),
-        Contact::Never | Contact::Current => String::new(),
-    };
-    let leader = match (&evidence.leader, view.memory.no_leader_since) {
-        (Some(leader), _) => format!("{leader} leads"),
-        (None, Some(since)) => format!("nobody has led for {}", now.since(since)),
-        (None, None) => "nobody leads".to_owned(),
-    };
-    fact("store", format!("{}{since}; by its last word {leader}", evidence.store));
-    fact("guardian", guardian(view, now));
-    if !matches!(view.watchdog, Watchdog::Unknown | Watchdog::Off) {
-        fact("watchdog", view.watchdog.to_string());
-    }
-    match fitness_told(view, now) {
-        Fitness::Fit => {}
-        fitness @ (Fitness::LastResort | Fitness::Unfit) => fact("fitness", fitness.word().to_owned()),
-    }
-    if !view.tags.is_empty() {
-        let tags = view.tags.0.iter().map(|(tag, value)| format!("{tag}={value}"));
-        fact("tags", tags.collect::<Vec<_>>().join(", "));
-    }
-    if view.policy.pause {
-        let intent = intents(view).and_then(|intents| intents.pause.as_ref());
-        let whose = intent.map(|pause| format!(" {pause}")).unwrap_or_default();
-        fact("pause", format!("maintenance mode is on{whose}"));
-    }
-    if let Some(kept) = intents(view).and_then(|intents| intents.members.get(&view.me)) {
-        fact(kept.kind.word(), kept.intent.to_string());
-    }
-    if view.policy.sync.mode != SyncMode::Off {
-        fact("synchronous", synchrony(view));
-    }
-    if let Some(request) =
-        view.cluster().and_then(|cluster| cluster.failover.as_ref()).filter(|r| !r.value.is_empty())
-    {
-        let to = request.value.candidate.as_ref().map_or("anybody", MemberName::as_str);
-        let at = request.value.scheduled_at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();
-        let whose = request.value.whose.as_ref().map(|whose| format!(", {whose}")).unwrap_or_default();
-        fact("request", format!("that {to} leads{at}{whose}"));
-    }
-    if let Some(running) = &view.work.job {
-        fact("work", format!("{}, for {}", running.job.name(), now.since(running.since)));
-    }
-    if let Some(promise) = view.memory.promise.as_ref().filter(|promise| now < promise.until) {
-        fact("promise", format!("to leave the lease to {} for {}", promise.to, now.until(promise.until)));
-    }
-    fact("looks again", format!("in {}, or as soon as anything changes", standing.looks_again));
-    facts
-}
-
-fn place(at: Position, leader_end: Option<Lsn>, view: &View) -> String {
-    let mut text = format!(", timeline {} at {}", at.timeline, at.lsn);
-    if let Some(end) = leader_end.filter(|_| !view.postgres.is_primary()) {
-        let _ = write!(text, ", {} behind the leader's last word", at.lsn.lag_behind(end));
-    }
-    match view.postgres.running().map(Running::unreplayed) {
-        Some(0) | None => {}
-        Some(bytes) => {
-            let _ = write!(text, ", {} not replayed", crate::model::Lag(bytes));
-        }
-    }
-    text
-}
-
-pub fn guardian(view: &View, now: Moment) -> String {
-    match view.guardian {
-        Guardian::Absent => "none answers".to_owned(),
-        Guardian::Ready { .. } if view.guardian.is_armed(now) => "armed".to_owned(),
-        Guardian::Ready { .. } => "ready".to_owned(),
-    }
-}
-
-fn synchrony(view: &View) -> String {
-    let mode = match view.policy.sync.mode {
-        SyncMode::Off => "off",
-        SyncMode::On => "on",
-        SyncMode::Quorum => "quorum",
-    };
-    match view.cluster().and_then(|cluster| cluster.sync.as_ref()).map(|sync| &sync.value) {
-        Some(state) => {
-            let names: Vec<&str> = state.standbys.iter().map(MemberName::as_str).collect();
-            let leader = state.leader.as_ref().map_or("nobody", MemberName::as_str);
-            format!(
-                "{mode}; /sync names {leader} as leader, standbys [{}], quorum {}",
-                names.join(", "),
-                state.quorum
-            )
-        }
-        None => format!("{mode}; there is no /sync yet"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_what_if_is_one_of_four() {
-        let check =
-            |text: &str, wanted: Option<WhatIf>| assert_eq!(text.parse::<WhatIf>().ok(), wanted, "{text}");
-        check("primary-lost", Some(WhatIf::PrimaryLost));
-        check("store-lost", Some(WhatIf::StoreLost));
-        check("ttl=4", Some(WhatIf::Ttl(Span::from_secs(4))));
-        check("switchover=db-2", Some(WhatIf::Switchover("db-2".parse().expect("a name"))));
+        let check = |text: &str, wanted: Option<Supposed>| {
+            assert_eq!(text.parse::<Supposed>().ok(), wanted, "{text}");
+        };
+        check("primary-lost", Some(Supposed::Fault(WhatIf::PrimaryLost)));
+        check("store-lost", Some(Supposed::Fault(WhatIf::StoreLost)));
+        check("ttl=4", Some(Supposed::Ttl(Span::from_secs(4))));
+        let to = WhatIf::Switchover("db-2".parse().expect("a name"));
+        check("switchover=db-2", Some(Supposed::Fault(to)));
         for wrong in ["", "ttl", "ttl=0", "ttl=soon", "switchover", "switchover=", "rain"] {
             check(wrong, None);
         }

@@ -1,6 +1,7 @@
 //! The rules: pure functions from a view to a plan. Nothing here waits, reads a clock, or remembers; what a rule needs to
 //! remember is a field of the view. One file per situation; this one tells the situations apart.
 
+pub mod asked;
 mod bootstrap;
 mod callbacks;
 mod consent;
@@ -12,6 +13,7 @@ pub(crate) mod fault;
 mod fitness;
 mod following;
 pub mod foresight;
+pub mod foretold;
 mod handover;
 mod leading;
 mod loss;

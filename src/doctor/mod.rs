@@ -12,6 +12,7 @@ mod host;
 mod members;
 mod server;
 mod store;
+mod told;
 
 use std::collections::BTreeSet;
 

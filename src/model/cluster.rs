@@ -1,7 +1,7 @@
 //! The cluster as the store tells it: one snapshot of every key, in our words.
 //! How the keys are spelled is `store::format`'s business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -224,6 +224,17 @@ pub struct HistoryLine {
 }
 
 impl Cluster {
+    /// Members whose slots are kept though they have no record any more: by name where the history tells it, or else by slot.
+    pub fn gone(&self) -> BTreeSet<String> {
+        let present: BTreeSet<String> = self.members.keys().map(MemberName::slot).collect();
+        let led = |slot: &str| {
+            let mut leaders = self.history.iter().filter_map(|line| line.new_leader.as_ref());
+            leaders.find(|name| name.slot() == slot).map(ToString::to_string)
+        };
+        let gone = self.status.retain_slots.iter().filter(|slot| !present.contains(*slot));
+        gone.map(|slot| led(slot).unwrap_or_else(|| slot.clone())).collect()
+    }
+
     pub fn system_id(&self) -> Option<SystemId> {
         match self.initialize {
             Initialize::Done(system) => Some(system),

@@ -6,12 +6,14 @@ pub mod http;
 mod status;
 pub mod tls;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures_util::future::join_all;
 use hyper::Method;
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use crate::model::{MemberName, PeerAnswer, PeerStatus};
 
@@ -21,6 +23,7 @@ pub use status::{StatusError, read_status};
 
 /// A status document has a line for each WAL sender; this is room for hundreds.
 const BODY_BYTES_MAX: usize = 64 << 10;
+const NAMES_WITHIN: Duration = Duration::from_secs(2);
 
 /// Whom to ask, and how long to wait for the whole answer.
 #[derive(Clone, Debug)]
@@ -51,6 +54,14 @@ async fn ask_one(client: &Client, url: &str, patience: Duration) -> anyhow::Resu
         bail!("ask {url}: answered with code {}", reply.status);
     }
     read_status(&reply.body).with_context(|| format!("read the answer of {url}"))
+}
+
+/// What a host's name resolves to, here and now; nothing where nobody tells in time.
+pub async fn addresses(host: &str) -> BTreeSet<String> {
+    match timeout(NAMES_WITHIN, lookup_host((host, 0))).await {
+        Ok(Ok(found)) => found.map(|address| address.ip().to_canonical().to_string()).collect(),
+        Ok(Err(_)) | Err(_) => BTreeSet::new(),
+    }
 }
 
 #[cfg(test)]

@@ -100,6 +100,11 @@ impl Recorder {
         }
     }
 
+    /// The number of the last entry.
+    pub fn newest(&self) -> Option<u64> {
+        locked(&self.memory, |memory| memory.newest())
+    }
+
     /// Entries that are neither older than `since_unix_ms` nor numbered up to `after`, oldest first, as many as fit.
     pub fn page(&self, since_unix_ms: u64, after: u64, views: bool, bytes_max: usize) -> Page {
         locked(&self.memory, |memory| memory.page(since_unix_ms, after, views, bytes_max))

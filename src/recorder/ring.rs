@@ -84,6 +84,10 @@ impl Memory {
         }
     }
 
+    pub fn newest(&self) -> Option<u64> {
+        self.kept.back().map(|kept| kept.number)
+    }
+
     pub fn page(&self, since_unix_ms: u64, after: u64, views: bool, bytes_max: usize) -> Page {
         let mut page = Page { oldest: self.kept.front().map(|kept| kept.number), ..Page::default() };
         let mut bytes = 0;

@@ -295,7 +295,7 @@ fn peak_memory_kb() -> u64 {
 
 #[tokio::test]
 async fn spoiled_requests_are_answered_or_hung_up_on_and_checks_go_on() {
-    const ENDPOINTS: [&str; 9] = [
+    const ENDPOINTS: [&str; 11] = [
         "POST /switchover",
         "POST /failover",
         "PATCH /config",
@@ -305,6 +305,8 @@ async fn spoiled_requests_are_answered_or_hung_up_on_and_checks_go_on() {
         "DELETE /switchover",
         "POST /failsafe",
         "GET /patroni?lag=1MB&replication_state=x",
+        "GET /ui/what-if?if=switchover=oulu",
+        "GET /ui/timeline?since=1",
     ];
     let mut server = Server::plain(primary()).await;
     let (_, nothing) = mpsc::channel(1);

@@ -5,6 +5,7 @@
 mod actions;
 mod fuzz;
 mod security;
+mod ui;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -330,6 +331,7 @@ impl Server {
             recorder,
             checkups: Checkups::new().0,
             drills: Drills::new().0,
+            store: ui::memory(),
         };
         let stopped = async move {
             let _ = stopped.await;

@@ -4,6 +4,7 @@ mod customs;
 mod failsafe;
 mod fencing;
 mod liveness;
+mod page;
 mod rest;
 mod service;
 mod soak;
@@ -23,7 +24,12 @@ use tenure::model::Span;
 
 /// Three empty nodes become a cluster, with the writers' table on the leader.
 async fn founded(lab: &mut Lab) -> usize {
-    lab.start_everybody();
+    founded_with(lab, &[]).await
+}
+
+/// The same, with further variables in the agents' environment.
+async fn founded_with(lab: &mut Lab, variables: &[(&str, &str)]) -> usize {
+    lab.nodes.iter_mut().for_each(|node| node.start_agent_with(variables));
     let leader = lab.healthy().await;
     lab.create_ledger(leader).await;
     leader

@@ -5,6 +5,7 @@
 use tenure::clock;
 use tenure::model::Span;
 
+pub mod browser;
 pub mod cgroup;
 pub mod disk;
 pub mod haproxy;

@@ -1,6 +1,7 @@
 //! What operators put in the place of our own programs, as it is read.
 
 use super::{GOOD, good, load_all, refused};
+use crate::config::Ui;
 use crate::model::Drill;
 
 #[test]
@@ -50,4 +51,17 @@ fn drills_are_allowed_one_by_one() {
         problems.contains("tenure.drills: found a list, wanted a list of some of postmaster, agent, host"),
         "{problems}"
     );
+}
+
+#[test]
+fn the_page_is_there_unless_it_is_not_wanted() {
+    let with = |section: &str| good(&format!("{GOOD}{section}")).config.tenure.ui;
+    assert_eq!(with(""), Ui::On);
+    // YAML would make flags of them.
+    for (word, wanted) in [("on", Ui::On), ("off", Ui::Off), ("read-only", Ui::ReadOnly), ("'off'", Ui::Off)]
+    {
+        assert_eq!(with(&format!("tenure: {{ui: {word}}}\n")), wanted, "{word}");
+    }
+    let problems = load_all(&[&format!("{GOOD}tenure: {{ui: maybe}}\n")], &[]).expect_err("no such page");
+    assert!(problems.to_string().contains("tenure.ui"), "{problems}");
 }

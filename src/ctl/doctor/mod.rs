@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde_json::{Value, json};
 
 use super::access::Access;
 use super::console::print;
@@ -70,9 +69,9 @@ pub async fn doctor(access: &Access, arguments: &DoctorArguments) -> Result<()> 
         Format::Pretty => told(&scope, facts.leader.as_deref(), &report, quiet),
         Format::Tsv => table(&report).render(Format::Tsv, "\t"),
         Format::Json => {
-            format!("{}\n", Document::from(&document(&scope, facts.leader.as_deref(), &report)).to_json())
+            format!("{}\n", Document::from(&report.document(&scope, facts.leader.as_deref())).to_json())
         }
-        Format::Yaml => yaml::block(&Document::from(&document(&scope, facts.leader.as_deref(), &report))),
+        Format::Yaml => yaml::block(&Document::from(&report.document(&scope, facts.leader.as_deref()))),
     })?;
     match report.exit_code() {
         0 => Ok(()),
@@ -135,28 +134,6 @@ fn counted(report: &Report) -> String {
     Severity::ALL.map(one).join(", ")
 }
 
-fn document(scope: &str, leader: Option<&str>, report: &Report) -> Value {
-    let finding = |finding: &Finding| {
-        json!({
-            "check": finding.check.code(),
-            "severity": finding.check.severity().word(),
-            "member": finding.member,
-            "measured": finding.measured,
-            "why": finding.check.why(),
-            "remedy": finding.remedy,
-        })
-    };
-    json!({
-        "cluster": scope,
-        "leader": leader,
-        "errors": report.count(Severity::Error),
-        "warnings": report.count(Severity::Warning),
-        "unknown": report.count(Severity::Unknown),
-        "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
-        "good": report.good.iter().map(|check| check.code()).collect::<Vec<_>>(),
-    })
-}
-
 fn table(report: &Report) -> Table {
     let columns = ["Severity", "Check", "Member", "Measured", "Remedy"].map(Column::left);
     let row = |finding: &Finding| {
@@ -177,6 +154,8 @@ fn table(report: &Report) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn report() -> Report {
@@ -212,7 +191,7 @@ good: store_even
         let quiet = told("main", None, &report(), true);
         assert!(quiet.starts_with("error    no_guardian  db1\n") && !quiet.contains("good:"), "{quiet}");
         assert_eq!(told("main", None, &Report::default(), true), "");
-        assert_eq!(document("main", None, &report())["findings"][1]["member"], Value::Null);
+        assert_eq!(report().document("main", None)["findings"][1]["member"], Value::Null);
         assert!(
             table(&report()).render(Format::Tsv, "\t").contains("error\tno_guardian\tdb1\tthis\tdo that")
         );

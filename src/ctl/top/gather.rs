@@ -10,10 +10,11 @@ use futures_util::future::join_all;
 use super::super::access::Access;
 use super::super::cluster::{Cluster, Member};
 use super::super::document::Document;
-use super::super::explain::{Standing, ask_agent, guardian};
+use super::super::explain::ask_agent;
 use super::super::intent::is_ours;
 use super::super::{events, members};
 use crate::clock;
+use crate::decide::asked::{Account, guardian};
 use crate::doctor::StoreFacts;
 use crate::model::{Entry, Lease, Lsn, MemberName, Moment, Span, View, Watchdog};
 use crate::store::Store;
@@ -172,7 +173,7 @@ async fn within<T>(patience: Duration, asking: impl Future<Output = Result<T>>) 
         .with_context(|| format!("no answer within {} s", patience.as_secs()))?
 }
 
-async fn ask(access: &Access, member: &Member) -> Result<Standing> {
+async fn ask(access: &Access, member: &Member) -> Result<Account> {
     anyhow::ensure!(is_ours(member), "run by Patroni: by which rules it acts is not known");
     ask_agent(access, member).await
 }
@@ -181,8 +182,8 @@ async fn entries(access: &Access, member: &Member, since: u64) -> Result<Vec<Ent
     Ok(events::ask(access, member, since, false).await?.0)
 }
 
-fn rows(cluster: &Cluster, standings: &[(&Member, Result<Standing>)]) -> Vec<Row> {
-    let reached = |standing: &Standing| standing.entry.evidence.position.map(|position| position.lsn);
+fn rows(cluster: &Cluster, standings: &[(&Member, Result<Account>)]) -> Vec<Row> {
+    let reached = |account: &Account| account.entry.evidence.position.map(|position| position.lsn);
     let leader_end = standings
         .iter()
         .filter(|(member, _)| cluster.duty(member).leads())
@@ -190,7 +191,7 @@ fn rows(cluster: &Cluster, standings: &[(&Member, Result<Standing>)]) -> Vec<Row
     // What the leader wrote into the store is older than what it says.
     let stored_end = u64::try_from(cluster.optime).ok().map(Lsn).filter(|end| 0 < end.0);
     let leader_end = leader_end.or(stored_end);
-    let row = |(member, standing): &(&Member, Result<Standing>)| {
+    let row = |(member, standing): &(&Member, Result<Account>)| {
         let duty = cluster.duty(member);
         let known = standing.as_ref().ok();
         let stored = ["receive_lsn", "xlog_location"].iter().find_map(|field| member.position(field));
@@ -255,7 +256,7 @@ mod tests {
             ("members/b", r#"{"role":"replica","state":"running","receive_lsn":600,"timeline":3}"#),
         ];
         let cluster = cluster(&keys);
-        let standings: Vec<(&Member, Result<Standing>)> =
+        let standings: Vec<(&Member, Result<Account>)> =
             cluster.members.iter().map(|member| (member, Err(anyhow::anyhow!("no answer")))).collect();
         let rows = rows(&cluster, &standings);
         let told: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.lag, row.answers)).collect();
