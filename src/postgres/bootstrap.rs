@@ -2,13 +2,16 @@
 //! PostgreSQL before its leader holds the lease.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
 
 use super::clone::{refuse_if_not_empty, refuse_options};
 use super::command::run_well;
 use super::custom::make_cluster;
 use super::error::Error;
-use super::files::{make_private_directory, remove_if_there, write_durably};
+use super::files::{make_private_directory, names_in, remove_if_there, write_durably};
 use super::furnish::furnish;
 use super::parameters::enforced;
 use super::programs::Programs;
@@ -36,6 +39,7 @@ pub async fn bootstrap(settings: &InstanceSettings, patience: Span) -> Result<Ve
     refuse_if_not_empty(settings, &what)?;
     refuse_options(&what, &settings.initdb, OPTIONS_NOT_ALLOWED)?;
     let programs = Programs::of(settings).await?;
+    sweep_private_places(settings);
     let private = PrivatePlace::make(settings)?;
     mark(settings, Unfinished::Bootstrap)?;
     let made = async {
@@ -85,6 +89,8 @@ async fn run_initdb(
     run_well("initdb", command, patience).await.map(drop)
 }
 
+const PRIVATE: &str = "tenure-";
+
 /// A directory that only PostgreSQL's user may enter, for the socket, its access list and the password file.
 pub(super) struct PrivatePlace {
     path: PathBuf,
@@ -92,11 +98,9 @@ pub(super) struct PrivatePlace {
 
 impl PrivatePlace {
     fn make(settings: &InstanceSettings) -> Result<PrivatePlace, Error> {
-        // A socket's path must be short, so it is not beside the data directory.
-        let parents = [settings.socket_dir.clone(), Some(std::env::temp_dir())];
-        let name = format!("tenure-{}-{}", std::process::id(), settings.port);
+        let name = format!("{PRIVATE}{}-{}", std::process::id(), settings.port);
         let mut failure = None;
-        for parent in parents.into_iter().flatten() {
+        for parent in private_parents(settings) {
             let place = PrivatePlace { path: parent.join(&name) };
             match make_private_directory(&place.path, settings.identity()?) {
                 Ok(()) => return Ok(place),
@@ -139,12 +143,43 @@ impl PrivatePlace {
     }
 }
 
+/// A socket's path must be short, so it is not beside the data directory.
+fn private_parents(settings: &InstanceSettings) -> impl Iterator<Item = PathBuf> {
+    [settings.socket_dir.clone(), Some(std::env::temp_dir())].into_iter().flatten()
+}
+
+/// Removes what agents that died in the middle have left of theirs: there may be a password in it. Whatever else is there stays, and
+/// links and directories of other users above all: everybody may write into /tmp.
+pub(super) fn sweep_private_places(settings: &InstanceSettings) {
+    let port = settings.port.to_string();
+    let owners = [Some(geteuid().as_raw()), settings.identity().ok().flatten().map(|owner| owner.uid)];
+    let is_ours = |path: &Path| {
+        path.symlink_metadata().is_ok_and(|found| found.is_dir() && owners.contains(&Some(found.uid())))
+    };
+    for parent in private_parents(settings) {
+        for name in names_in(&parent).unwrap_or_default() {
+            let text = name.to_string_lossy();
+            let of = text.strip_prefix(PRIVATE).and_then(|rest| rest.split_once('-'));
+            let Some((pid, _)) = of.filter(|(_, of)| *of == port) else { continue };
+            let is_dead = pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+            let private = parent.join(&name);
+            if is_dead && is_ours(&private) {
+                clear(&private);
+            }
+        }
+    }
+}
+
+fn clear(private: &Path) {
+    for file in ["password", "pg_hba.conf"] {
+        let _ = remove_if_there(&private.join(file));
+    }
+    // Fails while a server still has its socket here; the server removes that when it ends.
+    let _ = std::fs::remove_dir(private);
+}
+
 impl Drop for PrivatePlace {
     fn drop(&mut self) {
-        for file in ["password", "pg_hba.conf"] {
-            let _ = remove_if_there(&self.path.join(file));
-        }
-        // Fails while a server still has its socket here; the server removes that when it ends.
-        let _ = std::fs::remove_dir(&self.path);
+        clear(&self.path);
     }
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use super::bootstrap::sweep_private_places;
 use super::clone::is_empty;
 use super::error::{Error, Trying};
 use super::files::{give_to, make_private_directory, names_in, sync_parent};
@@ -24,6 +25,7 @@ pub async fn set_aside(settings: &InstanceSettings) -> Result<Option<PathBuf>, E
     let what = format!("set {} aside", settings.data_dir.display());
     refuse_if_running(settings, &what)?;
     sweep(settings).await?;
+    sweep_private_places(settings);
     if is_empty(&settings.data_dir).trying(|| what.clone())? {
         lead(settings)?;
         return unmark(settings).map(|()| None);

@@ -27,6 +27,19 @@ async fn work_that_ended_before_its_first_file_leaves_nothing_but_its_mark() {
     let mut node = Instance::new(&bin_dirs()[0], "turku");
     let data_dir = node.settings.data_dir.clone();
     let mark = PathBuf::from(format!("{}.tenure-unfinished", data_dir.display()));
+    // No process has this number.
+    let port = node.settings.port;
+    let place = |pid: u32| data_dir.parent().expect("a directory").join(format!("tenure-{pid}-{port}"));
+    let (dead, alive) = (place(u32::MAX), place(std::process::id()));
+    for private in [&dead, &alive] {
+        std::fs::create_dir(private).expect("our own directory");
+        std::fs::write(private.join("password"), "secret").expect("our own directory");
+    }
+    // Somebody's trap: what it points to is not to be touched.
+    let (trap, prey) = (place(u32::MAX - 1), data_dir.with_file_name("prey"));
+    std::fs::create_dir(&prey).expect("our own directory");
+    std::fs::write(prey.join("pg_hba.conf"), "").expect("our own directory");
+    std::os::unix::fs::symlink(&prey, &trap).expect("our own directory");
     for begun in [false, true] {
         std::fs::write(&mark, "bootstrap\n").expect("our own directory");
         if begun {
@@ -36,6 +49,8 @@ async fn work_that_ended_before_its_first_file_leaves_nothing_but_its_mark() {
         assert_eq!(set_aside(&node.settings).await.expect("nothing hinders it"), None);
         assert_eq!(node.look().await.postgres, Postgres::Empty);
     }
+    assert!(!dead.exists() && alive.join("password").exists(), "the password of who died is gone");
+    assert!(prey.join("pg_hba.conf").exists(), "links are not followed");
     let beside = std::fs::read_dir(data_dir.parent().expect("a directory")).expect("readable");
     let names = beside.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());
     assert!(names.into_iter().all(|name| !name.contains("set-aside")), "nothing is kept of nothing");
