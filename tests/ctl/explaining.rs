@@ -25,21 +25,21 @@ fn what_is_foreseen_happens_and_is_told_afterwards() {
     });
 }
 
-fn others(leader: usize) -> [usize; 2] {
+pub fn others(leader: usize) -> [usize; 2] {
     [(leader + 1) % 3, (leader + 2) % 3]
 }
 
-fn name(lab: &Lab, node: usize) -> String {
+pub fn name(lab: &Lab, node: usize) -> String {
     lab.nodes[node].name.clone()
 }
 
-fn document(lab: &Lab, arguments: &[&str]) -> Value {
+pub fn document(lab: &Lab, arguments: &[&str]) -> Value {
     let text = succeeds(lab, &[arguments, &["-f", "json"]].concat(), "{");
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
 }
 
 /// What each member says that it does now.
-fn rule(lab: &Lab, node: usize) -> Option<String> {
+pub fn rule(lab: &Lab, node: usize) -> Option<String> {
     let (_, text) = lab.nodes[node].request("GET", "/view", "")?;
     let document: Value = serde_json::from_str(&text).ok()?;
     Some(document["entry"]["rule"].as_str()?.to_owned())
@@ -58,7 +58,7 @@ async fn tags(lab: &Lab, node: usize, tags: &str) {
 }
 
 /// Who would take over, by what every member of `asked` knows once it knows of the state.
-async fn foreseen(lab: &Lab, ready: impl Fn(&Value) -> bool) -> (Vec<String>, Value) {
+pub async fn foreseen(lab: &Lab, ready: impl Fn(&Value) -> bool) -> (Vec<String>, Value) {
     wait_for("foresight in the state that was made", async || {
         let foreseen = document(lab, &["explain", "--if", "primary-lost"]);
         let takes = foreseen["takes"].as_array()?;
@@ -70,7 +70,7 @@ async fn foreseen(lab: &Lab, ready: impl Fn(&Value) -> bool) -> (Vec<String>, Va
 }
 
 /// The leader's host is lost; who leads then must be who was foreseen. The host comes back.
-async fn comes_true(lab: &mut Lab, leader: usize, foreseen: &[String]) -> usize {
+pub async fn comes_true(lab: &mut Lab, leader: usize, foreseen: &[String]) -> usize {
     lab.nodes[leader].power_off();
     let next = lab.leader_among(&others(leader)).await;
     assert!(foreseen.contains(&name(lab, next)), "{foreseen:?} were foreseen, and {} leads", name(lab, next));

@@ -9,6 +9,7 @@ mod deliberate;
 mod doctoring;
 mod drilling;
 mod explaining;
+mod foreseeing;
 mod intents;
 mod migrating;
 mod mixed;
