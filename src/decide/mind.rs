@@ -142,6 +142,7 @@ impl Mind {
             }
         }
         self.reason = Some(plan.reason.clone());
+        self.note_fetching(&plan);
         self.order_fence(plan.fence, &mut commands);
         match plan.step.clone() {
             Step::Wait | Step::AskPeers(_) => {}

@@ -9,6 +9,7 @@ mod cut_off;
 mod dethroned;
 mod ending;
 mod events;
+mod fetch;
 pub(crate) mod fault;
 mod fitness;
 mod following;

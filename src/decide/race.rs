@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::fault::{self, Fault};
 use super::sync::{self, Right};
-use super::{Choice, consent, fitness, fitness_told, may_try_again, take_lease};
+use super::{Choice, consent, fetch, fitness, fitness_told, may_try_again, take_lease};
 use crate::model::{
     Cluster, FailoverRequest, Fitness, Guardian, Job, Lsn, MemberName, MemberRole, MemberState, Moment,
     Obstacle, PeerAnswer, PeerStatus, Position, Postgres, Question, Reason, Rule, Running, Span, Step,
@@ -152,6 +152,9 @@ fn candidate(view: &View, cluster: &Cluster, running: &Running, position: Positi
         return Choice::wait(rule).again_in(YIELD);
     }
     if named == Some(&view.me) {
+        if let Some(choice) = fetch::first(view, cluster, running, position) {
+            return choice;
+        }
         return Choice::store(Rule::CandidateNamed, claim_next(view, cluster, position.timeline));
     }
     if let Some(peer) = request.and_then(|request| preferred_by(request, view, cluster)) {

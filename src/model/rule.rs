@@ -180,6 +180,7 @@ rules! {
     RaceStarting = "race_starting": "there is no leader; PostgreSQL is starting",
     RaceAsks = "race_asks": "there is no leader; asking the other members where they stand",
     CandidateTakes = "candidate_takes": "no member is further; taking the lease" ["1af4f77cf84e4d488ce51359981e535c"],
+    CandidateFetches = "candidate_fetches": "named as the next leader; receiving first what {member} has more of" ["9a8cae721713480f8877b1171d0f23ef"],
     CandidateNamed = "candidate_named": "named as the next leader; taking the lease" ["60e8090b6f2b44a7b962caf88ce1ba3a"],
     CandidateBarred = "candidate_barred": "there is no leader, and this member may not lead (nofailover)" ["12036d4fd9404555a00e36050566c8fa"],
     CandidateHasPromised = "candidate_has_promised": "there is no leader, and this member has promised {member} to leave the lease to it",

@@ -164,6 +164,9 @@ pub struct Memory {
     /// How far a standby's WAL reached when it was last seen to move, and when that was.
     #[serde(default)]
     pub received: Option<(Lsn, Moment)>,
+    /// Since when this member, named as the next leader, receives what another standby has more of.
+    #[serde(default)]
+    pub fetching_since: Option<Moment>,
     /// The timeline that PostgreSQL was last seen on, and since when it has been.
     #[serde(default)]
     pub timeline_since: Option<(Timeline, Moment)>,

@@ -20,6 +20,12 @@ pub const CANDIDATES: &[Explanation] = &[
         "Nobody leads, and no member that answers is further than this one. It takes the lease.",
         "Nothing. Look into the journal of the former leader for the reason why it is one no more.",
     ),
+    rule(
+        Rule::CandidateFetches,
+        "This member was named as the next leader, and another standby has more WAL. It is received from there first, so that \
+         nothing is lost that is still there. Where nothing comes for three seconds, this member leads without it.",
+        "Nothing. If it led without it, see PostgreSQL's log here for why it could not stream from that member.",
+    ),
     rule(Rule::CandidateNamed, "This member was named as the next leader, and takes the lease.", "Nothing."),
     rule(
         Rule::CandidateBarred,
