@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::api::Asking;
 use crate::clock;
 use crate::config::{self, Config, Sources};
-use crate::doctor::{Certificate, DiskFacts, HostFacts, WatchdogMode};
+use crate::doctor::{Certificate, DiskFacts, HostFacts, KeptFacts, WatchdogMode};
 use crate::model::{MemberName, Span, Standing};
 use crate::peers::certificate;
 use crate::postgres::{self, Caller, Inspection, InstanceSettings};
@@ -54,6 +54,7 @@ struct Files {
     readable_secrets: Vec<String>,
     certificates: Vec<Certificate>,
     disks: Vec<DiskFacts>,
+    kept: Vec<KeptFacts>,
 }
 
 impl Checkup {
@@ -125,6 +126,7 @@ impl Checkup {
             host.readable_secrets = files.readable_secrets;
             host.certificates = files.certificates;
             host.disks = files.disks;
+            host.kept = files.kept;
         } else {
             let why = format!("the disks did not answer within {} s", FILES_WITHIN.as_secs());
             unknown.insert("files".to_owned(), why);
@@ -188,6 +190,7 @@ impl Files {
             readable_secrets: readable,
             certificates: certificates.chain(served).map(|(setting, path)| ending(setting, &path)).collect(),
             disks: disks(settings),
+            kept: postgres::list_kept(&settings.data_dir).unwrap_or_default(),
         }
     }
 }

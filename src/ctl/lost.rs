@@ -1,27 +1,35 @@
-//! `tenurectl lost`: what was set aside on this machine before a rewind or a clone, and what stands in it. It reads files beside
-//! a data directory and asks nobody.
+//! `tenurectl lost`: what was set aside before a rewind or a clone, and what stands in it. With `-D` it reads files beside a data
+//! directory and asks nobody; else the members tell what they have.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
+use futures_util::future::join_all;
 
-use super::console::print;
+use super::UsageError;
+use super::access::Access;
+use super::console::{print, warn};
+use super::doctor::gather;
 use super::document::Document;
 use super::table::{Column, Format, Table};
+use crate::doctor::{HostFacts, KeptFacts, Untold};
 use crate::model::Span;
-use crate::postgres::{Diverged, list_diverged, list_set_aside, programs_for, summarize_diverged};
+use crate::postgres::{Diverged, list_diverged, list_kept, programs_for, summarize_diverged};
 
 /// Reading a gibibyte of WAL takes seconds, unless the disk is slow.
 const SUMMARY: Span = Span::from_secs(60);
 
 #[derive(Debug, Args)]
 pub struct LostArguments {
-    /// The data directory beside which to look
+    /// The cluster whose members are asked [default: the configured scope]
+    #[arg(conflicts_with = "pgdata")]
+    cluster_name: Option<String>,
+    /// Look beside this data directory of this machine instead of asking the members
     #[arg(short = 'D', long, value_name = "DIR")]
-    pgdata: PathBuf,
-    /// Summarize the records of the newest diverged WAL with pg_waldump
-    #[arg(long)]
+    pgdata: Option<PathBuf>,
+    /// Summarize the records of the newest diverged WAL with pg_waldump, with -D
+    #[arg(long, requires = "pgdata")]
     stats: bool,
     /// Where pg_waldump is, unless it is where packages install PostgreSQL of the data directory's version
     #[arg(long, value_name = "DIR", requires = "stats")]
@@ -30,20 +38,47 @@ pub struct LostArguments {
     format: Format,
 }
 
-pub fn lost(arguments: &LostArguments) -> Result<()> {
-    let data_dir = std::path::absolute(&arguments.pgdata)?;
-    let read = || format!("read what lies beside {}", data_dir.display());
-    let diverged = list_diverged(&data_dir).with_context(read)?;
-    let set_aside = list_set_aside(&data_dir).with_context(read)?;
-    print(&table(&diverged, &set_aside).render(arguments.format, "\t"))?;
-    let newest = diverged.iter().rev().find_map(|(place, about)| Some((place, about.as_ref()?)));
-    match newest.filter(|_| arguments.stats) {
-        Some((place, about)) => {
-            let programs = arguments.bin_dir.clone().map_or_else(|| programs_for(&data_dir), Ok)?;
-            print(&summary(&programs, place, about)?)
-        }
-        None => Ok(()),
+impl LostArguments {
+    pub fn is_about_this_machine(&self) -> bool {
+        self.pgdata.is_some()
     }
+}
+
+pub fn lost_here(arguments: &LostArguments) -> Result<()> {
+    let Some(data_dir) = &arguments.pgdata else {
+        bail!(UsageError("whose data directory? Name it with -D".to_owned()))
+    };
+    let data_dir = std::path::absolute(data_dir)?;
+    let read = || format!("read what lies beside {}", data_dir.display());
+    let kept = list_kept(&data_dir).with_context(read)?;
+    print(&table(&kept, None).render(arguments.format, "\t"))?;
+    if !arguments.stats {
+        return Ok(());
+    }
+    let diverged = list_diverged(&data_dir).with_context(read)?;
+    let newest = diverged.iter().rev().find_map(|(place, about)| Some((place, about.as_ref()?)));
+    let Some((place, about)) = newest else { return Ok(()) };
+    let programs = arguments.bin_dir.clone().map_or_else(|| programs_for(&data_dir), Ok)?;
+    print(&summary(&programs, place, about)?)
+}
+
+/// Of every member that answers.
+pub async fn lost(access: &Access, arguments: &LostArguments) -> Result<()> {
+    let scope = access.scope(arguments.cluster_name.as_deref())?;
+    let cluster = access.read(&scope).await?;
+    let asked = join_all(cluster.members.iter().map(|member| gather::host(access, member))).await;
+    let (mut kept, mut owners) = (Vec::new(), Vec::new());
+    for (member, told) in cluster.members.iter().zip(asked) {
+        match told {
+            Ok(HostFacts { kept: its, .. }) => {
+                owners.extend(its.iter().map(|_| member.name.clone()));
+                kept.extend(its);
+            }
+            Err(Untold::NotOurs) => warn(format!("nothing from {}: it is run by Patroni", member.name)),
+            Err(Untold::Silent(why) | Untold::Older(why)) => warn(format!("nothing from {}: {why}", member.name)),
+        }
+    }
+    print(&table(&kept, Some(&owners)).render(arguments.format, "\t"))
 }
 
 fn summary(programs: &Path, place: &Path, about: &Diverged) -> Result<String> {
@@ -52,8 +87,9 @@ fn summary(programs: &Path, place: &Path, about: &Diverged) -> Result<String> {
     Ok(runtime.block_on(summarize_diverged(programs, place, about, SUMMARY))?)
 }
 
-fn table(diverged: &[(PathBuf, Option<Diverged>)], set_aside: &[PathBuf]) -> Table {
-    let columns = vec![
+/// With `owners`, the member that has each stands first.
+fn table(kept: &[KeptFacts], owners: Option<&[String]>) -> Table {
+    let mut columns = vec![
         Column::left("Kept"),
         Column::left("What"),
         Column::right("TL"),
@@ -63,59 +99,65 @@ fn table(diverged: &[(PathBuf, Option<Diverged>)], set_aside: &[PathBuf]) -> Tab
         Column::left("Why"),
         Column::left("Path"),
     ];
-    let path = |path: &Path| Document::text(path.display().to_string());
-    let wal = |(place, about): &(PathBuf, Option<Diverged>)| {
-        let cell =
-            |of: &dyn Fn(&Diverged) -> String| Document::text(about.as_ref().map(of).unwrap_or_default());
-        let what = if about.is_some() { "diverged WAL" } else { "diverged WAL, not whole" };
-        vec![
-            cell(&|about| about.kept_at.clone()),
-            Document::text(what),
-            cell(&|about| about.timeline.to_string()),
-            cell(&|about| about.from.to_string()),
-            cell(&|about| about.to.to_string()),
-            cell(&|about| about.bytes.to_string()),
-            cell(&|about| about.why.clone()),
-            path(place),
-        ]
-    };
-    let directory = |place: &PathBuf| {
-        let stamp = place.to_string_lossy().rsplit('-').next().unwrap_or_default().to_owned();
-        let mut row = vec![Document::text(&stamp), Document::text("data directory")];
-        row.extend((2..7).map(|_| Document::text("")));
-        row.push(path(place));
+    if owners.is_some() {
+        columns.insert(0, Column::left("Member"));
+    }
+    let shown = |value: Option<String>| Document::Text(value.unwrap_or_default());
+    let row = |(place, kept): (usize, &KeptFacts)| {
+        let mut row = vec![
+            Document::text(&kept.at),
+            Document::text(&kept.what),
+            shown(kept.timeline.map(|timeline| timeline.to_string())),
+            shown(kept.from.map(|lsn| lsn.to_string())),
+            shown(kept.to.map(|lsn| lsn.to_string())),
+            shown(kept.bytes.map(|bytes| bytes.to_string())),
+            Document::text(&kept.why),
+            Document::text(&kept.path),
+        ];
+        if let Some(owner) = owners.and_then(|owners| owners.get(place)) {
+            row.insert(0, Document::text(owner));
+        }
         row
     };
-    let rows = diverged.iter().map(wal).chain(set_aside.iter().map(directory)).collect();
+    let rows = kept.iter().enumerate().map(row).collect();
     Table { title: String::new(), columns: Some(columns), rows }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Lsn, SystemId, Timeline};
+    use crate::model::{Lsn, Timeline};
 
     #[test]
     fn what_is_kept_is_listed_with_where_it_begins_and_ends() {
-        let about = Diverged {
-            kept_at: "2026-11-21T05:12:00Z".to_owned(),
+        let wal = KeptFacts {
+            path: "/d.diverged-20261121T051200Z".to_owned(),
+            what: "diverged WAL".to_owned(),
+            at: "2026-11-21T05:12:00Z".to_owned(),
+            timeline: Some(Timeline(3)),
+            from: Some(Lsn(0x0300_0148)),
+            to: Some(Lsn(0x0300_0200)),
+            bytes: Some(16 << 20),
             why: "rewind from oulu:5432".to_owned(),
-            system: SystemId(1),
-            timeline: Timeline(3),
-            from: Lsn(0x0300_0148),
-            to_timeline: Timeline(3),
-            to: Lsn(0x0300_0200),
-            bytes: 16 << 20,
-            left_out: 0,
         };
-        let diverged = [("/d.diverged-20261121T051200Z".into(), Some(about)), ("/d.diverged-x".into(), None)];
-        let told = table(&diverged, &["/d.set-aside-20261120T051200Z".into()]).render(Format::Tsv, "\t");
+        let directory = KeptFacts {
+            path: "/d.set-aside-20261120T051200Z".to_owned(),
+            what: "data directory".to_owned(),
+            at: "20261120T051200Z".to_owned(),
+            ..KeptFacts::default()
+        };
+        let kept = [wal, directory];
+        let told = table(&kept, None).render(Format::Tsv, "\t");
         let lines: Vec<&str> = told.lines().collect();
         assert_eq!(
-            lines[1],
-            "2026-11-21T05:12:00Z\tdiverged WAL\t3\t0/3000148\t0/3000200\t16777216\trewind from oulu:5432\t/d.diverged-20261121T051200Z"
+            lines[1..],
+            [
+                "2026-11-21T05:12:00Z\tdiverged WAL\t3\t0/3000148\t0/3000200\t16777216\trewind from oulu:5432\t/d.diverged-20261121T051200Z",
+                "20261120T051200Z\tdata directory\t\t\t\t\t\t/d.set-aside-20261120T051200Z",
+            ]
         );
-        assert_eq!(lines[2], "\tdiverged WAL, not whole\t\t\t\t\t\t/d.diverged-x");
-        assert_eq!(lines[3], "20261120T051200Z\tdata directory\t\t\t\t\t\t/d.set-aside-20261120T051200Z");
+        let owners = ["turku".to_owned(), "oulu".to_owned()];
+        let told = table(&kept, Some(&owners)).render(Format::Tsv, "\t");
+        assert!(told.starts_with("Member\t") && told.contains("\noulu\t20261120T051200Z\tdata directory"), "{told}");
     }
 }

@@ -85,7 +85,7 @@ enum Command {
     Events(events::EventsArguments),
     /// Decide again what a flight recorder has kept, by the rules of this version
     Replay(replay::ReplayArguments),
-    /// List what was set aside on this machine before its data was rewound or cloned
+    /// List what was set aside before data was rewound or cloned, on every member or beside one data directory
     Lost(lost::LostArguments),
     /// Show the cluster's shared configuration
     ShowConfig(configuration::ShowArguments),
@@ -158,7 +158,7 @@ pub fn main() -> ExitCode {
         Command::Play(arguments) => play::play(&arguments),
         Command::Completions(arguments) => manual::completions(&arguments),
         Command::Man(arguments) => manual::man(&arguments),
-        Command::Lost(arguments) => lost::lost(&arguments),
+        Command::Lost(arguments) if arguments.is_about_this_machine() => lost::lost_here(&arguments),
         Command::Version(arguments) if !arguments.asks_members() => facts::own_version(),
         command => run(&arguments.access, command),
     };
@@ -269,10 +269,11 @@ async fn carry_out(from: &AccessArguments, command: Command) -> Result<()> {
         Command::MoveStore(arguments) => move_store::move_store(access, from, &arguments).await,
         Command::DemoteCluster(arguments) => site::demote(access, &arguments).await,
         Command::PromoteCluster(arguments) => site::promote(access, &arguments).await,
+        Command::Lost(arguments) => lost::lost(access, &arguments).await,
         Command::Top(arguments) => top::top(access, &arguments).await,
         Command::Route(arguments) => route::route(access, &arguments).await,
         Command::Migrate(arguments) => migrate::migrate(from, access, &arguments).await,
-        Command::Play(_) | Command::Completions(_) | Command::Man(_) | Command::Lost(_) => Ok(()),
+        Command::Play(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
         Command::Events(_) | Command::Replay(_) => Ok(()),
     }
 }

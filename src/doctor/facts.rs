@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::haproxy::File;
 use super::hba::Entry;
-use crate::model::{Drill, Span, Timing, View};
+use crate::model::{Drill, Lsn, Span, Timeline, Timing, View};
 
 /// Everything about one cluster.
 #[derive(Clone, Debug)]
@@ -134,6 +134,8 @@ pub struct HostFacts {
     pub readable_secrets: Vec<String>,
     pub certificates: Vec<Certificate>,
     pub disks: Vec<DiskFacts>,
+    /// What was set aside before data was rewound or cloned, the oldest first.
+    pub kept: Vec<KeptFacts>,
     pub postgres: Option<PostgresFacts>,
     /// What could not be looked at, and why.
     pub unknown: BTreeMap<String, String>,
@@ -164,6 +166,21 @@ pub struct DiskFacts {
     pub holds_wal: bool,
     pub total_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
+}
+
+/// Diverged WAL, or a whole data directory, beside the data directory of a member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeptFacts {
+    pub path: String,
+    pub what: String,
+    /// As far as it is known.
+    pub at: String,
+    pub timeline: Option<Timeline>,
+    pub from: Option<Lsn>,
+    pub to: Option<Lsn>,
+    pub bytes: Option<u64>,
+    pub why: String,
 }
 
 /// What PostgreSQL tells.

@@ -13,8 +13,9 @@ use super::command::{prepared, run};
 use super::control::ControlFile;
 use super::error::{Error, Trying};
 use super::files::{give_to, make_private_directory, names_in, sync_parent, write_durably};
-use super::set_aside::{stamp, stamped};
+use super::set_aside::{list_set_aside, stamp, stamped};
 use super::settings::{InstanceSettings, RunAs};
+use crate::doctor::KeptFacts;
 use crate::model::{Lsn, Position, Span, SystemId, Timeline};
 
 const MARK: &str = ".diverged-";
@@ -23,6 +24,8 @@ const ABOUT: &str = "about.json";
 const BYTES_MAX: u64 = 1 << 30;
 /// The copy leaves most of what is free to the rewind and to PostgreSQL.
 const SHARE_OF_FREE: u64 = 4;
+/// We keep fewer; somebody may have put more there.
+const KEPT_TOLD_MAX: usize = 50;
 /// Older ones go when another one is made.
 const AGE_MAX: Span = Span::from_secs(30 * 24 * 3600);
 
@@ -99,6 +102,35 @@ pub fn list_diverged(data_dir: &Path) -> io::Result<Vec<(PathBuf, Option<Diverge
     let kept = stamped(names_in(parent)?, &format!("{}{MARK}", name.to_string_lossy()));
     let read = |place: &Path| serde_json::from_slice(&fs::read(place.join(ABOUT)).ok()?).ok();
     Ok(kept.into_iter().map(|name| parent.join(name)).map(|place| (place.clone(), read(&place))).collect())
+}
+
+/// Diverged WAL and data directories that were set aside, the oldest of each kind first, as many of the newest as fit into an answer.
+pub fn list_kept(data_dir: &Path) -> io::Result<Vec<KeptFacts>> {
+    let diverged = list_diverged(data_dir)?.into_iter().map(|(place, about)| {
+        let path = place.display().to_string();
+        let Some(about) = about else {
+            return KeptFacts { path, what: "diverged WAL, not whole".to_owned(), ..KeptFacts::default() };
+        };
+        KeptFacts {
+            path,
+            what: "diverged WAL".to_owned(),
+            at: about.kept_at,
+            timeline: Some(about.timeline),
+            from: Some(about.from),
+            to: Some(about.to),
+            bytes: Some(about.bytes),
+            why: about.why,
+        }
+    });
+    let set_aside = list_set_aside(data_dir)?.into_iter().map(|place| {
+        let path = place.display().to_string();
+        let at = path.rsplit('-').next().unwrap_or_default().to_owned();
+        KeptFacts { path, what: "data directory".to_owned(), at, ..KeptFacts::default() }
+    });
+    let mut kept: Vec<KeptFacts> = diverged.chain(set_aside).collect();
+    let surplus = kept.len().saturating_sub(KEPT_TOLD_MAX);
+    kept.drain(..surplus);
+    Ok(kept)
 }
 
 /// How many records of which kind there are, in the words of pg_waldump.

@@ -120,7 +120,7 @@ async fn ask(access: &Access, member: &Member) -> Asked {
     (Ok(Box::new(account.present_view())), Some(clock), host(access, member).await)
 }
 
-async fn host(access: &Access, member: &Member) -> Result<HostFacts, Untold> {
+pub async fn host(access: &Access, member: &Member) -> Result<HostFacts, Untold> {
     let question = access.members.ask(member, Method::GET, Some("doctor"), None);
     let reply = timeout(PATIENCE, question).await.context("no answer in time").and_then(|reply| reply);
     let reply = reply.map_err(|error| Untold::Silent(format!("{error:#}")))?;
