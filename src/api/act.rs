@@ -198,26 +198,41 @@ async fn delete_switchover(api: &Api) -> Answer {
     }
 }
 
+/// Merged into the configuration that stands in the store: where that is another one than was last seen here, into that one.
 async fn patch_config(api: &Api, body: Option<&[u8]>, note: Note) -> Result<Answer, Answer> {
     let patch = object(body)?;
-    let standing = api.standing();
-    let present = standing.view.store.cluster.as_ref().and_then(|cluster| cluster.config.as_ref());
-    let Some((version, config)) =
-        present.and_then(|config| Some((config.version, config.value.as_object()?)))
-    else {
-        return Err(Answer::sentence(503, "the cluster has no valid configuration to change"));
-    };
-    let Some(merged) = merge(config, &patch) else { return Ok(Answer::json(200, config)) };
-    let config = Value::Object(merged.clone());
-    refuse_new_problems(&config, present.map(|present| &present.value))?;
-    let write = |reply| Command::WriteConfig { config, if_version: Some(version), note, reply };
-    match order(api, write).await {
-        Written::Done => Ok(Answer::json(200, &merged)),
-        Written::Conflict => Err(Answer::sentence(409, "the configuration has been changed meanwhile")),
-        Written::Unanswered => {
-            Err(Answer::sentence(503, "failed to write the configuration: no answer from the store"))
+    let mut standings = api.standings.clone();
+    let deadline = Instant::now() + SNAPSHOT_PATIENCE;
+    loop {
+        let standing = Arc::clone(&standings.borrow_and_update());
+        let present = standing.view.store.cluster.as_ref().and_then(|cluster| cluster.config.as_ref());
+        let Some((version, config)) =
+            present.and_then(|config| Some((config.version, config.value.as_object()?)))
+        else {
+            return Err(Answer::sentence(503, "the cluster has no valid configuration to change"));
+        };
+        let Some(merged) = merge(config, &patch) else { return Ok(Answer::json(200, config)) };
+        let config = Value::Object(merged.clone());
+        refuse_new_problems(&config, present.map(|present| &present.value))?;
+        let note = note.clone();
+        let write = |reply| Command::WriteConfig { config, if_version: Some(version), note, reply };
+        match order(api, write).await {
+            Written::Done => return Ok(Answer::json(200, &merged)),
+            Written::Conflict => {}
+            Written::Unanswered => {
+                let sentence = "failed to write the configuration: no answer from the store";
+                return Err(Answer::sentence(503, sentence));
+            }
+        }
+        let is_other = |standing: &Arc<Standing>| config_version(standing) != Some(version);
+        if !matches!(timeout_at(deadline, standings.wait_for(is_other)).await, Ok(Ok(_))) {
+            return Err(Answer::sentence(409, "the configuration has been changed meanwhile"));
         }
     }
+}
+
+fn config_version(standing: &Standing) -> Option<i64> {
+    Some(standing.view.cluster()?.config.as_ref()?.version)
 }
 
 async fn put_config(api: &Api, body: Option<&[u8]>, note: Note) -> Result<Answer, Answer> {

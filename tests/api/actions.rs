@@ -163,3 +163,26 @@ async fn a_setting_that_is_newly_wrong_is_refused_and_an_old_one_is_in_nobodys_w
     assert_eq!(answer.0, 200, "{}", answer.1);
     server.end().await;
 }
+
+#[tokio::test]
+async fn a_patch_goes_on_top_of_what_somebody_else_has_just_written() {
+    let mut server = Server::plain(standby()).await;
+    let patch = say(server.address, Method::PATCH, "/config", json!({"ttl": 20}));
+    let (answer, ()) = tokio::join!(patch, async {
+        for (version, outcome) in [(3, Written::Conflict), (4, Written::Done)] {
+            let Some(Command::WriteConfig { config, if_version, reply, .. }) = server.command().await else {
+                panic!("the wrong command");
+            };
+            assert_eq!((if_version, &config["ttl"]), (Some(version), &json!(20)));
+            reply.send(outcome).expect("somebody waits for the reply");
+            // The snapshot comes later than the refusal.
+            server.standings.send_modify(|standing| {
+                let cluster = Arc::make_mut(standing).view.store.cluster.as_mut().expect("a snapshot");
+                let value = json!({"loop_wait": 7, "ttl": 30});
+                cluster.config = Some(Versioned { value, version: 4 });
+            });
+        }
+    });
+    assert_eq!(answer, (200, r#"{"loop_wait": 7, "ttl": 20}"#.to_owned()));
+    server.end().await;
+}
