@@ -75,7 +75,9 @@ pub async fn lost(access: &Access, arguments: &LostArguments) -> Result<()> {
                 kept.extend(its);
             }
             Err(Untold::NotOurs) => warn(format!("nothing from {}: it is run by Patroni", member.name)),
-            Err(Untold::Silent(why) | Untold::Older(why)) => warn(format!("nothing from {}: {why}", member.name)),
+            Err(Untold::Silent(why) | Untold::Older(why)) => {
+                warn(format!("nothing from {}: {why}", member.name));
+            }
         }
     }
     print(&table(&kept, Some(&owners)).render(arguments.format, "\t"))
@@ -158,6 +160,9 @@ mod tests {
         );
         let owners = ["turku".to_owned(), "oulu".to_owned()];
         let told = table(&kept, Some(&owners)).render(Format::Tsv, "\t");
-        assert!(told.starts_with("Member\t") && told.contains("\noulu\t20261120T051200Z\tdata directory"), "{told}");
+        assert!(
+            told.starts_with("Member\t") && told.contains("\noulu\t20261120T051200Z\tdata directory"),
+            "{told}"
+        );
     }
 }

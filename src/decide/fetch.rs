@@ -1,9 +1,11 @@
 //! A member that an operator has named need not be the one with the most WAL. What another standby has more of it receives first, so that naming
 //! it costs no commit that is still there.
 
-use super::race::{YIELD, standing};
 use super::Choice;
-use crate::model::{Cluster, Job, MemberRole, MemberState, Position, Reason, Rule, Running, Serving, Span, View};
+use super::race::{YIELD, standing};
+use crate::model::{
+    Cluster, Job, MemberRole, MemberState, Position, Reason, Rule, Running, Serving, Span, View,
+};
 
 /// Where nothing has come for so long nothing will: an operator who names somebody waits for an answer.
 const QUIET: Span = Span::from_secs(3);

@@ -130,7 +130,8 @@ async fn a_quorum_has_every_commit(lab: &mut Lab) {
     let (takes, _) = foreseen(lab, proved).await;
     comes_true(lab, leader, &takes).await;
     set(lab, "synchronous_mode=null");
-    let off = async || (!lab.nodes[0].request("GET", "/cluster", "")?.1.contains("quorum_standby")).then_some(());
+    let off =
+        async || (!lab.nodes[0].request("GET", "/cluster", "")?.1.contains("quorum_standby")).then_some(());
     wait_for("asynchronous standbys", off).await;
 }
 
@@ -143,6 +144,7 @@ async fn the_others_consent_without_the_store(lab: &mut Lab) {
         (status == 200 && lab.nodes.iter().all(|node| told.contains(&node.name))).then_some(())
     })
     .await;
-    let (takes, _) = foreseen(lab, |told| told["takes"].as_array().is_some_and(|takes| takes.len() == 2)).await;
+    let (takes, _) =
+        foreseen(lab, |told| told["takes"].as_array().is_some_and(|takes| takes.len() == 2)).await;
     comes_true(lab, leader, &takes).await;
 }
