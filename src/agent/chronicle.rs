@@ -11,15 +11,13 @@ use crate::recorder::Recorder;
 use crate::recorder::timeline::tell;
 use crate::store::Store;
 
-/// The recorder has written down by then what the others' first reactions were, too.
+/// The recorder has written down by then how the promotion ended.
 const SETTLED: Span = Span::from_secs(3);
 /// What could not be written is tried again after this, so often.
 const RETRY: Span = Span::from_secs(5);
 const ATTEMPTS: u32 = 12;
-/// Of the ring. A change of the leader is made of a few dozen entries.
-const BYTES_MAX: usize = 1 << 20;
-/// What is older has nothing to do with it.
-const BEFORE: Span = Span::from_secs(600);
+/// More than the ring holds: who led before may have been long ago.
+const BYTES_MAX: usize = 8 << 20;
 
 /// Works until the loop ends.
 pub async fn write_down(
@@ -58,7 +56,10 @@ async fn keep_trying(
     within: Duration,
 ) {
     // A ring that was lost, or has gone round since, tells nothing.
-    let Some(succession) = succession(recorder, me, timeline) else { return };
+    let (ring, to) = (recorder.clone(), me.clone());
+    // A full ring takes its time, and the loop's threads have other things to do.
+    let told = tokio::task::spawn_blocking(move || succession(&ring, &to, timeline)).await;
+    let Ok(Some(succession)) = told else { return };
     for _ in 0..ATTEMPTS {
         match store.note_succession(me, term, &succession, within).await {
             Ok(()) => return,
@@ -69,8 +70,7 @@ async fn keep_trying(
 }
 
 fn succession(recorder: &Recorder, me: &MemberName, timeline: Timeline) -> Option<Succession> {
-    let since = clock::wall_ms().saturating_sub(BEFORE.as_ms());
-    let page = recorder.page(since, 0, false, BYTES_MAX);
+    let page = recorder.page(0, 0, false, BYTES_MAX);
     let entries: Vec<Entry> = page.entries.iter().filter_map(|entry| Entry::read(entry).ok()).collect();
     let story = tell(entries, &clock::text_of);
     let change = story.changes.iter().rev().find(|change| change.timeline == timeline && change.to == *me)?;

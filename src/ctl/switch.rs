@@ -222,16 +222,17 @@ async fn carry_out(access: &Access, cluster: Cluster, wish: &Wish) -> Result<()>
     }
 }
 
-/// Now, from whoever leads. Without a candidate the members choose.
+/// Now. Without a candidate the members choose; where `leader` does not lead any more it is refused.
 pub async fn hand_over(
     access: &Access,
     cluster: &Cluster,
+    leader: &str,
     candidate: Option<String>,
-    reason: Option<String>,
+    reason: &str,
 ) -> Result<Reply> {
-    let (action, leader) = (Action::Switchover, cluster.leader.clone());
-    let wish = Wish { action, leader, candidate, schedule: None, reason };
-    ask(access, cluster, &wish).await
+    let (leader, reason) = (Some(leader.to_owned()), Some(reason.to_owned()));
+    ask(access, cluster, &Wish { action: Action::Switchover, leader, candidate, schedule: None, reason })
+        .await
 }
 
 async fn ask(access: &Access, cluster: &Cluster, wish: &Wish) -> Result<Reply> {

@@ -140,9 +140,7 @@ async fn ended(acting: Option<&mut Acting<'_>>) -> (Act, Result<Reply>) {
 async fn carry_out(access: &Access, cluster: Cluster, act: Act) -> (Act, Result<Reply>) {
     let reason = Some(REASON);
     let reply = match &act {
-        Act::Switchover(to) => {
-            switch::hand_over(access, &cluster, to.clone(), reason.map(str::to_owned)).await
-        }
+        Act::Switchover { from, to } => switch::hand_over(access, &cluster, from, to.clone(), REASON).await,
         Act::Pause => pause::ask(access, &cluster, true, reason, &mut |_, _| {}).await,
         Act::Resume => pause::ask(access, &cluster, false, reason, &mut |_, _| {}).await,
         Act::Restart(name) => ask_one(access, &cluster, name, "restart", Document::Map(Vec::new())).await,

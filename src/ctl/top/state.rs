@@ -37,8 +37,11 @@ pub struct Dialog {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// To somebody, or to whom the members choose.
-    Switchover(Option<String>),
+    /// From who led when it was asked, to somebody or to whom the members choose.
+    Switchover {
+        from: String,
+        to: Option<String>,
+    },
     Pause,
     Resume,
     Restart(String),
@@ -56,8 +59,8 @@ pub enum Answer {
 impl Act {
     pub fn shown(&self) -> String {
         match self {
-            Act::Switchover(Some(to)) => format!("switchover to {to}"),
-            Act::Switchover(None) => "switchover".to_owned(),
+            Act::Switchover { to: Some(to), .. } => format!("switchover to {to}"),
+            Act::Switchover { to: None, .. } => "switchover".to_owned(),
             Act::Pause => "pause".to_owned(),
             Act::Resume => "resume".to_owned(),
             Act::Restart(name) => format!("restart of {name}"),
@@ -165,7 +168,7 @@ impl Screen {
             "Hand over from {} to {whom}? Clients of {} are disconnected, and writes wait for the new leader.",
             leader.name, leader.name
         );
-        Ok(Dialog { act: Act::Switchover(to), question })
+        Ok(Dialog { act: Act::Switchover { from: leader.name.clone(), to }, question })
     }
 
     fn pause_or_resume(&self) -> Dialog {
@@ -268,7 +271,10 @@ mod tests {
         press(&mut screen, "s");
         assert_eq!(press(&mut screen, "q"), [Answer::Nothing]);
         press(&mut screen, "s");
-        assert_eq!(press(&mut screen, "y"), [Answer::Do(Act::Switchover(Some("b".into())))]);
+        assert_eq!(
+            press(&mut screen, "y"),
+            [Answer::Do(Act::Switchover { from: "a".into(), to: Some("b".into()) })]
+        );
         assert_eq!(press(&mut screen, "q"), [Answer::Quit]);
     }
 
@@ -297,7 +303,7 @@ mod tests {
             let mut screen = screen(keys);
             assert_eq!(press(&mut screen, letters).pop(), Some(Answer::Do(wanted)), "{letters}");
         };
-        check(&[], "sy", Act::Switchover(None));
+        check(&[], "sy", Act::Switchover { from: "a".into(), to: None });
         check(&[], "py", Act::Pause);
         check(&[("config", r#"{"pause":true}"#)], "pY", Act::Resume);
         check(&[], "ry", Act::Restart("a".into()));
