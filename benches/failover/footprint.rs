@@ -10,8 +10,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 use tenure::clock;
 use tenure::model::Span;
 
-use crate::stage::{Plan, Stage, System, eventually, to_seconds};
-use crate::support::lab::in_lab;
+use crate::stage::{Plan, Stage, System, eventually, in_lab, to_seconds};
 use crate::support::rest;
 
 const CALLERS: usize = 2;

@@ -1,22 +1,26 @@
 //! The cost of faults, as clients see it: Tenure and Patroni in turn, on the same machines, with the same PostgreSQL, store,
 //! clients and faults. `make bench`; what is measured and how: docs/benchmarks.md.
 
+mod chart;
 mod clients;
 mod faults;
 mod footprint;
+mod grown;
+mod growth;
+mod herd;
 mod measure;
 mod report;
 mod stage;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
 use faults::Fault;
+use herd::Size;
 use measure::Outcome;
 use stage::{Plan, Routing, System, Timing};
 use support::netns;
@@ -55,6 +59,17 @@ struct Arguments {
     /// How many seconds an idle agent is watched
     #[arg(long, default_value_t = 60)]
     idle: u64,
+    /// Measure only what one store carries: up to a thousand clusters, and clusters of up to thirty members; half an hour
+    #[arg(long)]
+    growth: bool,
+    /// Only this size of `--growth`; may be repeated
+    #[arg(long, value_name = "CLUSTERSxMEMBERS", requires = "growth")]
+    size: Vec<Size>,
+    /// What `--growth` starts beside the cluster that it measures
+    #[arg(long, hide = true, value_name = "CLUSTERSxMEMBERS", requires = "herd_store")]
+    herd: Option<Size>,
+    #[arg(long, hide = true, value_delimiter = ',')]
+    herd_store: Vec<String>,
     /// Where the results go: failover.json and failover.svg
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -65,6 +80,15 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let (Some(size), Some(system)) = (arguments.herd, arguments.system.first()) {
+        return match herd::run(*system, size, arguments.tenure_ttl, &arguments.herd_store) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let patroni = stage::patroni_program();
     if !netns::available() || !support::haproxy::installed() {
         eprintln!("error: root, ip, nft and haproxy are needed");
@@ -95,14 +119,23 @@ fn main() -> ExitCode {
             .collect();
         return written(&report::footprint(&arguments.out, &settings, &outcomes));
     }
+    if arguments.growth {
+        let measure = |size: Size, system: System| {
+            let found = growth::measure(&plan, system, size);
+            println!("{}", grown::line(system, size, found.as_ref()));
+            (system, size, found)
+        };
+        let one = |size: &Size| systems.iter().map(|system| measure(*size, *system)).collect::<Vec<_>>();
+        let found: Vec<_> = chosen(&arguments.size, &growth::SIZES).iter().flat_map(one).collect();
+        return written(&grown::write(&arguments.out, &settings, &found));
+    }
     let faults = chosen(&arguments.fault, Fault::value_variants());
     let mut outcomes: Vec<Outcome> = Vec::new();
     for repetition in 0..arguments.repetitions {
         for fault in &faults {
             for system in &systems {
                 let of = (repetition, arguments.repetitions);
-                let run = catch_unwind(AssertUnwindSafe(|| measure::run(&plan, *system, *fault, of)));
-                let Ok(Some(outcome)) = run else {
+                let Some(outcome) = measure::run(&plan, *system, *fault, of) else {
                     eprintln!("{} under {}: failed, and not counted; see above", fault.name(), system.name());
                     outcomes.push(Outcome::failed(*system, *fault));
                     continue;

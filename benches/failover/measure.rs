@@ -5,8 +5,10 @@ use tenure::model::{Moment, Span};
 
 use crate::clients::{Ledger, Row, Way, Writer, connect, longest_gap, two_primaries};
 use crate::faults::Fault;
-use crate::stage::{Plan, Stage, System, at, direct, eventually, seconds_since, through_haproxy, to_seconds};
-use crate::support::lab::{Lab, in_lab};
+use crate::stage::{
+    Plan, Stage, System, at, direct, eventually, in_lab, seconds_since, through_haproxy, to_seconds,
+};
+use crate::support::lab::Lab;
 
 /// Clients on each way.
 pub const CLIENTS: usize = 2;
@@ -68,35 +70,35 @@ pub fn run(plan: &Plan, system: System, fault: Fault, of: (u32, u32)) -> Option<
     in_lab(&plan.setup(), async |lab| {
         // What an agent complains of under faults is not what is measured here.
         lab.expected.push("");
-        outcome = on_stage(lab, plan, system, fault, of).await;
+        let Some(mut stage) = Stage::open(lab, plan, system).await else { return };
+        outcome = on_stage(&mut stage, plan, fault, of).await;
     });
     outcome
 }
 
-async fn on_stage(
-    lab: &mut Lab,
+/// The same on a cluster that is there already.
+pub async fn on_stage(
+    stage: &mut Stage<'_>,
     plan: &Plan,
-    system: System,
     fault: Fault,
     (repetition, repetitions): (u32, u32),
 ) -> Option<Outcome> {
-    let mut stage = Stage::open(lab, plan, system).await?;
     let leader = stage.healthy().await?;
     let ledger = Ledger::default();
-    let writers = begin(&stage, leader, &ledger).await?;
+    let writers = begin(stage, leader, &ledger).await?;
     // The repetitions lie at different moments of the agents' loop.
     let loop_wait = Span::from_secs(u64::from(plan.timing(stage.system()).loop_wait));
     clock::pause(loop_wait.scaled(u64::from(repetition), u64::from(repetitions))).await;
 
     let (began, began_at) = (clock::now(), clock::wall());
-    let touched = fault.inject(&mut stage, leader).await;
+    let touched = fault.inject(stage, leader).await;
     if let Some(lasts) = fault.lasts(Span::from_secs(plan.hold_s)) {
         clock::pause(lasts.minus(clock::now().since(began))).await;
-        fault.undo(&mut stage, leader, &touched).await;
+        fault.undo(stage, leader, &touched).await;
         steady(&ledger, began).await?;
     } else {
         steady(&ledger, began).await?;
-        fault.undo(&mut stage, leader, &touched).await;
+        fault.undo(stage, leader, &touched).await;
     }
     let undone = clock::now();
     let leads_now = stage.healthy().await?;
@@ -122,7 +124,7 @@ async fn on_stage(
         whole_s,
         rows: everything.len(),
         stages: stages(stage.lab, began_at, to_seconds(until_rows.since(began))),
-        ..Outcome::failed(system, fault)
+        ..Outcome::failed(stage.system(), fault)
     })
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::chart::{BOTH, Bar, Row, bars};
 use crate::clients::{PROBE_PAUSE, RECONNECT_PAUSE, ROW_PATIENCE, ROW_PAUSE};
 use crate::footprint::Footprint;
 use crate::measure::{CLIENTS, Outcome, WATCHED};
@@ -221,51 +222,19 @@ pub fn footprint(
     Ok(out.display().to_string())
 }
 
-const LEFT: f64 = 150.0;
-const WIDTH: f64 = 760.0;
-const ROW: f64 = 46.0;
-const TOP: f64 = 56.0;
-
 /// Two bars for each fault: the median gap through HAProxy, with a line up to the worst.
 fn chart(outcomes: &[Outcome]) -> String {
-    let faults = faults(outcomes);
-    let worst = outcomes.iter().map(|outcome| outcome.gap_proxy_s).fold(1.0, f64::max);
-    let height = TOP + ROW * f64::from(u32::try_from(faults.len()).unwrap_or(u32::MAX)) + 20.0;
-    let scale = (WIDTH - LEFT - 110.0) / worst;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"13\">
-<rect width=\"100%\" height=\"100%\" fill=\"white\"/>
-<text x=\"10\" y=\"22\" font-size=\"15\">Seconds without an acknowledged write, through HAProxy</text>
-<text x=\"10\" y=\"40\" fill=\"#555\">median; thin line: worst; shorter is better</text>
-"
-    );
-    let mut y = TOP;
-    for fault in faults {
-        let _ = writeln!(
-            svg,
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{fault}</text>",
-            LEFT - 10.0,
-            y + 22.0
-        );
-        for (system, colour, shift) in [(System::Tenure, "#1b7f5c", 2.0), (System::Patroni, "#b0b7c3", 20.0)]
-        {
+    let rows = faults(outcomes).into_iter().map(|fault| {
+        let bar = |system: System| {
             let runs = of(outcomes, system.name(), fault);
-            let Some((median, worst)) = median(runs.iter().map(|outcome| outcome.gap_proxy_s)) else {
-                continue;
-            };
-            let (top, long, farthest) = (y + shift, (median * scale).max(1.0), LEFT + worst * scale);
-            let _ = writeln!(
-                svg,
-                "<rect x=\"{LEFT}\" y=\"{top}\" width=\"{long:.1}\" height=\"15\" fill=\"{colour}\"/>
-<line x1=\"{LEFT}\" x2=\"{farthest:.1}\" y1=\"{middle}\" y2=\"{middle}\" stroke=\"black\" stroke-width=\"1\"/>
-<text x=\"{:.1}\" y=\"{}\">{median:.2} {}</text>",
-                farthest + 6.0,
-                top + 12.0,
-                system.name(),
-                middle = top + 7.5,
-            );
-        }
-        y += ROW;
-    }
-    svg + "</svg>\n"
+            let (middle, worst) = median(runs.iter().map(|outcome| outcome.gap_proxy_s))?;
+            Some(Bar { system, length: middle, worst })
+        };
+        Row { label: fault.to_owned(), bars: BOTH.into_iter().filter_map(bar).collect() }
+    });
+    bars(
+        "Seconds without an acknowledged write, through HAProxy",
+        "median; thin line: worst; shorter is better",
+        &rows.collect::<Vec<_>>(),
+    )
 }

@@ -13,7 +13,7 @@ use tenure::clock;
 use tenure::model::{Moment, Span};
 
 use crate::support::haproxy::Haproxy;
-use crate::support::lab::{Lab, Node, PASSWORD, Setup};
+use crate::support::lab::{self, Lab, Node, PASSWORD, Setup};
 use crate::support::rest;
 use crate::support::store_server::StoreServer;
 
@@ -119,6 +119,16 @@ impl Plan {
 pub fn patroni_program() -> Option<PathBuf> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/patroni").canonicalize().ok()?;
     Some(home.join("bin/patroni")).filter(|path| path.exists())
+}
+
+/// A lab that a thread of its own enters: a lab ends with everybody who lives in it, and a process lives where its first thread does.
+/// What is wrong there has been printed when this returns.
+pub fn in_lab(setup: &Setup, run: impl AsyncFnOnce(&mut Lab) + Send) {
+    std::thread::scope(|threads| {
+        let there = threads.spawn(|| lab::in_lab(setup, run));
+        // The one word to come would be that it panicked.
+        let _ = there.join();
+    });
 }
 
 /// Waits, for as long as a broken system may need. None: it does not come.
