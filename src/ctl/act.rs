@@ -1,12 +1,12 @@
 //! What is asked of single members: `reload`, `restart`, `reinit` and `flush`.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use hyper::Method;
 use tokio::time::{Instant, timeout_at};
 
 use super::access::Access;
 use super::cluster::{Cluster, Member, Role};
-use super::console::{confirm, echo, print, prompt, warn};
+use super::console::{confirm, echo, hinted, print, prompt, warn};
 use super::document::Document;
 use super::members::{self, Shape};
 use super::rest::Reply;
@@ -361,7 +361,7 @@ async fn choose(cluster: &Cluster, choice: &Choice<'_>) -> Result<Vec<Member>> {
     if !choice.names.is_empty() {
         candidates.retain(|member| choice.names.contains(&member.name));
         if candidates.is_empty() {
-            bail!("No {} among provided members", choice.role_shown);
+            return Err(nobody_among_named(cluster, choice));
         }
         return Ok(candidates);
     }
@@ -378,6 +378,18 @@ async fn choose(cluster: &Cluster, choice: &Choice<'_>) -> Result<Vec<Member>> {
         bail!("{name} is not a member of cluster");
     }
     Ok(candidates)
+}
+
+fn nobody_among_named(cluster: &Cluster, choice: &Choice<'_>) -> anyhow::Error {
+    let message = format!("No {} among provided members", choice.role_shown);
+    let leader = cluster.leader.as_ref().filter(|leader| choice.names.contains(leader));
+    match (leader, choice.action) {
+        (Some(leader), "reinitialize") => {
+            let first = format!("tenurectl switchover {} --leader {leader}", cluster.scope);
+            hinted(message, format!("{leader} is the leader; somebody else has to lead first: {first}"))
+        }
+        (Some(_) | None, _) => anyhow!(message),
+    }
 }
 
 async fn confirm_now(chosen: &[Member], choice: &Choice<'_>) -> Result<()> {

@@ -263,15 +263,16 @@ fn render_lines(lines: &[String]) -> String {
 fn clean_auto_conf(settings: &InstanceSettings) -> Result<bool, Error> {
     let path = settings.data_dir.join("postgresql.auto.conf");
     let Ok(present) = fs::read_to_string(&path) else { return Ok(false) };
-    let kept = without_recovery_parameters(&present);
+    let kept = without_overrides(&present, &settings.recovery_conf);
     if kept == present {
         return Ok(false);
     }
     write_if_changed(&path, &kept, file_mode_in(&settings.data_dir), settings.identity()?)
 }
 
-fn without_recovery_parameters(text: &str) -> String {
-    without(text, is_recovery_parameter)
+/// A tool that has restored a backup leaves its `restore_command` there as well: that of the cluster that the backup is of.
+fn without_overrides(text: &str, recovery_conf: &BTreeMap<String, String>) -> String {
+    without(text, |name| is_recovery_parameter(name) || recovery_conf.contains_key(name))
 }
 
 pub(super) fn without_parameter(text: &str, name: &str) -> String {
@@ -428,7 +429,11 @@ recovery_target_xid = ''
         let text = render(&settings, &BTreeMap::new(), &Recovery::Standby { upstream: None }, 15);
         assert!(text.contains("restore_command = 'cp'\n") && text.contains("recovery_target_time = ''\n"));
         let auto = "# x\nprimary_conninfo = 'host=a'\nwork_mem = '1MB'\nrecovery_target_timeline='3'\n";
-        assert_eq!(without_recovery_parameters(auto), "# x\nwork_mem = '1MB'\n");
+        let left = format!("{auto}restore_command = 'of another cluster'\n");
+        assert_eq!(without_overrides(&left, &settings.recovery_conf), "# x\nwork_mem = '1MB'\n");
+        assert!(
+            without_overrides(&left, &BTreeMap::new()).ends_with("restore_command = 'of another cluster'\n")
+        );
     }
 
     #[test]

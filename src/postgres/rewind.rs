@@ -1,7 +1,7 @@
 //! Bringing a directory that went its own way back onto another member's lineage, by pg_rewind.
 
 use super::command::{run, run_well, run_with_input};
-use super::config_files::keep_files;
+use super::config_files::{Recovery, configure, keep_files};
 use super::conninfo;
 use super::control::read_control_data;
 use super::diverged::{keep_diverged, point_of_divergence};
@@ -27,6 +27,12 @@ pub async fn rewind_from(settings: &InstanceSettings, source: &Address, patience
     sweep(settings).await?;
     let programs = Programs::of(settings).await?;
     recover_alone(settings, &programs, patience).await?;
+    if restores_wal(settings) {
+        // pg_rewind reads from this directory's own file where WAL that is missing here comes from. A primary's does not say it.
+        let floors = read_control_data(settings, &programs, patience).await?.floors;
+        let recovery = Recovery::Standby { upstream: Some(source.clone()) };
+        configure(settings, &programs, &recovery, Some(&floors)).await?;
+    }
 
     let passfile = PassFile::write(settings, "rewind", source, settings.rewind_login())?;
     let rewind = Rewind { settings, programs: &programs, source, passfile: &passfile };
@@ -69,18 +75,22 @@ impl Rewind<'_> {
         command.arg("-D").arg(&settings.data_dir).arg(format!("--source-server={source}"));
         command.env("PGPASSFILE", self.passfile.path()).env("PGOPTIONS", "-c statement_timeout=0");
         let config_elsewhere = settings.config_is_elsewhere();
-        let restores = settings.parameters.contains_key("restore_command")
-            || settings.recovery_conf.contains_key("restore_command");
         if config_elsewhere && 15 <= self.programs.major {
             let file = settings.config_file();
             command.arg(format!("--config-file={}", file.display()));
         }
-        if restores && (15 <= self.programs.major || !config_elsewhere) {
+        if restores_wal(settings) && (15 <= self.programs.major || !config_elsewhere) {
             command.arg("--restore-target-wal");
         }
         command.args(more);
         Ok(command)
     }
+}
+
+fn restores_wal(settings: &InstanceSettings) -> bool {
+    [&settings.parameters, &settings.recovery_conf]
+        .into_iter()
+        .any(|place| place.contains_key("restore_command"))
 }
 
 /// A server that crashed has to finish its recovery before it can be compared, without anybody to talk to. This is

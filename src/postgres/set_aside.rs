@@ -67,20 +67,14 @@ fn move_aside(data_dir: &Path, stamp: &str, owner: Option<RunAs>) -> Result<Path
     if beside.exists() {
         return Err(Error::failed(what(), format!("{} is there already", beside.display())));
     }
-    if is_mount_point(data_dir).trying(what)? {
-        return move_inside(data_dir, stamp, owner);
+    match fs::rename(data_dir, &beside) {
+        // A mount point, be it of another disk or of another directory of this one.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => move_inside(data_dir, stamp, owner),
+        renamed => {
+            renamed.and_then(|()| sync_parent(data_dir)).trying(what)?;
+            Ok(beside)
+        }
     }
-    let rename = || -> io::Result<()> {
-        fs::rename(data_dir, &beside)?;
-        sync_parent(data_dir)
-    };
-    rename().trying(what)?;
-    Ok(beside)
-}
-
-fn is_mount_point(directory: &Path) -> io::Result<bool> {
-    let parent = directory.parent().unwrap_or(directory);
-    Ok(fs::metadata(directory)?.dev() != fs::metadata(parent)?.dev())
 }
 
 fn move_inside(data_dir: &Path, stamp: &str, owner: Option<RunAs>) -> Result<PathBuf, Error> {

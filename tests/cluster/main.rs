@@ -1,10 +1,12 @@
 //! Whole nodes as real processes, and what a client sees when they fail. See `support::lab`.
 
+mod backup;
 mod customs;
 mod failsafe;
 mod fencing;
 mod liveness;
 mod page;
+mod replicas;
 mod rest;
 mod service;
 mod soak;

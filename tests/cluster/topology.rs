@@ -7,13 +7,13 @@ use super::others;
 use super::support::lab::{Lab, Setup, in_lab};
 use super::support::wait_for;
 
-fn change(lab: &Lab, node: usize, settings: &Value) {
+pub fn change(lab: &Lab, node: usize, settings: &Value) {
     let (code, text) = lab.nodes[node].request("PATCH", "/config", &settings.to_string()).expect("an answer");
     assert_eq!(code, 200, "{text}");
 }
 
 /// Changes a node's file before its agent starts.
-fn configure(lab: &Lab, node: usize, changes: &[(&str, &str)]) {
+pub fn configure(lab: &Lab, node: usize, changes: &[(&str, &str)]) {
     let path = lab.nodes[node].dir.join("tenure.yml");
     let mut text = std::fs::read_to_string(&path).expect("our own file");
     for (from, to) in changes {
@@ -23,7 +23,7 @@ fn configure(lab: &Lab, node: usize, changes: &[(&str, &str)]) {
     std::fs::write(&path, text).expect("our own file");
 }
 
-async fn one(client: &Client, query: &str) -> String {
+pub async fn one(client: &Client, query: &str) -> String {
     let rows = client.simple_query(query).await.expect("an answer");
     let found = rows.iter().find_map(|message| match message {
         tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
@@ -33,7 +33,7 @@ async fn one(client: &Client, query: &str) -> String {
 }
 
 /// The query gives that text, sooner or later, whatever becomes of connections meanwhile.
-async fn until(lab: &Lab, node: usize, query: &str, wanted: &str) {
+pub async fn until(lab: &Lab, node: usize, query: &str, wanted: &str) {
     let name = &lab.nodes[node].name;
     wait_for(&format!("{wanted:?} from {name} for {query}"), async || {
         let client = lab.client(node).await;

@@ -76,6 +76,9 @@ async fn restart_reload_reinit(lab: &Lab) {
         &["reload", "lab", "--force"],
         "Reload request received for member node2 and will be processed within 1 seconds",
     );
+    let refused = ours(lab, &["reinit", "lab", &name(lab, leader), "--force"], "");
+    let hint = format!("hint: {} is the leader; somebody else has to lead first: ", name(lab, leader));
+    assert!(refused.code == 1 && refused.stderr.contains(&hint), "{refused:#?}");
     let text = succeeds(
         lab,
         &["reinit", "lab", &replica, "--force", "--wait"],

@@ -1,6 +1,7 @@
 //! What is set aside, and what is left of work that did not end.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use tenure::model::{Postgres, Unfinished};
 use tenure::postgres::{Gauge, clone_from, set_aside, start_standby, stop_orderly};
@@ -20,6 +21,37 @@ async fn a_directory_is_set_aside_whole_and_makes_room_for_a_clone() {
         start_standby(&oulu.settings, Some(turku.address().clone()), PATIENCE).await.expect("started");
         oulu.until_streaming().await;
     }
+}
+
+/// Goes when the test ends, however it ends.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// No disk begins there, so that only the kernel knows that the directory cannot be renamed.
+#[tokio::test]
+async fn a_directory_of_the_same_disk_that_is_mounted_in_its_place_keeps_its_contents_inside() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not run: mounting needs root");
+        return;
+    }
+    let mut node = Instance::new(&bin_dirs()[0], "turku");
+    let data_dir = node.settings.data_dir.clone();
+    let elsewhere = data_dir.with_file_name("elsewhere");
+    for directory in [&data_dir, &elsewhere] {
+        std::fs::create_dir(directory).expect("our own directory");
+    }
+    std::fs::write(elsewhere.join("PG_VERSION"), "15\n").expect("our own directory");
+    let mounted = Command::new("mount").arg("--bind").arg(&elsewhere).arg(&data_dir).status();
+    assert!(mounted.expect("mount is installed").success());
+    let _mounted = Mounted(data_dir.clone());
+    let kept = set_aside(&node.settings).await.expect("set aside").expect("something was there");
+    assert!(kept.starts_with(&data_dir) && kept.join("PG_VERSION").is_file(), "{}", kept.display());
+    assert_eq!(node.look().await.postgres, Postgres::Empty);
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Whole nodes as real processes: etcd, `tenured` with its guardian and PostgreSQL, each machine in a network namespace of
 //! its own. Faults by signal and by cutting the cable.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::{Signal, kill};
@@ -241,6 +242,15 @@ impl Node {
         command.current_dir(&self.dir).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.agent = Some(command.spawn().expect("ip and setpriv are installed"));
+    }
+
+    /// A command of PostgreSQL's user on this machine, which may take a minute.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.machine.command("timeout");
+        command.args(["--kill-after=5", "60", "setpriv"]);
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+        command.arg(program).current_dir("/").stdin(Stdio::null());
+        command
     }
 
     /// The agent's own process: `ip netns exec` and `setpriv` replace themselves with it.

@@ -57,6 +57,22 @@ impl Namespace {
         run(&["ip", "netns", "exec", &self.name, "nft", "delete table inet cut"]);
     }
 
+    /// What the server on this port sends to those addresses vanishes; everything else arrives.
+    pub fn withhold(&self, port: u16, from: &[&str]) {
+        let rule = format!(
+            "add table inet withheld; \
+             add chain inet withheld out {{ type filter hook output priority 0; }}; \
+             add rule inet withheld out tcp sport {port} ip daddr {{ {} }} drop",
+            from.join(", ")
+        );
+        run(&["ip", "netns", "exec", &self.name, "nft", &rule]);
+    }
+
+    /// It arrives again.
+    pub fn release(&self) {
+        run(&["ip", "netns", "exec", &self.name, "nft", "delete table inet withheld"]);
+    }
+
     /// Everybody who lives here.
     pub fn pids(&self) -> Vec<Pid> {
         pids(&self.name)
