@@ -3,6 +3,7 @@
 mod customs;
 mod failsafe;
 mod fencing;
+mod gate;
 mod liveness;
 mod page;
 mod rest;
