@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test owns its tasks, and gives up after a while")]
 
+#[path = "postgres/gate.rs"]
+mod gate;
 #[path = "postgres/remains.rs"]
 mod remains;
 #[path = "postgres/slots.rs"]

@@ -359,7 +359,8 @@ impl Office {
             | Job::StopAtOnce
             | Job::SetAside
             | Job::Checkpoint
-            | Job::Synchronize { .. } => None,
+            | Job::Synchronize { .. }
+            | Job::OpenGate => None,
         }
     }
 
@@ -425,6 +426,8 @@ fn tell(view: &View, reason: &Reason) {
     let takeover = view.memory.takeover.filter(|_| reason.rule == Rule::LeaderPromotes);
     let loss = takeover.map(|takeover| takeover.loss);
     let cost = loss.map(|loss| format!("; lost: {}", loss.told(wall_clock()))).unwrap_or_default();
+    let gate = view.memory.sync.gate.filter(|_| reason.rule == Rule::GateOpens);
+    let waited = gate.map(|gate| gate.waited(view.now)).unwrap_or_default();
     macro_rules! say {
         ($level:expr) => {
             tracing::event!(
@@ -438,7 +441,9 @@ fn tell(view: &View, reason: &Reason) {
                 loss_ms_max = loss.and_then(|loss| loss.span_max()).map(Span::as_ms),
                 loss_bytes_max = loss.and_then(|loss| loss.bytes_max()).map(|bytes| bytes.0),
                 loss_bytes_known = loss.and_then(|loss| loss.bytes_known()).map(|bytes| bytes.0),
-                "{reason}{cost}"
+                gate_ms = gate.map(|gate| view.now.since(gate.since).as_ms()),
+                gate_bytes = gate.map(|gate| gate.lacked),
+                "{reason}{cost}{waited}"
             )
         };
     }

@@ -213,6 +213,9 @@ fn status(view: &View, plan: &Plan, told: &Facts) -> String {
     if let Some(kept) = intents.and_then(|intents| intents.value.members.get(&view.me)) {
         facts.push(format!("{} {}", kept.kind.word(), kept.intent));
     }
+    if view.postgres.running().is_some_and(Running::is_gated) {
+        facts.push("gate closed".to_owned());
+    }
     facts.extend(scheduled(view, told));
     if view.guardian == Guardian::Absent {
         facts.push("no guardian".to_owned());

@@ -168,6 +168,7 @@ fn instance(config: &Config, dynamic: &Value) -> InstanceSettings {
         bootstrap_pg_hba: bootstrap.map(|bootstrap| bootstrap.pg_hba.clone()).unwrap_or_default(),
         use_slots: wishes.use_slots,
         copied_slots: wishes.use_slots && wishes.copied_slots && wishes.follows.is_none(),
+        gated: wishes.gated,
         remote: wishes.follows,
         ..usual
     }

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock;
 use crate::decide::mind::JobOutcome;
-use crate::model::{Address, Job, Span, SyncNames, Timeline};
+use crate::model::{Address, Gate, Job, Span, SyncNames, Timeline};
 use crate::postgres::{self, InstanceSettings, ReplicaMethod};
 
 /// These bounds only end what hangs for ever: nothing is decided by them.
@@ -157,9 +157,13 @@ async fn perform(
             None => Ok(JobOutcome::Done),
         },
         Job::Rewind { .. } => done(postgres::rewind_from(settings, &from(source)?, REWIND).await),
-        Job::StartPrimary { names, .. } => {
+        Job::StartPrimary { names, gate, .. } => {
             postgres::write_names(settings, &names).map_err(|error| error.to_string())?;
-            told(postgres::start_primary(settings, start_patience).await.map(|started| started.complaints))
+            let started = match gate {
+                Gate::Open => postgres::start_primary(settings, start_patience).await,
+                Gate::Closed => postgres::start_gated_primary(settings, start_patience).await,
+            };
+            told(started.map(|started| started.complaints))
         }
         Job::StartStandby { upstream } => {
             // Whoever promotes it by hand shall not wait for the standbys of another primary.
@@ -204,6 +208,7 @@ async fn perform(
             JobOutcome::Done
         }),
         Job::Checkpoint => done(postgres::checkpoint(settings, CHECKPOINT).await),
+        Job::OpenGate => done(postgres::open_gate(settings, SYNCHRONIZE).await),
         Job::Synchronize { names } => told(postgres::synchronize(settings, &names, SYNCHRONIZE).await),
     };
     result.map_err(|error| error.to_string())

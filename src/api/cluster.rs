@@ -49,6 +49,8 @@ struct Member<'a> {
     tags: &'a Tags,
     #[serde(skip_serializing_if = "Option::is_none")]
     copying: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate: Option<&'a str>,
     #[serde(flatten)]
     position: Option<Position>,
 }
@@ -172,6 +174,7 @@ fn member<'a>(
         scheduled_restart: record.scheduled_restart.as_ref(),
         tags: &record.tags,
         copying: record.copying.as_deref(),
+        gate: record.gate.as_deref(),
         position: (!leads).then(|| position(record, cluster.status.optime.unwrap_or_default())),
     }
 }

@@ -185,6 +185,19 @@ pub fn be_silent(standing: &mut Standing) {
     }
 }
 
+/// Since a second ago, and one of two standbys lacks something.
+pub fn be_gated(standing: &mut Standing) {
+    let Postgres::Running(running) = &mut standing.view.postgres else { return };
+    running.synchrony.gate = Gate::Closed;
+    let since = NOW - Span::from_secs(1);
+    let mark = Lsn(67_394_000);
+    standing.view.memory.sync.gate = Some(ClosedGate { mark, since, lacked: 4096, failed_at: None });
+    snapshot(standing).sync = Some(Versioned {
+        value: SyncState { leader: Some(name("turku")), quorum: 0, standbys: vec![name("oulu")] },
+        version: 1,
+    });
+}
+
 pub fn lose_the_store(standing: &mut Standing) {
     standing.view.store.contact = Contact::Silent { since: Moment::from_ms(0) };
 }

@@ -52,7 +52,9 @@ pub fn passes(look: Look, check: Check, target: &Target) -> bool {
     let role = look.role();
     match check {
         Check::StandbyLeader => is_standby_leader(look),
-        Check::Leader => look.lease().is_some() || (look.left_alone() && leads_by_role(role)),
+        Check::Leader => {
+            !look.is_gated() && (look.lease().is_some() || (look.left_alone() && leads_by_role(role)))
+        }
         Check::Primary => is_primary(look),
         Check::Replica => serves_as_replica(look, target),
         Check::ReadOnly => leads(look) && tags_match(look, target) || serves_as_replica(look, target),
@@ -77,7 +79,7 @@ pub fn liveness(look: Look) -> u16 {
 
 /// May a rolling restart go on to the next member?
 pub fn readiness(look: Look, target: &Target) -> u16 {
-    let ready = look.lease().is_some()
+    let ready = (look.lease().is_some() && !look.is_gated())
         || (look.state() == MemberState::Running
             && look.standing.facts.replication_state.as_deref() == Some("streaming")
             && (look.store_is_current()
@@ -91,7 +93,7 @@ pub fn readiness(look: Look, target: &Target) -> u16 {
 /// finds out later.
 fn is_primary(look: Look) -> bool {
     let lawful = look.lease().is_some() || look.left_alone();
-    lawful && look.view().postgres.is_primary() && !look.standby_cluster()
+    lawful && look.view().postgres.is_primary() && !look.standby_cluster() && !look.is_gated()
 }
 
 fn is_standby_leader(look: Look) -> bool {
@@ -217,6 +219,7 @@ mod tests {
                 "....1....",
             ),
             ("a standby that does not answer", with(standby(), be_silent), "........."),
+            ("a primary that lets no client in yet", with(primary(), be_gated), "....1...."),
             ("a leader whose PostgreSQL is down", with(primary(), be_stopped), ".1......."),
             ("a leader that still recovers", with(primary(), be_recovering), ".1111.1.."),
             ("a primary without a lease", with(primary(), |s| s.view.lease = None), "....1...."),
@@ -333,6 +336,7 @@ mod tests {
             |standing: &Standing, target: &str| readiness(Look::new(standing, NOW), &Target::parse(target));
         assert_eq!(ready(&primary(), "/readiness"), 200);
         assert_eq!(ready(&with(primary(), be_stopped), "/readiness"), 200);
+        assert_eq!(ready(&with(primary(), be_gated), "/readiness"), 503);
         assert_eq!(ready(&standby(), "/readiness"), 200);
         assert_eq!(ready(&with(standby(), |s| s.facts.replication_state = None), "/readiness"), 503);
         let behind = with(standby(), |s| optime(s, REPLAYED + (2 << 20)));

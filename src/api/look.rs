@@ -87,6 +87,11 @@ impl<'a> Look<'a> {
         self.paused() && silent && led
     }
 
+    /// A primary that lets no client in yet.
+    pub fn is_gated(&self) -> bool {
+        self.view().postgres.running().is_some_and(Running::is_gated)
+    }
+
     pub fn standby_cluster(&self) -> bool {
         self.view().policy.follows.is_some()
     }

@@ -209,6 +209,11 @@ fn ours(page: &mut Page, look: Look) {
         "Bytes of WAL that this member's last promotion is known to lack, -1 if not known or never promoted.",
         bytes(loss.and_then(|loss| loss.bytes_known())),
     );
+    page.gauge(
+        "tenure_gate_closed",
+        "Value is 1 while this primary lets no client in, until its synchronous standbys have caught up, 0 otherwise.",
+        flag(look.is_gated()),
+    );
     intents(page, look);
     page.gauge(
         "tenure_job_running",
@@ -397,8 +402,10 @@ mod tests {
                 "tenure_decisions_total 42",
                 "tenure_watchdog_armed 0",
                 "tenure_watchdog_timeout_seconds 0.000",
+                "tenure_gate_closed 0",
             ],
         );
+        check(&with(primary(), be_gated), &["patroni_primary 1", "tenure_gate_closed 1"]);
         check(
             &with(standby(), be_sync),
             &[

@@ -4,9 +4,9 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::decide::fitness_told;
+use crate::decide::{fitness_told, gate_told};
 use crate::model::{
-    FenceOrder, Fitness, Guardian, Intent, Lsn, MemberIntent, MemberName, MemberState, Moment,
+    FenceOrder, Fitness, GateTold, Guardian, Intent, Lsn, MemberIntent, MemberName, MemberState, Moment,
     ReplicationRow, Serving, Span, Tags, Whose,
 };
 
@@ -116,6 +116,9 @@ struct Tenure<'a> {
     disk_stalled_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     copying: Option<CloneProgress>,
+    /// PostgreSQL lets no client in yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate: Option<GateTold>,
     /// What this member is kept from, and whose the cluster's pause is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pause: Option<&'a Intent>,
@@ -184,6 +187,7 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             pause: look.intents().and_then(|intents| intents.pause.as_ref()).filter(|_| look.paused()),
             kept: look.intents().and_then(|intents| intents.members.get(&view.me)),
             restart_wanted: facts.restart_wanted.as_ref(),
+            gate: gate_told(view),
             copying: facts.copying.map(|copying| CloneProgress {
                 copied_bytes: copying.copied,
                 whole_bytes: copying.whole,
@@ -406,6 +410,14 @@ mod tests {
         assert!(!text(&failed).contains("watchdog_failed"));
         let required = with(failed, |s| s.view.policy.watchdog_required = true);
         assert!(text(&required).contains(r#""watchdog_failed": true"#));
+    }
+
+    #[test]
+    fn a_closed_gate_is_told_with_what_it_waits_for() {
+        let gated = text(&with(primary(), be_gated));
+        let told =
+            r#""gate": {"until": 67394000, "closed_ms": 1000, "lacking": ["oulu"], "may_lack": 0}}}"#;
+        assert!(gated.contains(r#""state": "running""#) && gated.ends_with(told), "{gated}");
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct PostgresWishes {
     pub use_slots: bool,
     /// Every member must be able to take over logical slots.
     pub copied_slots: bool,
+    /// A primary that was started again lets clients in later.
+    pub gated: bool,
     pub follows: Option<Remote>,
     pub pg_ctl_timeout: Span,
     pub customs: Customs,
@@ -125,6 +127,7 @@ pub fn wishes_from(dynamic: &Value, local: &Config) -> PostgresWishes {
         pg_ident: own.pg_ident.clone().or_else(|| lines("pg_ident")),
         use_slots: reader.use_slots(),
         copied_slots: replication::slots_from(dynamic, true).0.has_logical(),
+        gated: reader.follows().is_none() && reader.synchronous().is_gated(),
         follows: reader.follows(),
         pg_ctl_timeout: own.pg_ctl_timeout.map_or(timeout, span_of_seconds),
         customs: own.customs.over(shared_customs(dynamic, &of_config()).0),
@@ -268,6 +271,7 @@ impl Reader<'_> {
         SyncPolicy {
             mode: self.read("synchronous_mode", kind, read).unwrap_or_default(),
             strict: self.flag("synchronous_mode_strict", None, false),
+            gate: self.flag("synchronous_gate", None, false),
             node_count: self
                 .read("synchronous_node_count", Kind::Number { from: 1, to: i64::MAX }, count)
                 .unwrap_or(1),

@@ -337,6 +337,7 @@ pub const DYNAMIC: &[&[Setting]] = &[&[
     row("synchronous_mode", Kind::Choice(&["off", "on", "quorum", "false", "true", "no", "yes", "0", "1"]), "off", "synchronous replication"),
     row("synchronous_mode_strict", FLAG, "false", "no commit without a synchronous standby"),
     row("synchronous_node_count", Kind::Number { from: 1, to: i64::MAX }, "1", "synchronous standbys to keep"),
+    row("synchronous_gate", FLAG, "false", "after a start of the primary, let clients in only when whoever may lead next has every commit that it came up with"),
     row("maximum_lag_on_syncnode", Kind::Bytes { from: -1 }, "-1", "bytes that a synchronous standby may be behind"),
     row("failsafe_mode", FLAG, "false", "keep leading without the store if every member agrees"),
     row("member_slots_ttl", Kind::Seconds { from: 0 }, "30min", "how long the slot of a member that is gone is kept, and one that nobody has asked for; 0: members' slots only where they stream from"),

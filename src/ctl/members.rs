@@ -295,6 +295,10 @@ pub fn service_lines(cluster: &Cluster) -> Vec<String> {
     let copying =
         |member: &Member| Some(format!("{} is being cloned: {}", member.name, member.text("copying")?));
     lines.extend(cluster.members.iter().filter_map(copying));
+    let gated = cluster.members.iter().filter(|member| member.text("gate").is_some());
+    lines.extend(gated.map(|member| {
+        format!("{} lets no client in until its synchronous standbys have caught up", member.name)
+    }));
     lines
 }
 

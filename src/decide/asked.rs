@@ -6,8 +6,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::fitness_told;
 use super::foresight::Live;
+use super::{fitness_told, gate_told};
 use crate::model::{
     Contact, Entry, EntryError, Fitness, Guardian, Intents, Lsn, MemberName, Moment, Position, Running, Span,
     SyncMode, View, Watchdog,
@@ -159,6 +159,9 @@ pub fn facts(account: &Account) -> Vec<(&'static str, String)> {
     }
     if view.policy.sync.mode != SyncMode::Off {
         fact("synchronous", synchrony(view));
+    }
+    if let Some(gate) = gate_told(view) {
+        fact("gate", gate.to_string());
     }
     if let Some(request) =
         view.cluster().and_then(|cluster| cluster.failover.as_ref()).filter(|r| !r.value.is_empty())

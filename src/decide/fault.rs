@@ -89,6 +89,10 @@ pub(crate) enum Fault {
     SyncCountsNoVotes,
     /// Takes the position that the former leader published last for the end of its WAL.
     TakesStatusForEnd,
+    /// Lets clients in as soon as PostgreSQL is up.
+    GateOpensAtOnce,
+    /// Lets clients in as soon as one of several voters has what they will see.
+    GateTrustsOne,
     /// Takes a word of the leader for as young as the look at what it is compared with.
     CountsWordsFromTheAnswer,
 }

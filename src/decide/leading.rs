@@ -50,6 +50,9 @@ fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running, che
     if has_hung(view, running) || fitness(view) == Fitness::Unfit {
         return unfit(view, cluster, lease, running);
     }
+    if let Some(choice) = sync::opens_gate(view, cluster, lease, running) {
+        return choice;
+    }
     if view.cut_off() {
         let by_consent = view.leads_by_consent();
         return Choice::wait(if by_consent { Rule::LeaderByConsent } else { Rule::LeaderOutlivesSilence });
@@ -201,7 +204,8 @@ pub(super) fn stopped(view: &View, cluster: &Cluster, lease: &Lease, control: &C
         return choice;
     }
     let names = sync::names_to_begin_with(view, cluster);
-    Choice::run(Rule::LeaderRestarts, Job::StartPrimary { term: lease.term, names })
+    let gate = sync::gate_to_begin_with(view, cluster);
+    Choice::run(Rule::LeaderRestarts, Job::StartPrimary { term: lease.term, names, gate })
 }
 
 /// In maintenance mode no guardian stands by any primary.

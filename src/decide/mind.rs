@@ -441,7 +441,8 @@ impl Mind {
             | Job::StopAtOnce
             | Job::SetAside
             | Job::Checkpoint
-            | Job::Synchronize { .. } => {}
+            | Job::Synchronize { .. }
+            | Job::OpenGate => {}
         }
         if matches!(reason.rule, Rule::RestartStops | Rule::ReinitializeStops) {
             self.go_on_with_wish(Stage::Stopping);

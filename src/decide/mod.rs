@@ -33,6 +33,7 @@ mod wishes;
 use fault::Fault;
 use fitness::fitness;
 pub use fitness::fitness_told;
+pub(crate) use sync::gate_told;
 
 use crate::model::{
     Cluster, Errand, FenceOrder, Fitness, Guardian, Initialize, Job, Leader, Lease, Moment, NewClaim, Plan,

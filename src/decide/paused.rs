@@ -24,6 +24,9 @@ pub(super) fn choose(view: &View, cluster: &Cluster) -> Choice {
     if let Some(choice) = ends(view, cluster) {
         return choice;
     }
+    if let Some(choice) = opens_gate(view, cluster) {
+        return choice;
+    }
     if let Some(lease) = view.lease_in_force() {
         return leading(view, cluster, lease);
     }
@@ -51,6 +54,11 @@ fn ends(view: &View, cluster: &Cluster) -> Option<Choice> {
     }
     let (config, intents) = (cluster.config.as_ref()?.version, cluster.intents.as_ref()?.version);
     Some(Choice::store(Rule::PauseEnds, Errand::EndPause { config, intents }))
+}
+
+/// Clients do not wait for a store that is silent: nobody is elected meanwhile, and who could be stays as it was last written.
+fn opens_gate(view: &View, cluster: &Cluster) -> Option<Choice> {
+    sync::opens_gate(view, cluster, view.lease.as_ref()?, view.postgres.running()?)
 }
 
 fn leading(view: &View, cluster: &Cluster, lease: &Lease) -> Choice {
@@ -83,7 +91,7 @@ fn primary(view: &View, cluster: &Cluster, lease: &Lease, running: &Running) -> 
     requested(view, cluster, running)
         // Commits may be waiting for a standby that has gone.
         .or_else(|| sync::keep(view, cluster, lease, running))
-        .unwrap_or(Choice::wait(Rule::Paused))
+        .unwrap_or(Choice::wait(if running.is_gated() { Rule::GateClosed } else { Rule::Paused }))
 }
 
 /// A switchover to somebody named, now. Whatever else is asked for is not to come true at some later time, when the

@@ -39,6 +39,7 @@ pub fn member_record(view: &View, identity: &Identity) -> MemberRecord {
             record.checkpoint_after_promote = (!checkpointed).then_some(false);
             record.xlog_location = Some(position.lsn);
             record.timeline = Some(position.timeline);
+            record.gate = running.is_gated().then(|| "closed".to_owned());
         }
         Serving::Standby { timeline, received, replayed, streaming, .. } => {
             record.xlog_location = (*received).max(*replayed);
@@ -193,7 +194,8 @@ pub(super) fn member_state(view: &View) -> MemberState {
             | Job::Follow { .. }
             | Job::SetAside
             | Job::Checkpoint
-            | Job::Synchronize { .. } => {}
+            | Job::Synchronize { .. }
+            | Job::OpenGate => {}
         }
     }
     match &view.postgres {

@@ -46,7 +46,7 @@ pub(super) fn refusal(view: &View, ask: Ask) -> Option<Refusal> {
 fn restart_refusal(view: &View) -> Option<Refusal> {
     // What ends by itself in a moment is no reason to ask again, nor one that an operator would understand.
     let harmless = |running: &&RunningJob| {
-        matches!(running.job, Job::Checkpoint | Job::Follow { .. } | Job::Synchronize { .. })
+        matches!(running.job, Job::Checkpoint | Job::Follow { .. } | Job::Synchronize { .. } | Job::OpenGate)
     };
     if let Some(running) = view.work.job.as_ref().filter(|running| !harmless(running)) {
         return Some(Refusal::Busy(running.job.name()));
@@ -205,7 +205,8 @@ pub(super) fn paused(view: &View, cluster: &Cluster) -> Option<Choice> {
                 return Some(choice);
             }
             let names = sync::names_to_begin_with(view, cluster);
-            Some(Choice::run(Rule::RestartStarts, Job::StartPrimary { term, names }))
+            let gate = sync::gate_to_begin_with(view, cluster);
+            Some(Choice::run(Rule::RestartStarts, Job::StartPrimary { term, names, gate }))
         }
         (Ask::Restart { .. }, Stage::Down, Postgres::Stopped { .. }) => {
             let upstream = match (&view.policy.follows, cluster.leader_name()) {

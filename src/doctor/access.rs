@@ -15,6 +15,11 @@ pub fn examine(member: &MemberFacts, ward: &mut Ward) {
         Check::HbaTrust,
         (!trusts.is_empty()).then(|| Finding::of(Check::HbaTrust, trusts).about(&member.name)),
     );
+    let refused = server.gate_refused.as_ref();
+    ward.check(
+        Check::GateRefused,
+        refused.map(|why| Finding::of(Check::GateRefused, why.clone()).about(&member.name)),
+    );
     ward.made(Check::HbaUnknown);
     for admission in &server.admissions {
         let Admission { member: other, address, replication, rewind } = admission;
@@ -107,6 +112,10 @@ mod tests {
         finds(
             |facts| server(facts, 2).hba_trusts.push("line 9: host all all 0.0.0.0".to_owned()),
             &[(Check::HbaTrust, "db3", "line 9")],
+        );
+        finds(
+            |facts| server(facts, 0).gate_refused = Some("line 3: it includes another file".to_owned()),
+            &[(Check::GateRefused, "db1", "line 3: it includes another file")],
         );
     }
 }

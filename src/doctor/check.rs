@@ -178,6 +178,8 @@ checks! {
         "name addresses, users and databases, or try it";
     HbaTrust = "hba_trust" Warning: "whoever reaches the port from there is let in without a password",
         "use scram-sha-256";
+    GateRefused = "gate_refused" Warning: "synchronous_gate is on, and no gate can be made from this pg_hba.conf: clients are let in at once after a restart",
+        "name roles and databases one by one, or `all`; docs/gate.md";
     RoleReplication = "role_replication" Error: "members cannot follow this one",
         "ALTER ROLE … LOGIN REPLICATION";
     RoleRewind = "role_rewind" Error: "members cannot rewind from this one, and would have to be cloned",

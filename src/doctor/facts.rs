@@ -216,6 +216,8 @@ pub struct PostgresFacts {
     pub hba_errors: Vec<String>,
     /// Lines that let others than this machine in without a password.
     pub hba_trusts: Vec<String>,
+    /// Why no gate can be made from pg_hba.conf, where one is asked for.
+    pub gate_refused: Option<String>,
     /// Whether the other members would be let in.
     pub admissions: Vec<Admission>,
 }

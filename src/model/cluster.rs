@@ -104,6 +104,9 @@ pub struct MemberRecord {
     /// How the watchdog is, for people; Patroni has no such field and passes it over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<String>,
+    /// `closed` while this primary lets no client in, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
     /// How far a clone has come, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copying: Option<String>,

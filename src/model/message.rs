@@ -19,7 +19,7 @@ pub enum Severity {
     Error,
 }
 
-/// What is worth a MESSAGE_ID and is no rule: the guardian's part, and drills.
+/// What is worth a MESSAGE_ID and is no rule: the guardian's part, drills, and a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
     /// Said by the guardian.
@@ -32,6 +32,8 @@ pub enum Notice {
     DrillAsked,
     /// Said by the agent: the watchdog device that should have reset the machine has not.
     DrillInVain,
+    /// Said by the agent, when it starts PostgreSQL.
+    StartedWithoutGate,
 }
 
 impl MessageId {
@@ -58,6 +60,7 @@ impl Notice {
         Notice::GuardianGone,
         Notice::DrillAsked,
         Notice::DrillInVain,
+        Notice::StartedWithoutGate,
     ];
 
     pub const fn sentence(self) -> &'static str {
@@ -67,6 +70,7 @@ impl Notice {
             Notice::GuardianGone => "the guardian is gone",
             Notice::DrillAsked => "a drill was asked for",
             Notice::DrillInVain => "the watchdog device has not reset this machine",
+            Notice::StartedWithoutGate => "PostgreSQL is started without its gate",
         }
     }
 
@@ -77,6 +81,7 @@ impl Notice {
             Notice::GuardianGone => MessageId("e779c0af112140f7af16cfcb166ee630"),
             Notice::DrillAsked => MessageId("83c566fb2c384175b3d08d51433ca5c4"),
             Notice::DrillInVain => MessageId("00e2f37fe4c94220a23fec910fc975a8"),
+            Notice::StartedWithoutGate => MessageId("16d71306e3684c328c4cca875a11151d"),
         }
     }
 }
@@ -147,6 +152,7 @@ const WARNINGS: &[Rule] = &[
     Rule::SiteSetsAside,
     Rule::SyncAlone,
     Rule::SyncBlocks,
+    Rule::GateClosed,
     Rule::CandidateNotSynchronous,
     Rule::CandidateLacksVotes,
 ];

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, FailoverRequest, MemberName, Moment, Reason, Span, SyncNames, SyncState, SystemId, Term,
+    Address, FailoverRequest, Gate, MemberName, Moment, Reason, Span, SyncNames, SyncState, SystemId, Term,
     Timeline,
 };
 
@@ -115,6 +115,8 @@ pub enum Job {
     StartPrimary {
         term: Term,
         names: SyncNames,
+        #[serde(default)]
+        gate: Gate,
     },
     StartStandby {
         upstream: Option<Address>,
@@ -156,6 +158,8 @@ pub enum Job {
     Synchronize {
         names: SyncNames,
     },
+    /// Let clients in.
+    OpenGate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,7 +183,8 @@ impl Job {
             | Job::StartPrimary { .. }
             | Job::PrePromote { .. }
             | Job::Checkpoint
-            | Job::Synchronize { .. } => true,
+            | Job::Synchronize { .. }
+            | Job::OpenGate => true,
             Job::Bootstrap
             | Job::Rewind { .. }
             | Job::RewindRemote
@@ -211,7 +216,8 @@ impl Job {
             | Job::Follow { .. }
             | Job::SetAside
             | Job::Checkpoint
-            | Job::Synchronize { .. } => false,
+            | Job::Synchronize { .. }
+            | Job::OpenGate => false,
         }
     }
 
@@ -236,6 +242,7 @@ impl Job {
             Job::SetAside => "set aside",
             Job::Checkpoint => "checkpoint",
             Job::Synchronize { .. } => "set the synchronous standbys",
+            Job::OpenGate => "open the gate",
         }
     }
 }

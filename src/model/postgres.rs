@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, Descent, Fork, Lineage, Lsn, Moment, Position, Synchrony, SystemId, Timeline};
+use super::{Address, Descent, Fork, Gate, Lineage, Lsn, Moment, Position, Synchrony, SystemId, Timeline};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum Postgres {
@@ -193,6 +193,11 @@ impl Running {
 
     pub fn is_primary(&self) -> bool {
         matches!(self.serving, Serving::Primary { .. })
+    }
+
+    /// A primary that lets no client in yet.
+    pub fn is_gated(&self) -> bool {
+        self.is_primary() && self.synchrony.gate == Gate::Closed
     }
 
     /// How far its WAL reaches: written, received or replayed.

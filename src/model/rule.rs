@@ -96,6 +96,10 @@ rules! {
     SyncAlone = "sync_alone": "leading; no standby is synchronous, so nobody else may lead without loss" ["df8e74e85a6442b391508142545b7b6c"],
     SyncBlocks = "sync_blocks": "leading; too few synchronous standbys stream, and commits wait for them" ["dfed72775e90474c909ec15892e59f6d"],
 
+    // The gate.
+    GateClosed = "gate_closed": "leading; clients wait until the synchronous standbys have every commit that PostgreSQL was started with" ["3046b9434f324a30a465044699e65e79"],
+    GateOpens = "gate_opens": "leading; whoever may lead next has every commit that PostgreSQL was started with; letting clients in" ["f7d10d36e2d44fc783de97d43e2db6b3"],
+
     // Handing over.
     DiskFullHandsOver = "disk_full_hands_over": "the disk is full; handing over to {member}, which has room" ["a0f152fe74f24f37a458afaea768b98d"],
     SwitchoverAsks = "switchover_asks": "asked to switch over; asking the members who can take over",

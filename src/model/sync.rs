@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lsn, MemberName, Moment, SyncState, Term};
+use super::{Lag, Lsn, MemberName, Moment, Span, SyncState, Term};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SyncMode {
@@ -25,12 +25,32 @@ pub struct SyncPolicy {
     pub node_count: usize,
     /// How far a synchronous standby may be behind the furthest one; none: as far as it likes.
     pub lag_bytes_max: Option<u64>,
+    /// A PostgreSQL that was started as the primary lets clients in only when whoever may be elected has what it came up with.
+    #[serde(default)]
+    pub gate: bool,
 }
 
 impl Default for SyncPolicy {
     fn default() -> SyncPolicy {
-        SyncPolicy { mode: SyncMode::Off, strict: false, node_count: 1, lag_bytes_max: None }
+        SyncPolicy { mode: SyncMode::Off, strict: false, node_count: 1, lag_bytes_max: None, gate: false }
     }
+}
+
+impl SyncPolicy {
+    /// Is a primary's start one that clients have to wait for?
+    pub fn is_gated(&self) -> bool {
+        self.gate && self.mode != SyncMode::Off
+    }
+}
+
+/// Whom a primary lets in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Gate {
+    /// Whomever pg_hba.conf says.
+    #[default]
+    Open,
+    /// Of those, only Tenure's own roles.
+    Closed,
 }
 
 /// What PostgreSQL's `synchronous_standby_names` is to be.
@@ -154,6 +174,23 @@ impl fmt::Display for Commits {
     }
 }
 
+impl fmt::Display for GateTold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let GateTold { until, closed_ms, lacking, may_lack } = self;
+        write!(
+            f,
+            "closed for {}, until whoever may lead next has WAL up to {until}",
+            Span::from_ms(*closed_ms)
+        )?;
+        let names: Vec<&str> = lacking.iter().map(MemberName::as_str).collect();
+        match (names.len(), *may_lack) {
+            (0, _) => Ok(()),
+            (_, 0) => write!(f, "; not confirmed by {}", names.join(", ")),
+            (_, may) => write!(f, "; not confirmed by {}, and {may} of them need not", names.join(", ")),
+        }
+    }
+}
+
 /// What a running PostgreSQL says of synchronous replication.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Synchrony {
@@ -163,6 +200,8 @@ pub struct Synchrony {
     pub managed: bool,
     /// Who streams from it.
     pub receivers: Vec<Receiver>,
+    #[serde(default)]
+    pub gate: Gate,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,6 +229,44 @@ pub struct SyncMemory {
     pub seen: BTreeMap<String, Moment>,
     /// When setting the names last failed.
     pub failed_at: Option<Moment>,
+    /// As long as PostgreSQL keeps its gate closed.
+    #[serde(default)]
+    pub gate: Option<ClosedGate>,
+}
+
+/// A gate that is closed, and what for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedGate {
+    /// Everything that PostgreSQL came up with lies before it.
+    pub mark: Lsn,
+    /// Since when this agent has seen it closed.
+    pub since: Moment,
+    /// The most that a standby which streams was seen to lack of it, in bytes.
+    pub lacked: u64,
+    /// When opening it last failed.
+    pub failed_at: Option<Moment>,
+}
+
+impl ClosedGate {
+    /// For the end of a sentence.
+    pub fn waited(&self, now: Moment) -> String {
+        format!(
+            "; they were kept out for {}, and {} of WAL were waited for",
+            now.since(self.since),
+            Lag(self.lacked)
+        )
+    }
+}
+
+/// A closed gate, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GateTold {
+    pub until: Lsn,
+    pub closed_ms: u64,
+    /// Who counts in an election and is not known to have everything up to there.
+    pub lacking: Vec<MemberName>,
+    /// With so many of them left it opens.
+    pub may_lack: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use super::conninfo;
 use super::control::StandbyFloors;
 use super::error::{Error, Trying};
 use super::files::{file_mode_in, remove_durably, rename_durably, write_durably, write_if_changed};
-use super::parameters::{Effective, effective};
+use super::parameters::{COMES_BACK, Effective, effective};
 use super::pgpass;
 use super::probe::disk_bytes;
 use super::programs::Programs;
@@ -263,7 +263,10 @@ fn render_lines(lines: &[String]) -> String {
 fn clean_auto_conf(settings: &InstanceSettings) -> Result<bool, Error> {
     let path = settings.data_dir.join("postgresql.auto.conf");
     let Ok(present) = fs::read_to_string(&path) else { return Ok(false) };
-    let kept = without_overrides(&present, &settings.recovery_conf);
+    let mut kept = without_overrides(&present, &settings.recovery_conf);
+    if settings.gated {
+        kept = without_parameter(&kept, COMES_BACK);
+    }
     if kept == present {
         return Ok(false);
     }

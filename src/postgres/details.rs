@@ -33,6 +33,7 @@ pub(super) struct Details {
     pub restores: bool,
     pub wal_segment_bytes: u64,
     pub replication: Vec<ReplicationRow>,
+    pub hba_file: String,
     /// Of a primary.
     pub names: String,
     pub receivers: Vec<ReceiverRow>,
@@ -79,6 +80,7 @@ SELECT pg_is_in_recovery() AS in_recovery,
         'usename', usename, 'application_name', application_name, 'client_addr', host(client_addr),
         'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority) ORDER BY pid), '[]')::text
         FROM pg_stat_replication) AS replication,
+    current_setting('hba_file') AS hba_file,
     current_setting('synchronous_standby_names') AS synchronous_names,
     (SELECT coalesce(json_agg(json_build_object(
         'name', application_name, 'written', write_lsn, 'flushed', flush_lsn, 'replayed', replay_lsn) ORDER BY pid), '[]')::text
@@ -123,6 +125,7 @@ fn read(row: &Row) -> Result<Details, String> {
         restores: column(row, "restores")?,
         wal_segment_bytes: column::<i64>(row, "wal_segment_bytes")?.unsigned_abs(),
         replication: replication(column(row, "replication")?)?,
+        hba_file: column(row, "hba_file")?,
         names: column(row, "synchronous_names")?,
         receivers: json(column(row, "receivers")?)?.unwrap_or_default(),
         slots: json(column(row, "slots")?)?.unwrap_or_default(),

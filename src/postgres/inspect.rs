@@ -1,10 +1,13 @@
 //! What `tenurectl doctor` wants to know of a running server: a few settings, slots, roles, collations, and whom pg_hba.conf lets in.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde::Deserialize;
+use tokio::task::spawn_blocking;
 
 use super::error::{Error, Trying};
+use super::gate;
 use super::settings::{InstanceSettings, Login};
 use super::sql::{Session, Target, connect, quoted_text};
 use crate::doctor::{
@@ -113,6 +116,13 @@ pub async fn inspect(
         }
         Err(error) => Some(error.to_string()),
     };
+    if settings.gated {
+        let row = session.row(WHAT, "SELECT current_setting('hba_file')", patience).await?;
+        let file: String = row.try_get(0).trying(|| WHAT.to_owned())?;
+        let own = settings.clone();
+        let refused = spawn_blocking(move || gate::refusal(&own, Path::new(&file)));
+        facts.gate_refused = refused.await.ok().flatten();
+    }
     Ok(Inspection { facts, certificates, hba_unknown })
 }
 

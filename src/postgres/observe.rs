@@ -10,6 +10,7 @@ use super::clone::is_empty;
 use super::conninfo::address_of;
 use super::control::{ControlFile, has, read_control_data};
 use super::details::{self, Details};
+use super::gate;
 use super::history::read_forks;
 use super::parameters::pending_restart;
 use super::process::{Leftovers, PidFile, PidFileStatus, Postmaster, left_behind, running_postmaster};
@@ -72,6 +73,8 @@ struct Files {
     standby_signal: bool,
     /// `synchronous_standby_names` is ours.
     managed: bool,
+    /// Somebody has closed a gate here and has not opened it.
+    gate_made: bool,
     major: Option<u32>,
 }
 
@@ -184,7 +187,8 @@ impl Observer {
                 let forks = self.forks_of(&settings.data_dir, on, patience).await;
                 fill_facts(&mut seen.facts, settings, &details);
                 let starved = is_starved(settings, &details, patience).await;
-                let synchrony = synchronous::seen(settings, &details, files.managed);
+                let gate = gate::seen(settings, files.gate_made, Some(&details.hba_file));
+                let synchrony = synchronous::seen(settings, &details, files.managed, gate);
                 let running = running_from(&details, timeline, forks, starved, synchrony);
                 seen.slots = details.slots;
                 if let (Some(known), Some(running)) = (&mut self.known, running) {
@@ -278,7 +282,7 @@ impl Observer {
             Some(running) => Some(Running { serving: silent_primary(running.position()), ..running.clone() }),
             None => control_of(settings, patience).await.ok().map(|file| {
                 known.system = Some(file.control.system);
-                running_by_files(&file, files)
+                running_by_files(settings, &file, files)
             }),
         };
         seen.postgres = match running {
@@ -330,6 +334,7 @@ impl Files {
             leftovers,
             standby_signal: has(data_dir, "standby.signal"),
             managed: synchronous::is_managed(settings),
+            gate_made: gate::is_made(settings),
             major: data_major(data_dir),
         }
     }
@@ -417,7 +422,7 @@ fn silent_primary(position: Option<Position>) -> Serving {
     Serving::Primary { position, checkpointed: false, forks: None }
 }
 
-fn running_by_files(file: &ControlFile, files: &Files) -> Running {
+fn running_by_files(settings: &InstanceSettings, file: &ControlFile, files: &Files) -> Running {
     let position = file.control.position();
     let serving = if files.standby_signal {
         Serving::Standby {
@@ -433,7 +438,8 @@ fn running_by_files(file: &ControlFile, files: &Files) -> Running {
         silent_primary(Some(position))
     };
     let version = files.major.unwrap_or(0) * 10_000;
-    let synchrony = Synchrony::default();
+    let gate = gate::seen(settings, files.gate_made, None);
+    let synchrony = Synchrony { gate, ..Synchrony::default() };
     Running { system: file.control.system, serving, silent_since: None, version, synchrony }
 }
 

@@ -32,6 +32,9 @@ const ENFORCED: &[&str] = &[
     "wal_log_hints",
 ];
 
+/// After a crash of one of its processes.
+pub(super) const COMES_BACK: &str = "restart_after_crash";
+
 struct Controlled {
     name: &'static str,
     default: &'static str,
@@ -76,6 +79,15 @@ pub(super) fn effective(settings: &InstanceSettings, floors: Option<&StandbyFloo
                 "{name} stays at {floor} until the primary's WAL asks for less: a standby cannot run with fewer"
             ));
             effective.parameters.insert((*name).to_owned(), floor.to_string());
+        }
+    }
+    if settings.gated {
+        let set = effective.parameters.insert(COMES_BACK.to_owned(), "off".to_owned());
+        if set.is_some_and(|set| !same_value(&set, "off")) {
+            let why = "a primary that comes back by itself would let clients in at once";
+            effective
+                .complaints
+                .push(format!("{COMES_BACK} stays off as long as synchronous_gate is on: {why}"));
         }
     }
     let socket_dir = settings.socket_dir.as_ref().map(|directory| directory.display().to_string());
@@ -218,6 +230,22 @@ mod tests {
         check("wal_keep_size", "15", "128MB");
         check("wal_keep_size", "1GB", "1GB");
         check("wal_log_hints", "false", "off");
+    }
+
+    #[test]
+    fn a_gated_postgresql_does_not_come_back_by_itself() {
+        let check = |parameters: &[(&str, &str)], complaints: usize| {
+            let gated = InstanceSettings { gated: true, ..settings(parameters) };
+            let effective = effective(&gated, None);
+            assert_eq!(
+                (&*effective.parameters["restart_after_crash"], effective.complaints.len()),
+                ("off", complaints)
+            );
+        };
+        check(&[], 0);
+        check(&[("restart_after_crash", "false")], 0);
+        check(&[("restart_after_crash", "on")], 1);
+        assert!(!effective(&settings(&[]), None).parameters.contains_key("restart_after_crash"));
     }
 
     #[test]

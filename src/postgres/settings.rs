@@ -58,6 +58,8 @@ pub struct InstanceSettings {
     pub use_slots: bool,
     /// Standbys must be able to take over logical slots.
     pub copied_slots: bool,
+    /// Clients are kept out of a primary that comes back until its standbys have caught up. So PostgreSQL must not come back by itself.
+    pub gated: bool,
     /// The cluster that this one follows.
     pub remote: Option<Remote>,
     pub hooks: Hooks,
@@ -170,6 +172,7 @@ impl InstanceSettings {
             init_sql: Vec::new(),
             use_slots: true,
             copied_slots: false,
+            gated: false,
             remote: None,
             hooks: Hooks::default(),
             log_file: beside(".log"),

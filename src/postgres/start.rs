@@ -12,6 +12,7 @@ use super::config_files::{Recovery, configure};
 use super::control::{has, read_control_data};
 use super::error::{Error, Trying};
 use super::files::{remove_durably, remove_if_there, tail_of, write_durably};
+use super::gate;
 use super::history::remove_idle_placeholders;
 use super::parameters::enforced;
 use super::process::{PidFileStatus, Postmaster, family_of, running_postmaster};
@@ -19,7 +20,7 @@ use super::programs::Programs;
 use super::settings::InstanceSettings;
 use super::stop::kill_completely;
 use super::unfinished::{has_never_led, lead, marked, word};
-use crate::model::{Address, Span};
+use crate::model::{Address, Gate, Notice, Span};
 
 /// A postmaster that runs, whether or not it lets anybody in yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,15 @@ const LOG_BYTES_MAX: u64 = 8 << 20;
 
 /// Starts it open for writes. Only whoever holds the lease asks for this.
 pub async fn start_primary(settings: &InstanceSettings, patience: Span) -> Result<Started, Error> {
+    start_behind(Gate::Open, settings, patience).await
+}
+
+/// The same, with nobody let in but Tenure's own roles until `open_gate`. Where that cannot be done, with everybody.
+pub async fn start_gated_primary(settings: &InstanceSettings, patience: Span) -> Result<Started, Error> {
+    start_behind(Gate::Closed, settings, patience).await
+}
+
+async fn start_behind(gate: Gate, settings: &InstanceSettings, patience: Span) -> Result<Started, Error> {
     let programs = Programs::of(settings).await?;
     prepare(settings).await?;
     let configured = configure(settings, &programs, &Recovery::Primary, None).await?;
@@ -44,8 +54,29 @@ pub async fn start_primary(settings: &InstanceSettings, patience: Span) -> Resul
     remove_durably(&settings.data_dir.join("recovery.signal"))?;
     // From here on this is the cluster's data, whoever made it.
     lead(settings)?;
-    let started = launch(settings, &programs, &enforced(&configured.parameters), patience).await?;
+    let mut options = enforced(&configured.parameters);
+    let file = match gate {
+        Gate::Open => None,
+        Gate::Closed => closed_gate(settings, &programs).await,
+    };
+    options.extend(file.map(|file| ("hba_file".to_owned(), file.display().to_string())));
+    let started = launch(settings, &programs, &options, patience).await?;
+    if !options.contains_key("hba_file") {
+        gate::forget(settings)?;
+    }
     Ok(Started { complaints: configured.complaints, ..started })
+}
+
+/// Clients that read too early are the smaller harm than clients that wait for a primary for ever.
+async fn closed_gate(settings: &InstanceSettings, programs: &Programs) -> Option<PathBuf> {
+    match gate::close(settings, programs).await {
+        Ok(file) => Some(file),
+        Err(error) => {
+            let notice = Notice::StartedWithoutGate;
+            tracing::warn!(message_id = %notice.message_id(), "{}: {error}", notice.sentence());
+            None
+        }
+    }
 }
 
 /// Starts it as a standby of `upstream`, or of nobody.
@@ -67,6 +98,7 @@ pub async fn start_standby(
     remove_durably(&settings.data_dir.join("recovery.signal"))?;
     write_durably(&settings.data_dir.join("standby.signal"), "", 0o600, settings.identity()?)?;
     let started = launch(settings, &programs, &enforced(&configured.parameters), patience).await?;
+    gate::forget(settings)?;
     Ok(Started { complaints: configured.complaints, ..started })
 }
 
@@ -96,6 +128,7 @@ pub async fn reload(settings: &InstanceSettings, recovery: &Recovery) -> Result<
         Recovery::Standby { .. } => Some(read_control_data(settings, &programs, SWEEP).await?.floors),
     };
     let configured = configure(settings, &programs, recovery, floors.as_ref()).await?;
+    gate::refresh(settings);
     match running_postmaster(&settings.data_dir) {
         Some((postmaster, _)) => postmaster.signal(Signal::SIGHUP).trying(|| what.to_owned())?,
         None => return Err(Error::refused(what, "PostgreSQL does not run")),

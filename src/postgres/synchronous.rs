@@ -20,7 +20,7 @@ use super::files::{file_mode_in, remove_durably, write_if_changed};
 use super::process::running_postmaster;
 use super::settings::InstanceSettings;
 use super::sql::{Session, Target, connect};
-use crate::model::{Lsn, Receiver, Span, SyncNames, Synchrony};
+use crate::model::{Gate, Lsn, Receiver, Span, SyncNames, Synchrony};
 
 /// Included by the file that holds the parameters.
 const FILE: &str = "tenure.synchronous.conf";
@@ -109,7 +109,7 @@ pub async fn prepare_promotion(
 }
 
 /// How far commits wait for a standby is the server's setting, not that of our own sessions.
-pub(super) fn seen(settings: &InstanceSettings, details: &Details, managed: bool) -> Synchrony {
+pub(super) fn seen(settings: &InstanceSettings, details: &Details, managed: bool, gate: Gate) -> Synchrony {
     if details.in_recovery {
         return Synchrony { managed, ..Synchrony::default() };
     }
@@ -125,7 +125,7 @@ pub(super) fn seen(settings: &InstanceSettings, details: &Details, managed: bool
         Some(Receiver { name: row.name.clone(), flushed, answered })
     };
     let receivers = details.receivers.iter().filter_map(receiver).collect();
-    Synchrony { names: details.names.clone(), managed, receivers }
+    Synchrony { names: details.names.clone(), managed, receivers, gate }
 }
 
 // Version 13 does not tell that it waits between pages.

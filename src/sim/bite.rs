@@ -38,6 +38,7 @@ enum Net {
     Views,
     Lives,
     SynchronousLives,
+    GatedLives,
     LivesOnZookeeper,
     Both,
 }
@@ -52,6 +53,7 @@ fn check(fault: Fault, net: Net) {
         Net::Views => return,
         Net::Lives | Net::Both => |_| true,
         Net::SynchronousLives => lives::in_synchronous_mode,
+        Net::GatedLives => lives::behind_a_gate,
         Net::LivesOnZookeeper => lives::on_zookeeper,
     };
     let law = lives_notice(fault, concerned);
@@ -104,6 +106,8 @@ bites! {
     who_takes_over_says_so_first: SyncSkipsTakeover, SynchronousLives;
     only_who_has_every_commit_is_elected: SyncLetsAnybodyLead, SynchronousLives;
     votes_are_counted: SyncCountsNoVotes, SynchronousLives;
+    the_gate_waits: GateOpensAtOnce, GatedLives;
+    the_gate_waits_for_everybody_it_must: GateTrustsOne, GatedLives;
     what_was_published_is_no_end: TakesStatusForEnd, Lives;
 }
 

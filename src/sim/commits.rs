@@ -11,7 +11,7 @@ use super::world::{Happening, World};
 use super::{MS, SECOND, Time};
 use crate::decide::mind::JobOutcome;
 use crate::decide::sync::resolver::{Electorate, is_safe};
-use crate::model::{Commits, Errand, MemberName, Receiver, SyncMode, SyncNames, Synchrony};
+use crate::model::{Commits, Errand, Gate, MemberName, Receiver, SyncMode, SyncNames, Synchrony};
 
 /// Clients that hear nothing do not write more and more.
 const WAITING_MAX: usize = 6;
@@ -28,11 +28,19 @@ pub(super) struct Waiting {
     in_force: Commits,
     /// Some processes have not taken up the new names yet.
     former: Option<Commits>,
+    pub gate: Gate,
+    /// How many records there were when it came up again, as long as no client has read them.
+    unread: Option<usize>,
 }
 
 impl Waiting {
     pub fn begin(names: &SyncNames) -> Waiting {
         Waiting { in_force: commits(names), ..Waiting::default() }
+    }
+
+    /// With records from before, some of which may be here alone.
+    pub fn come_back(names: &SyncNames, gate: Gate, records: usize) -> Waiting {
+        Waiting { gate, unread: Some(records), ..Waiting::begin(names) }
     }
 }
 
@@ -56,10 +64,11 @@ impl World {
             Receiver { name: self.hosts[*standby].name.to_string(), flushed, answered: flushed }
         };
         let receivers = pg.waiting.answers.iter().map(receiver).collect();
-        Synchrony { names: pg.waiting.in_force.text(), managed, receivers }
+        Synchrony { names: pg.waiting.in_force.text(), managed, receivers, gate: pg.waiting.gate }
     }
 
     pub fn client_commits(&mut self, host: usize) {
+        self.client_reads(host);
         let pg = &mut self.hosts[host].pg;
         if WAITING_MAX <= pg.waiting.commits.len() {
             return;
@@ -214,6 +223,32 @@ impl World {
         } else if let Some(commits) = unsafe_now {
             self.laws.breaks(format!("S3: {name} waits for {commits:?} under {electorate:?}"));
         }
+    }
+
+    /// G: what the first client sees of a primary that has come back, whoever may be elected has. What was committed to nobody but
+    /// this primary is as good as acknowledged from now on.
+    fn client_reads(&mut self, host: usize) {
+        let Some(records) = self.hosts[host].pg.waiting.unread.take() else { return };
+        let sync = self.store.sync.as_ref().and_then(|sync| Electorate::of(&sync.value));
+        let (Some(electorate), true) = (sync, self.policy.sync.is_gated()) else { return };
+        let name = self.hosts[host].name.clone();
+        let Some(seen) = self.hosts[host].pg.data.as_ref().and_then(|data| data.wal.get(..records)) else {
+            return;
+        };
+        let last = seen.last().copied();
+        let lacks = |voter: &&MemberName| {
+            let there = self.host_named(voter.as_str()).and_then(|at| self.hosts[at].pg.data.as_ref());
+            // One whose disk was taken away lacks whatever it had confirmed.
+            there.is_some_and(|data| data.wal.get(records - 1).copied() != last)
+        };
+        let lacking: Vec<String> = electorate.voters.iter().filter(lacks).map(ToString::to_string).collect();
+        if electorate.leader == name && electorate.quorum < lacking.len() {
+            self.laws
+                .breaks(format!("G: clients of {name} see what {} may lead without", lacking.join(", ")));
+        }
+        let now = self.now;
+        let seen: Vec<(Time, Record)> = seen.iter().map(|record| (now, *record)).collect();
+        self.laws.protected.extend(seen);
     }
 
     /// S3: whoever begins to accept writes has every record that was acknowledged while the mode was on.

@@ -8,7 +8,7 @@ use super::world::{Happening, World};
 use super::{MS, SECOND, Time};
 use crate::decide::mind::JobOutcome;
 use crate::model::{
-    Address, ControlState, Job, MemberName, Moment, Position, SyncNames, SystemId, Timeline, Unfinished,
+    Address, ControlState, Gate, Job, MemberName, Moment, Position, SyncNames, SystemId, Timeline, Unfinished,
 };
 
 impl World {
@@ -48,8 +48,9 @@ impl World {
             Job::Rewind { .. } | Job::StopOrderly { .. } | Job::StopFast { .. } => {
                 self.job_goes_on(host, 100 * MS);
             }
-            Job::StartPrimary { names, .. } => {
+            Job::StartPrimary { names, gate, .. } => {
                 self.hosts[host].pg.names = names;
+                self.hosts[host].pg.gate = gate;
                 self.launch(host, true, None, fails, disk);
             }
             Job::StartStandby { upstream } => {
@@ -64,7 +65,7 @@ impl World {
                 let takes = self.names_are_written(host, names);
                 self.job_goes_on_at(host, self.now + takes);
             }
-            Job::Follow { .. } | Job::SetAside => self.job_goes_on(host, 20 * MS),
+            Job::Follow { .. } | Job::SetAside | Job::OpenGate => self.job_goes_on(host, 20 * MS),
             Job::Checkpoint => self.job_goes_on(host, 200 * MS + disk),
             Job::StopAtOnce => self.stop_at_once(host),
         }
@@ -125,6 +126,7 @@ impl World {
             }
             Job::Checkpoint => self.end_checkpoint(host, fails),
             Job::Synchronize { .. } => self.end_synchronize(host, fails),
+            Job::OpenGate => self.open_gate(host, fails),
             Job::StopOrderly { by, .. } | Job::StopFast { by } if phase == 1 => self.stop_in_order(host, by),
             Job::StopOrderly { .. } | Job::StopFast { .. } => self.stop_at_once(host),
             Job::CopySlots { .. } => self.finish_job(host, JobOutcome::Done),
@@ -228,6 +230,16 @@ impl World {
         self.finish_job(host, if done { JobOutcome::Done } else { JobOutcome::Failed });
     }
 
+    fn open_gate(&mut self, host: usize, fails: bool) {
+        let pg = &mut self.hosts[host].pg;
+        let done = !fails && pg.server == Server::Primary && pg.hung_since.is_none();
+        if done {
+            pg.waiting.gate = Gate::Open;
+            self.tell(host, "* lets clients in");
+        }
+        self.finish_job(host, if done { JobOutcome::Done } else { JobOutcome::Failed });
+    }
+
     // Up.
 
     fn launch(&mut self, host: usize, as_primary: bool, upstream: Option<Address>, fails: bool, disk: Time) {
@@ -265,7 +277,7 @@ impl World {
             data.state = ControlState::InProduction;
             data.recovery_end = None;
             pg.server = Server::Primary;
-            pg.waiting = Waiting::begin(&pg.names);
+            pg.waiting = Waiting::come_back(&pg.names, pg.gate, data.wal.len());
             self.primary_begins(host);
             self.may_die_again(host);
         } else {
@@ -433,7 +445,8 @@ impl World {
                 | Job::CopySlots { .. }
                 | Job::SetAside
                 | Job::Checkpoint
-                | Job::Synchronize { .. },
+                | Job::Synchronize { .. }
+                | Job::OpenGate,
             )
             | None => {}
         }

@@ -178,8 +178,17 @@ fn synchronous(seed: u64) -> SyncPolicy {
     match mode {
         SyncMode::Off => SyncPolicy::default(),
         _ if sites(seed).is_some() || is_from_before(seed) => SyncPolicy::default(),
-        mode => SyncPolicy { mode, strict, node_count, lag_bytes_max: None },
+        mode => SyncPolicy { mode, strict, node_count, lag_bytes_max: None, gate: gated(seed) },
     }
+}
+
+/// In half of those, clients are let into a primary that comes back only when they may see what it has.
+fn gated(seed: u64) -> bool {
+    Random::new(seed ^ 0x6A7E_6A7E).below(2) == 0
+}
+
+pub(super) fn behind_a_gate(seed: u64) -> bool {
+    synchronous(seed).is_gated()
 }
 
 /// In some lives watchdogs are required, and fail. By chance of their own: what the other lives are does not change.

@@ -5,8 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::commits::Waiting;
 use crate::model::{
-    Address, Control, ControlState, Fork, Lsn, Moment, Position, Postgres as Observed, Running, Serving,
-    SyncNames, Synchrony, SystemId, Timeline, Unfinished,
+    Address, Control, ControlState, Fork, Gate, Lsn, Moment, Position, Postgres as Observed, Running,
+    Serving, SyncNames, Synchrony, SystemId, Timeline, Unfinished,
 };
 
 pub(super) const RECORD_BYTES: u64 = 0x100;
@@ -63,6 +63,8 @@ pub(super) struct Instance {
     pub kept: Vec<Record>,
     /// What stands in the file.
     pub names: SyncNames,
+    /// How it was started last.
+    pub gate: Gate,
     pub waiting: Waiting,
 }
 
@@ -185,12 +187,14 @@ impl Instance {
             set_aside: Vec::new(),
             kept: Vec::new(),
             names: SyncNames::Unmanaged,
+            gate: Gate::Open,
             waiting: Waiting::default(),
         }
     }
 
     pub fn accepts_writes(&self) -> bool {
-        self.server == Server::Primary && self.hung_since.is_none() && !self.stalled
+        let gated = self.waiting.gate == Gate::Closed;
+        self.server == Server::Primary && self.hung_since.is_none() && !self.stalled && !gated
     }
 
     pub fn observe(&self) -> Observed {

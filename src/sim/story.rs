@@ -86,6 +86,8 @@ fn run_line(mut world: World, line: &str, words: &[&str]) -> World {
                     "quorum" => world.policy.sync.mode = SyncMode::Quorum,
                     "off" => world.policy.sync.mode = SyncMode::Off,
                     "strict" => world.policy.sync.strict = true,
+                    "gate" => world.policy.sync.gate = true,
+                    "no-gate" => world.policy.sync.gate = false,
                     count => world.policy.sync.node_count = count.parse().expect("how many"),
                 }
             }

@@ -175,7 +175,7 @@ fn every_job() -> Vec<Option<Job>> {
     vec![
         None,
         Some(Job::Promote { term: TERM, timeline: Timeline(2), names: SyncNames::Unmanaged }),
-        Some(Job::StartPrimary { term: TERM, names: SyncNames::Unmanaged }),
+        Some(Job::StartPrimary { term: TERM, names: SyncNames::Unmanaged, gate: Gate::Open }),
         Some(Job::StartStandby { upstream: None }),
         Some(Job::StopOrderly { by: NOW + Span::from_secs(30), handover: None }),
         Some(Job::StopAtOnce),

@@ -4,6 +4,7 @@ mod backup;
 mod customs;
 mod failsafe;
 mod fencing;
+mod gate;
 mod liveness;
 mod page;
 mod replicas;

@@ -7,12 +7,12 @@ use crate::support::majors::bin_dirs;
 use crate::support::wait_for;
 use crate::{founded, others};
 
-fn synchronous(dynamic: &'static str) -> Setup {
+pub fn synchronous(dynamic: &'static str) -> Setup {
     Setup { dynamic, ..Setup::default() }
 }
 
 /// The system's own PostgreSQL, and a newer one.
-fn on_two_majors(dynamic: &'static str, test: &impl AsyncFn(&mut Lab)) {
+pub fn on_two_majors(dynamic: &'static str, test: &impl AsyncFn(&mut Lab)) {
     for bin_dir in bin_dirs().into_iter().take(2) {
         println!("with {}", bin_dir.display());
         in_lab(&Setup { bin_dir, ..synchronous(dynamic) }, async |lab| test(lab).await);

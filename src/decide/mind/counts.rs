@@ -74,7 +74,8 @@ impl Mind {
             | Job::StopFast { .. }
             | Job::StopAtOnce
             | Job::Checkpoint
-            | Job::Synchronize { .. } => return,
+            | Job::Synchronize { .. }
+            | Job::OpenGate => return,
         };
         match outcome {
             JobOutcome::Failed => {

@@ -4,9 +4,12 @@
 
 mod choice;
 mod election;
+mod gate;
 pub(crate) mod resolver;
 
 pub(super) use election::{Right, barred, may_take_over, needs_votes, right};
+pub(crate) use gate::gate_told;
+pub(super) use gate::{gate_to_begin_with, opens_gate};
 
 use super::Choice;
 use super::fault::{self, Fault};
@@ -69,6 +72,9 @@ fn end(lease: &Lease, cluster: &Cluster, running: &Running, written: bool) -> Op
 
 /// How a primary that leads undisturbed calls what it does.
 pub(super) fn leads(view: &View, cluster: &Cluster, running: &Running) -> Reason {
+    if running.is_gated() {
+        return Rule::GateClosed.into();
+    }
     if view.policy.sync.mode == SyncMode::Off {
         return Rule::LeaderStays.into();
     }

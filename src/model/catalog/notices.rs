@@ -1,4 +1,4 @@
-//! The explanations of what no rule says: what the guardian did and reports, and drills.
+//! The explanations of what no rule says: what the guardian did and reports, drills, and a start.
 
 use super::super::Notice;
 use super::{Explanation, Message};
@@ -40,5 +40,13 @@ pub const NOTICES: &[Explanation] = &[
          machine and has not. The guardian goes on; it kills PostgreSQL at once if the term has run out meanwhile.",
         "Do not rely on this device: a guardian or a kernel that hangs is fenced by nobody. See docs/fencing.md for how to set one \
          up, and drill again.",
+    ),
+    notice(
+        Notice::StartedWithoutGate,
+        "synchronous_gate is on, and the gate could not be made from pg_hba.conf: the line says why. PostgreSQL was started all the \
+         same, with everybody let in at once: until the synchronous standbys have caught up, clients may read commits that a \
+         failover would lose.",
+        "Change pg_hba.conf so that the gate can be made from it; docs/synchronous.md says what it must not use. It is tried again \
+         at the next start.",
     ),
 ];

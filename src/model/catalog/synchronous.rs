@@ -48,6 +48,21 @@ pub const SYNCHRONOUS: &[Explanation] = &[
          lets commits pass without them.",
     ),
     rule(
+        Rule::GateClosed,
+        "PostgreSQL was started again as the primary, and shows commits that no standby may have: recovery cannot tell them from \
+         others. As synchronous_gate asks, only Tenure's own roles are let in until the standbys that the key /sync rests on \
+         have flushed them. Balancers are told that this member is no primary.",
+        "Nothing, if it lasts for a moment. Otherwise look at the standbys: do they run, do they stream? `tenurectl explain` says \
+         which of them lack what. Switching synchronous_gate off lets clients in at once; what they read then may be lost by a \
+         failover.",
+    ),
+    rule(
+        Rule::GateOpens,
+        "Whoever may lead next has every commit that PostgreSQL was started with. Clients are let in. The line says how long they \
+         were kept out.",
+        "Nothing.",
+    ),
+    rule(
         Rule::CandidateNotSynchronous,
         "There is no leader, and the key /sync does not name this member: it may lack commits that were acknowledged.",
         "Bring back the former leader or one of the members that /sync names. If they are lost, `tenurectl failover \

@@ -231,6 +231,7 @@ fn a_record_is_read_back_whole() {
         scheduled_restart: Some(json!({"schedule": "2100-01-01T10:00:00+00:00"})),
         pause: Some(true),
         watchdog: Some("off".to_owned()),
+        gate: Some("closed".to_owned()),
         copying: Some("1 of 2".to_owned()),
         restart_wanted: Some(Whose { by: "anna@ops".to_owned(), why: None }),
         tenure: Some("1.0".to_owned()),
