@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::decide::fitness_told;
 use crate::model::{
-    FenceOrder, Fitness, Guardian, Intent, Lsn, MemberIntent, MemberName, MemberState, Moment,
-    ReplicationRow, Serving, Span, Tags, Whose,
+    AddressStanding, FenceOrder, Fitness, Guardian, Intent, Lsn, MemberIntent, MemberName, MemberState,
+    Moment, ReplicationRow, Serving, Span, Tags, Whose,
 };
 
 use super::look::{Look, SyncDuty};
@@ -124,6 +124,8 @@ struct Tenure<'a> {
     /// Whose the scheduled restart is.
     #[serde(skip_serializing_if = "Option::is_none")]
     restart_wanted: Option<&'a Whose>,
+    #[serde(skip_serializing_if = "<[AddressStanding]>::is_empty")]
+    virtual_addresses: &'a [AddressStanding],
 }
 
 /// A clone that is being made.
@@ -184,6 +186,7 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             pause: look.intents().and_then(|intents| intents.pause.as_ref()).filter(|_| look.paused()),
             kept: look.intents().and_then(|intents| intents.members.get(&view.me)),
             restart_wanted: facts.restart_wanted.as_ref(),
+            virtual_addresses: &facts.addresses,
             copying: facts.copying.map(|copying| CloneProgress {
                 copied_bytes: copying.copied,
                 whole_bytes: copying.whole,
@@ -406,6 +409,16 @@ mod tests {
         assert!(!text(&failed).contains("watchdog_failed"));
         let required = with(failed, |s| s.view.policy.watchdog_required = true);
         assert!(text(&required).contains(r#""watchdog_failed": true"#));
+    }
+
+    #[test]
+    fn virtual_addresses_are_shown_where_there_are_any() {
+        let held = with(primary(), |s| {
+            let address = "10.0.0.100 dev eth0".parse().expect("one");
+            s.facts.addresses = vec![AddressStanding { address, held: true, duplicate: None, failure: None }];
+        });
+        let shown = r#""virtual_addresses": [{"address": "10.0.0.100/32 dev eth0", "held": true}]}}"#;
+        assert!(text(&held).ends_with(shown), "{}", text(&held));
     }
 
     #[test]

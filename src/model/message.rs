@@ -19,7 +19,7 @@ pub enum Severity {
     Error,
 }
 
-/// What is worth a MESSAGE_ID and is no rule: the guardian's part, and drills.
+/// What is worth a MESSAGE_ID and is no rule: the guardian's part, drills, and virtual addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
     /// Said by the guardian.
@@ -32,6 +32,13 @@ pub enum Notice {
     DrillAsked,
     /// Said by the agent: the watchdog device that should have reset the machine has not.
     DrillInVain,
+    /// Said by the holder of the virtual addresses, as are the next three.
+    AddressTaken,
+    AddressReleased,
+    AddressDuplicate,
+    AddressFailed,
+    /// Said by the agent.
+    AddressHolderGone,
 }
 
 impl MessageId {
@@ -58,6 +65,11 @@ impl Notice {
         Notice::GuardianGone,
         Notice::DrillAsked,
         Notice::DrillInVain,
+        Notice::AddressTaken,
+        Notice::AddressReleased,
+        Notice::AddressDuplicate,
+        Notice::AddressFailed,
+        Notice::AddressHolderGone,
     ];
 
     pub const fn sentence(self) -> &'static str {
@@ -67,6 +79,11 @@ impl Notice {
             Notice::GuardianGone => "the guardian is gone",
             Notice::DrillAsked => "a drill was asked for",
             Notice::DrillInVain => "the watchdog device has not reset this machine",
+            Notice::AddressTaken => "took a virtual address",
+            Notice::AddressReleased => "left a virtual address",
+            Notice::AddressDuplicate => "another host answers for a virtual address",
+            Notice::AddressFailed => "a virtual address cannot be brought where it belongs",
+            Notice::AddressHolderGone => "nobody holds the virtual addresses of this member",
         }
     }
 
@@ -77,6 +94,11 @@ impl Notice {
             Notice::GuardianGone => MessageId("e779c0af112140f7af16cfcb166ee630"),
             Notice::DrillAsked => MessageId("83c566fb2c384175b3d08d51433ca5c4"),
             Notice::DrillInVain => MessageId("00e2f37fe4c94220a23fec910fc975a8"),
+            Notice::AddressTaken => MessageId("ff82b75546da4fdaa5d551d440ef5475"),
+            Notice::AddressReleased => MessageId("c1a05459754145958376dbd53230208b"),
+            Notice::AddressDuplicate => MessageId("cabe2215e379436e9939ec559784ce46"),
+            Notice::AddressFailed => MessageId("9ab47a0d741c42e49695194ff51cba66"),
+            Notice::AddressHolderGone => MessageId("1793c6bfa7fb4b96a7520a09a2b6373f"),
         }
     }
 }

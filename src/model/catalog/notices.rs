@@ -1,4 +1,4 @@
-//! The explanations of what no rule says: what the guardian did and reports, and drills.
+//! The explanations of what no rule says: what the guardian did and reports, drills, and virtual addresses.
 
 use super::super::Notice;
 use super::{Explanation, Message};
@@ -40,5 +40,39 @@ pub const NOTICES: &[Explanation] = &[
          machine and has not. The guardian goes on; it kills PostgreSQL at once if the term has run out meanwhile.",
         "Do not rely on this device: a guardian or a kernel that hangs is fenced by nobody. See docs/fencing.md for how to set one \
          up, and drill again.",
+    ),
+    notice(
+        Notice::AddressTaken,
+        "This member is primary, its promotion has ended, and a virtual address is now on its interface. The neighbours are told \
+         several times.",
+        "Nothing: clients of the address are here from now on.",
+    ),
+    notice(
+        Notice::AddressReleased,
+        "A virtual address was taken off its interface, because this member is not primary any more, or because its deadline came \
+         and no later one was told. The line says which.",
+        "Nothing after a switchover. After a deadline: find out why the agent said nothing; the line of the agent or of the guardian \
+         at the same time tells.",
+    ),
+    notice(
+        Notice::AddressDuplicate,
+        "Another host answers for a virtual address while this member has it or is about to take it. It has been taken all the same, since \
+         the lease proves that no other member may have it, and the neighbours are told again and again. The line names the other \
+         host's link-layer address.",
+        "Find that host (`ip neigh`, the switch) and take the address from it: a second manager such as keepalived or vip-manager, \
+         a host that has the address for good, or a network that answers in the place of hosts. docs/virtual-address.md.",
+    ),
+    notice(
+        Notice::AddressFailed,
+        "The kernel refused to add, remove or announce a virtual address. PostgreSQL and the lease are not concerned.",
+        "The line says what was tried and why it failed. See that the interface is there and up, and that the unit tenure-address@ of \
+         this instance has its capabilities.",
+    ),
+    notice(
+        Notice::AddressHolderGone,
+        "tenure.virtual_addresses names addresses, and tenure-address, which would hold them, does not answer. A primary here has \
+         no virtual address, or loses it with its present lease.",
+        "`systemctl enable --now tenure-address@INSTANCE`, or see its journal. It has to be restarted after a change of \
+         tenure.virtual_addresses. docs/virtual-address.md.",
     ),
 ];
