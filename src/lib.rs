@@ -8,6 +8,7 @@ pub mod doctor;
 
 pub mod clock;
 
+pub mod address;
 pub mod config;
 pub mod fence;
 pub mod log;

@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["decide"],
     &["doctor"],
     &["clock"],
-    &["config", "fence", "log", "peers", "postgres", "recorder", "store"],
+    &["address", "config", "fence", "log", "peers", "postgres", "recorder", "store"],
     &["agent", "api", "ctl", "sim"],
 ];
 
@@ -32,6 +32,8 @@ const LAYERS: &[&[&str]] = &[
 const NEIGHBOURS: &[(&str, &str, &str)] = &[
     ("store", "peers", "certificates and keys are read in one way, encrypted ones as well"),
     ("log", "config", "the logger is configured"),
+    ("address", "config", "the holder reads its addresses from the agent's files"),
+    ("address", "log", "it is a program of its own, and logs as the agent does"),
     (
         "fence",
         "config",
@@ -312,6 +314,7 @@ fn what_the_repository_promises_is_there() {
         "packaging/README.md",
         "systemd/tenured@.service",
         "systemd/tenure-fence@.service",
+        "systemd/tenure-address@.service",
         "ansible/README.md",
         "vagrant/README.md",
         "docs/rules.md",

@@ -97,6 +97,8 @@ impl Checkup {
                 config::WatchdogMode::Required => WatchdogMode::Required,
             },
             drills: self.config.tenure.drills.clone(),
+            virtual_addresses: self.config.tenure.virtual_addresses.iter().map(ToString::to_string).collect(),
+            address_standings: standing.facts.addresses.clone(),
             ..HostFacts::default()
         };
         let mut own_certificates = Vec::new();

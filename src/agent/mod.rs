@@ -2,9 +2,10 @@
 //!
 //! `keeper` renews the lease on a thread of its own, `sentry` speaks with the guardian, `eyes` look at PostgreSQL, `workshop`
 //! works on it, `disk` probes where it writes, `errands` and `publisher` write to the store, `requests` are what REST asks
-//! for, `callbacks` tell the operator's programs, `upkeep` does the chores, `scout` asks the cluster that this one follows.
-//! `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
+//! for, `callbacks` tell the operator's programs, `addresses` tells the holder of the virtual ones, `upkeep` does the chores, `scout`
+//! asks the cluster that this one follows. `inheritance`, `service`, `cgroup` and `leave` are the dealings with systemd.
 
+mod addresses;
 mod arguments;
 mod asks;
 mod callbacks;
@@ -53,6 +54,7 @@ use crate::model::{Contact, Facts, FenceOrder, Policy, Postgres, SessionId, Span
 use crate::recorder::Recorder;
 use crate::store::{Store, StoreEvent, StoreSettings};
 use crate::{api, clock};
+use addresses::{Addresses, Attendant};
 use callbacks::Callbacks;
 use checkup::Checkup;
 use doorkeeper::Doorkeeper;
@@ -233,6 +235,15 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         asked: drills_asked,
     };
     tasks.spawn(driller.serve());
+    let (told, addresses) = watch::channel(Addresses::default());
+    let attendant = Attendant {
+        addresses: config.tenure.virtual_addresses.clone(),
+        socket: config.address_socket(),
+        reloads: reloads.subscribe(),
+        standings: standings.clone(),
+        told,
+    };
+    tasks.spawn(attendant.attend());
     tasks.spawn(follow_signals(
         events.clone(),
         reloads,
@@ -313,6 +324,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         standing,
         session,
         recorder,
+        addresses,
         scope: config.scope.clone(),
     };
     let end = Office::new(mind, desk).work().await;

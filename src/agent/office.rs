@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::addresses::{self, Addresses};
 use super::asks::{Asks, moment_of};
 use super::errands::{self, ErrandContext};
 use super::eyes::Sight;
@@ -56,6 +57,7 @@ pub struct Desk {
     pub standing: watch::Sender<Arc<Standing>>,
     pub session: watch::Sender<Option<SessionId>>,
     pub recorder: Recorder,
+    pub addresses: watch::Receiver<Addresses>,
     pub scope: String,
 }
 
@@ -275,7 +277,13 @@ impl Office {
             deadline: view.policy.retry_timeout.min(Span::from_secs(5)).as_duration(),
         };
         let (store, answers) = (self.desk.store.clone(), self.desk.answers.clone());
+        let releases = matches!(errand, Errand::ReleaseLease { .. });
+        let gone = releases.then(|| addresses::left(self.desk.addresses.clone(), self.decisions));
         self.running.spawn(async move {
+            // Before anybody else can have them.
+            if let Some(gone) = gone {
+                gone.await;
+            }
             let outcome = errands::carry_out(&store, errand, context).await;
             // A loop that has ended needs no answer.
             let _ = answers.send(Event::ErrandEnded(outcome)).await;
@@ -402,6 +410,7 @@ impl Office {
         facts.scheduled_restart = self.asks.document();
         facts.restart_wanted = self.asks.wanted();
         facts.copying = *self.desk.copying.borrow();
+        facts.addresses.clone_from(&self.desk.addresses.borrow().standings);
         facts
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 
 use crate::decide::fitness_told;
-use crate::model::{Guardian, Lag, Lsn, MemberRole, MemberState, Serving};
+use crate::model::{AddressStanding, Guardian, Lag, Lsn, MemberRole, MemberState, Serving};
 
 use super::look::{Look, SyncDuty};
 use super::status::{PATRONI_VERSION, disk_stalled, is_unlocked, timeline};
@@ -214,11 +214,39 @@ fn ours(page: &mut Page, look: Look) {
         "Value is 1 while this primary lets no client in, until its synchronous standbys have caught up, 0 otherwise.",
         flag(look.is_gated()),
     );
+    addresses(page, look);
     intents(page, look);
     page.gauge(
         "tenure_job_running",
         "Value is 1 while long work on Postgres is under way, 0 otherwise.",
         flag(standing.view.work.job.is_some()),
+    );
+}
+
+/// Samples for each virtual address, if anybody holds them.
+fn addresses(page: &mut Page, look: Look) {
+    let all = &look.standing.facts.addresses;
+    if all.is_empty() {
+        return;
+    }
+    let mut show = |name: &str, help: &str, value: fn(&AddressStanding) -> bool| {
+        page.help(name, help);
+        let _ = writeln!(page.text, "# TYPE {name} gauge");
+        for standing in all {
+            let address = escaped(&standing.address.to_string());
+            let value = flag(value(standing));
+            let _ = writeln!(page.text, "{name}{{{},address=\"{address}\"}} {value}", page.labels);
+        }
+    };
+    show(
+        "tenure_virtual_address_held",
+        "Value is 1 if the virtual address is on this member, 0 otherwise.",
+        |one| one.held,
+    );
+    show(
+        "tenure_virtual_address_troubled",
+        "Value is 1 if another host answers for the virtual address, or it could not be brought where it belongs, 0 otherwise.",
+        |one| one.duplicate.is_some() || one.failure.is_some(),
     );
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::fixtures::{NOW, name, primary, snapshot, standby, with};
 use super::look::Look;
 use super::metrics::metrics;
-use crate::model::{Intent, IntentKind, Intents, MemberIntent, Standing, Versioned};
+use crate::model::{AddressStanding, Intent, IntentKind, Intents, MemberIntent, Standing, Versioned};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
 const ALERTS: &str = include_str!("../../packaging/files/prometheus-rules.yml");
@@ -28,7 +28,12 @@ fn all() -> Vec<Metric> {
         let value = Intents { members: [(name("vaasa"), kept)].into(), ..Intents::default() };
         snapshot(s).intents = Some(Versioned { value, version: 3 });
     };
-    let text = metrics(Look::new(&with(standby(), ends), NOW));
+    let shown = |s: &mut Standing| {
+        ends(s);
+        let address = "10.0.0.100/24 dev eth0".parse().expect("one");
+        s.facts.addresses = vec![AddressStanding { address, held: true, duplicate: None, failure: None }];
+    };
+    let text = metrics(Look::new(&with(standby(), shown), NOW));
     let lines: Vec<&str> = text.lines().collect();
     let helps = lines.iter().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
     let metric = |(name, help): (&str, &str)| {

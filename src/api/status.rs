@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::decide::{fitness_told, gate_told};
 use crate::model::{
-    FenceOrder, Fitness, GateTold, Guardian, Intent, Lsn, MemberIntent, MemberName, MemberState, Moment,
-    ReplicationRow, Serving, Span, Tags, Whose,
+    AddressStanding, FenceOrder, Fitness, GateTold, Guardian, Intent, Lsn, MemberIntent, MemberName,
+    MemberState, Moment, ReplicationRow, Serving, Span, Tags, Whose,
 };
 
 use super::look::{Look, SyncDuty};
@@ -127,6 +127,8 @@ struct Tenure<'a> {
     /// Whose the scheduled restart is.
     #[serde(skip_serializing_if = "Option::is_none")]
     restart_wanted: Option<&'a Whose>,
+    #[serde(skip_serializing_if = "<[AddressStanding]>::is_empty")]
+    virtual_addresses: &'a [AddressStanding],
 }
 
 /// A clone that is being made.
@@ -188,6 +190,7 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             kept: look.intents().and_then(|intents| intents.members.get(&view.me)),
             restart_wanted: facts.restart_wanted.as_ref(),
             gate: gate_told(view),
+            virtual_addresses: &facts.addresses,
             copying: facts.copying.map(|copying| CloneProgress {
                 copied_bytes: copying.copied,
                 whole_bytes: copying.whole,
@@ -415,9 +418,18 @@ mod tests {
     #[test]
     fn a_closed_gate_is_told_with_what_it_waits_for() {
         let gated = text(&with(primary(), be_gated));
-        let told =
-            r#""gate": {"until": 67394000, "closed_ms": 1000, "lacking": ["oulu"], "may_lack": 0}}}"#;
+        let told = r#""gate": {"until": 67394000, "closed_ms": 1000, "lacking": ["oulu"], "may_lack": 0}}}"#;
         assert!(gated.contains(r#""state": "running""#) && gated.ends_with(told), "{gated}");
+    }
+
+    #[test]
+    fn virtual_addresses_are_shown_where_there_are_any() {
+        let held = with(primary(), |s| {
+            let address = "10.0.0.100 dev eth0".parse().expect("one");
+            s.facts.addresses = vec![AddressStanding { address, held: true, duplicate: None, failure: None }];
+        });
+        let shown = r#""virtual_addresses": [{"address": "10.0.0.100/32 dev eth0", "held": true}]}}"#;
+        assert!(text(&held).ends_with(shown), "{}", text(&held));
     }
 
     #[test]

@@ -98,10 +98,9 @@ fn node_of(text: &str, row: &Setting, place: &Place) -> Result<Node, Problem> {
         content: Content::Scalar { text: text.trim().to_owned(), plain: false },
     };
     let wrapped = match (row.kind, text.trim_start().as_bytes().first()) {
-        (Kind::Words | Kind::Choices(_) | Kind::LogFormat, Some(b'[')) | (Kind::Texts, Some(b'{')) => {
-            text.to_owned()
-        }
-        (Kind::Words | Kind::Choices(_), _) => return Ok(scalar()),
+        (Kind::Words | Kind::Choices(_) | Kind::VirtualAddresses | Kind::LogFormat, Some(b'['))
+        | (Kind::Texts, Some(b'{')) => text.to_owned(),
+        (Kind::Words | Kind::Choices(_) | Kind::VirtualAddresses, _) => return Ok(scalar()),
         (Kind::Texts, _) => format!("{{{text}}}"),
         (Kind::Secret, _) => {
             let content = Content::Scalar { text: text.to_owned(), plain: false };

@@ -83,6 +83,7 @@ fn holds(kind: Kind) -> String {
         Kind::Connect => "host:port".to_owned(),
         Kind::Lines => "a list of lines".to_owned(),
         Kind::Words => "a list, or words with commas".to_owned(),
+        Kind::VirtualAddresses => "a list of `ADDRESS/PREFIX dev INTERFACE`".to_owned(),
         Kind::Options => "a list of options".to_owned(),
         Kind::Texts => "names with values".to_owned(),
         Kind::LogFormat => "text, or a list of fields".to_owned(),

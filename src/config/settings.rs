@@ -51,6 +51,8 @@ pub enum Kind {
     Words,
     /// Command-line options: a list of words and of single pairs.
     Options,
+    /// A list of virtual addresses, or text with commas.
+    VirtualAddresses,
     /// Names with text.
     Texts,
     /// How lines of the log look, in Python's words.
@@ -316,6 +318,7 @@ pub const LOCAL: &[&[Setting]] = &[
         row("tenure.guardian", TEXT, "", "the program of the guardian, if it is not beside the agent's"),
         row("tenure.drills", Kind::Choices(Drill::WORDS), "", "the faults that `tenurectl drill` may bring upon this member; none if left out"),
         row("tenure.ui", Kind::Choice(&["on", "read-only", "off"]), "on", "the web page at /ui: with everything, without actions, or not at all"),
+        row("tenure.virtual_addresses", Kind::VirtualAddresses, "", "addresses that go with the primary, which tenure-address puts on their interfaces"),
     ],
 ];
 
@@ -433,6 +436,7 @@ pub fn variable(row: &Setting) -> Option<String> {
         | Kind::Listen
         | Kind::Connect
         | Kind::Words
+        | Kind::VirtualAddresses
         | Kind::LogFormat
         | Kind::DateFormat
         | Kind::Texts => {}

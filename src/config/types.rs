@@ -12,7 +12,7 @@ use super::customs::{Customs, Method};
 use super::log_format::LogFormat;
 use super::store_types::{Etcd, Zookeeper};
 use super::values;
-use crate::model::{Address, Drill, MemberName, Secret, Tags};
+use crate::model::{Address, Drill, MemberName, Secret, Tags, VirtualAddress};
 
 /// Everything that one agent's files and environment say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,9 @@ pub struct Own {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub drills: Vec<Drill>,
     pub ui: Ui,
+    /// What goes with the primary, and `tenure-address` holds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub virtual_addresses: Vec<VirtualAddress>,
 }
 
 /// The web page at `/ui`.
@@ -341,6 +344,10 @@ impl Config {
 
     pub fn guardian_socket(&self) -> PathBuf {
         self.state_dir().join("guardian.sock")
+    }
+
+    pub fn address_socket(&self) -> PathBuf {
+        self.state_dir().join("address.sock")
     }
 }
 

@@ -6,7 +6,7 @@ use super::log_format::{LogFormat, check_date_format};
 use super::settings::{Kind, Setting};
 use super::types::Listen;
 use super::yaml::{Content, Node, integer};
-use crate::model::{Address, MemberName};
+use crate::model::{Address, MemberName, VirtualAddress};
 
 /// Read a value that is not null. The error completes the sentence "found …, wanted …".
 pub fn read(node: &Node, kind: Kind) -> Result<Value, String> {
@@ -60,6 +60,7 @@ pub fn read(node: &Node, kind: Kind) -> Result<Value, String> {
         Kind::Connect => connect(line()),
         Kind::Lines => lines(node).map(Value::from).ok_or_else(|| "a list of lines".to_owned()),
         Kind::Words => words(node).map(Value::from).ok_or_else(|| "a list of words".to_owned()),
+        Kind::VirtualAddresses => virtual_addresses(node),
         Kind::Options => options(node)
             .map(Value::from)
             .ok_or_else(|| "a list of options, such as - data-checksums and - encoding: UTF8".to_owned()),
@@ -226,6 +227,24 @@ fn words(node: &Node) -> Option<Vec<String>> {
         Content::List(_) => lines(node),
         Content::Map(_) => None,
     }
+}
+
+fn virtual_addresses(node: &Node) -> Result<Value, String> {
+    let wanted = "a list of addresses, such as - 10.0.0.100/24 dev eth0";
+    let texts = words(node).ok_or(wanted)?;
+    let parse = |text: &String| text.parse::<VirtualAddress>().map_err(|why| format!("{wanted}; {why}"));
+    let addresses = texts.iter().map(parse).collect::<Result<Vec<_>, String>>()?;
+    if VirtualAddress::COUNT_MAX < addresses.len() {
+        return Err(format!("{wanted}, at most {}", VirtualAddress::COUNT_MAX));
+    }
+    let twice = addresses
+        .iter()
+        .enumerate()
+        .find(|(at, one)| addresses[..*at].iter().any(|other| other.ip == one.ip));
+    if let Some((_, address)) = twice {
+        return Err(format!("{wanted}, each once; {} is there twice", address.ip));
+    }
+    Ok(addresses.iter().map(ToString::to_string).collect::<Vec<_>>().into())
 }
 
 /// As the command line wants them, without the dashes: `name` or `name=value`.

@@ -1,6 +1,7 @@
 //! What can only be judged once every layer is in: what is missing, and what does not fit together.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
@@ -8,10 +9,10 @@ use super::check::Findings;
 use super::customs::{self, Customs};
 use super::problem::Problem;
 use super::settings::{Table, variable};
-use super::types::Bootstrap;
+use super::types::{Bootstrap, Listen};
 use super::values::address;
 use super::yaml::Place;
-use crate::model::Watchdog;
+use crate::model::{VirtualAddress, Watchdog};
 
 const REQUIRED: [&str; 7] = [
     "scope",
@@ -37,6 +38,7 @@ pub fn complete(merged: &mut Value, files: &[&str], findings: &mut Findings) {
     whole.logins();
     whole.tags();
     whole.watchdog();
+    whole.virtual_addresses();
     whole.log();
 }
 
@@ -368,6 +370,35 @@ impl Whole<'_> {
         if !device.starts_with('/') || longest < device.len() {
             let message = format!("{device:?} is not an absolute path of at most {longest} bytes");
             self.error("watchdog.device", message, None);
+        }
+    }
+
+    fn virtual_addresses(&mut self) {
+        let path = "tenure.virtual_addresses";
+        let named =
+            self.value(path).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        let addresses: Vec<VirtualAddress> = named.filter_map(|text| text.parse().ok()).collect();
+        let heard = self.text("postgresql.listen").and_then(|text| text.parse::<Listen>().ok());
+        for VirtualAddress { ip, .. } in addresses {
+            for own in ["postgresql.connect_address", "restapi.connect_address"] {
+                let host = self.text(own).and_then(|text| address(text, None)).map(|address| address.host);
+                if host.and_then(|host| host.parse::<IpAddr>().ok()) == Some(ip) {
+                    let message = format!(
+                        "{ip} is this member's own address ({own}), which must not go away with the lease"
+                    );
+                    self.error(path, message, Some("name an address that no member has for itself"));
+                }
+            }
+            let wildcard = if ip.is_ipv4() { "0.0.0.0" } else { "::" };
+            let covers = |host: &String| host == "*" || host == wildcard || host.parse() == Ok(ip);
+            if heard.as_ref().is_some_and(|listen| !listen.hosts.iter().any(covers)) {
+                self.warn(
+                    path,
+                    format!(
+                        "PostgreSQL does not listen on {ip}: postgresql.listen should name * or {wildcard}"
+                    ),
+                );
+            }
         }
     }
 

@@ -32,7 +32,11 @@ pub fn completions(arguments: &CompletionsArguments) -> Result<()> {
 pub fn man(arguments: &ManArguments) -> Result<()> {
     let directory = &arguments.directory;
     fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
-    let mut pages = vec![page("tenured", tenured(), "8"), page("tenure-fence", tenure_fence(), "8")];
+    let mut pages = vec![
+        page("tenured", tenured(), "8"),
+        page("tenure-fence", tenure_fence(), "8"),
+        page("tenure-address", crate::address::Arguments::command(), "8"),
+    ];
     let mut command = super::Arguments::command().disable_help_subcommand(true);
     // Now every command knows its whole name.
     command.build();
@@ -92,9 +96,14 @@ mod tests {
     fn every_program_and_every_command_has_a_page() {
         let directory = tempfile::tempdir().expect("a directory");
         man(&ManArguments { directory: directory.path().to_owned() }).expect("written");
-        for page in
-            ["tenured.8", "tenure-fence.8", "tenurectl.1", "tenurectl-list.1", "tenurectl-edit-config.1"]
-        {
+        for page in [
+            "tenured.8",
+            "tenure-fence.8",
+            "tenure-address.8",
+            "tenurectl.1",
+            "tenurectl-list.1",
+            "tenurectl-edit-config.1",
+        ] {
             let text = fs::read_to_string(directory.path().join(page)).expect("a page");
             assert!(text.contains(".SH NAME") && text.contains(".SH SYNOPSIS"), "{page}: {text}");
         }

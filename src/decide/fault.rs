@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     RestartsOnOldTimeline,
     /// Follows a leader without looking whether the records fit.
     SkipsDivergence,
+    /// Keeps the virtual address when the lease has been given back or lost.
+    KeepsAddress,
     /// Gives the lease back while PostgreSQL still runs.
     ReleasesBeforeStop,
     /// Takes silence of the store for a store without a leader.

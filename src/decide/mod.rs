@@ -1,6 +1,7 @@
 //! The rules: pure functions from a view to a plan. Nothing here waits, reads a clock, or remembers; what a rule needs to
 //! remember is a field of the view. One file per situation; this one tells the situations apart.
 
+mod address;
 pub mod asked;
 mod bootstrap;
 mod callbacks;
@@ -30,6 +31,7 @@ mod tests;
 mod topology;
 mod wishes;
 
+pub use address::address_order;
 use fault::Fault;
 use fitness::fitness;
 pub use fitness::fitness_told;

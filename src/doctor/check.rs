@@ -122,6 +122,10 @@ checks! {
         "docs/fencing.md";
     WatchdogOff = "watchdog_off" Warning: "nothing resets the machine if kernel or guardian hang",
         "watchdog.mode: automatic, with a device that the guardian may open; docs/fencing.md";
+    NoAddressHolder = "no_address_holder" Error: "tenure.virtual_addresses names addresses, and a new primary here would not get them",
+        "`systemctl enable --now tenure-address@INSTANCE`, or see its journal; docs/virtual-address.md";
+    AddressTroubled = "address_troubled" Error: "clients of a virtual address reach another host, or none",
+        "docs/virtual-address.md";
     Unfit = "unfit" Error: "a member that is not fit makes way for others and does not take over",
         "`tenurectl explain MEMBER`; docs/liveness.md";
     SecretReadable = "secret_readable" Error: "every user of the machine can read a password or a key",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::haproxy::File;
 use super::hba::Entry;
-use crate::model::{Drill, Lsn, Span, Timeline, Timing, View};
+use crate::model::{AddressStanding, Drill, Lsn, Span, Timeline, Timing, View};
 
 /// Everything about one cluster.
 #[derive(Clone, Debug)]
@@ -129,6 +129,9 @@ pub struct HostFacts {
     pub watchdog_mode: WatchdogMode,
     /// The faults that this member would bring upon itself for a drill.
     pub drills: Vec<Drill>,
+    /// As they are configured, and as their holder has them; nothing of the latter if there is none.
+    pub virtual_addresses: Vec<String>,
+    pub address_standings: Vec<AddressStanding>,
     pub store: Option<RoundTrips>,
     /// Files with secrets that everybody may read.
     pub readable_secrets: Vec<String>,

@@ -1,9 +1,10 @@
 //! One member's machine: the guardian, the watchdog, secrets, certificates, disks.
 
 use super::{
-    Certificate, Check, DiskFacts, Facts, Finding, HostFacts, MemberFacts, Ward, WatchdogMode, bytes, roughly,
+    Certificate, Check, DiskFacts, Facts, Finding, HostFacts, MemberFacts, Ward, WatchdogMode, bytes, listed,
+    roughly,
 };
-use crate::model::{Fitness, Guardian, Span, View, Watchdog};
+use crate::model::{AddressStanding, Fitness, Guardian, Span, View, Watchdog};
 
 /// A month to renew a certificate in.
 const SOON_S: u64 = 30 * 86_400;
@@ -26,7 +27,25 @@ pub fn examine(facts: &Facts, member: &MemberFacts, ward: &mut Ward) {
     for certificate in &host.certificates {
         ends(facts, certificate, &member.name, ward);
     }
+    addresses(host, &member.name, ward);
     disks(member, host, ward);
+}
+
+fn addresses(host: &HostFacts, name: &str, ward: &mut Ward) {
+    if host.virtual_addresses.is_empty() {
+        return;
+    }
+    let listed = listed(host.virtual_addresses.iter().map(String::as_str));
+    let unheld = host.address_standings.is_empty();
+    let finding = || Finding::of(Check::NoAddressHolder, format!("tenure-address does not answer: {listed}"));
+    ward.check(Check::NoAddressHolder, unheld.then(|| finding().about(name)));
+    for AddressStanding { address, duplicate, failure, .. } in &host.address_standings {
+        ward.made(Check::AddressTroubled);
+        let other = duplicate.as_ref().map(|mac| format!("{mac} answers for {address} as well"));
+        for measured in other.iter().chain(failure) {
+            ward.find(Finding::of(Check::AddressTroubled, measured.clone()).about(name));
+        }
+    }
 }
 
 fn guarded(view: &View, name: &str, ward: &mut Ward) {
@@ -140,6 +159,32 @@ mod tests {
         finds(broken(WatchdogMode::Required), &[(Check::WatchdogMissing, "db1", "there is no such device")]);
         finds(broken(WatchdogMode::Automatic), &[(Check::WatchdogFailed, "db1", "there is no such device")]);
         finds(broken(WatchdogMode::Off), &[(Check::WatchdogOff, "db1", "watchdog.mode is off")]);
+    }
+
+    #[test]
+    fn a_virtual_address_has_a_holder_and_no_rival() {
+        let with = |standings: &[(Option<&str>, Option<&str>)]| {
+            let address = "10.0.0.100/24 dev eth0";
+            let standing = |(duplicate, failure): &(Option<&str>, Option<&str>)| AddressStanding {
+                address: address.parse().expect("one"),
+                held: true,
+                duplicate: duplicate.map(str::to_owned),
+                failure: failure.map(str::to_owned),
+            };
+            let standings: Vec<AddressStanding> = standings.iter().map(standing).collect();
+            move |facts: &mut Facts| {
+                host(facts, 0).virtual_addresses = vec![address.to_owned()];
+                host(facts, 0).address_standings.clone_from(&standings);
+            }
+        };
+        finds_nothing(with(&[(None, None)]));
+        finds(with(&[]), &[(Check::NoAddressHolder, "db1", "tenure-address does not answer: 10.0.0.100/24")]);
+        let troubled = |measured| [(Check::AddressTroubled, "db1", measured)];
+        finds(
+            with(&[(Some("02:00:00:00:00:0b"), None)]),
+            &troubled("02:00:00:00:00:0b answers for 10.0.0.100/24"),
+        );
+        finds(with(&[(None, Some("add it: no"))]), &troubled("add it: no"));
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl Drop for Logging {
 fn targets(settings: &Log) -> Targets {
     let own = level_of(settings.level);
     let libraries = own.min(LevelFilter::WARN);
-    let ours = ["tenure", "tenured", "tenurectl", "tenure_fence"].map(|name| (name, own));
+    let ours = ["tenure", "tenured", "tenurectl", "tenure_fence", "tenure_address"].map(|name| (name, own));
     let single = settings.loggers.iter().filter_map(|(module, name)| {
         let level: ConfiguredLevel = serde_json::from_value(Value::from(name.to_ascii_uppercase())).ok()?;
         Some((module.clone(), level_of(level)))

@@ -19,7 +19,7 @@ pub enum Severity {
     Error,
 }
 
-/// What is worth a MESSAGE_ID and is no rule: the guardian's part, drills, and a start.
+/// What is worth a MESSAGE_ID and is no rule: the guardian's part, drills, a start, and virtual addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notice {
     /// Said by the guardian.
@@ -34,6 +34,13 @@ pub enum Notice {
     DrillInVain,
     /// Said by the agent, when it starts PostgreSQL.
     StartedWithoutGate,
+    /// Said by the holder of the virtual addresses, as are the next three.
+    AddressTaken,
+    AddressReleased,
+    AddressDuplicate,
+    AddressFailed,
+    /// Said by the agent.
+    AddressHolderGone,
 }
 
 impl MessageId {
@@ -61,6 +68,11 @@ impl Notice {
         Notice::DrillAsked,
         Notice::DrillInVain,
         Notice::StartedWithoutGate,
+        Notice::AddressTaken,
+        Notice::AddressReleased,
+        Notice::AddressDuplicate,
+        Notice::AddressFailed,
+        Notice::AddressHolderGone,
     ];
 
     pub const fn sentence(self) -> &'static str {
@@ -71,6 +83,11 @@ impl Notice {
             Notice::DrillAsked => "a drill was asked for",
             Notice::DrillInVain => "the watchdog device has not reset this machine",
             Notice::StartedWithoutGate => "PostgreSQL is started without its gate",
+            Notice::AddressTaken => "took a virtual address",
+            Notice::AddressReleased => "left a virtual address",
+            Notice::AddressDuplicate => "another host answers for a virtual address",
+            Notice::AddressFailed => "a virtual address cannot be brought where it belongs",
+            Notice::AddressHolderGone => "nobody holds the virtual addresses of this member",
         }
     }
 
@@ -82,6 +99,11 @@ impl Notice {
             Notice::DrillAsked => MessageId("83c566fb2c384175b3d08d51433ca5c4"),
             Notice::DrillInVain => MessageId("00e2f37fe4c94220a23fec910fc975a8"),
             Notice::StartedWithoutGate => MessageId("16d71306e3684c328c4cca875a11151d"),
+            Notice::AddressTaken => MessageId("ff82b75546da4fdaa5d551d440ef5475"),
+            Notice::AddressReleased => MessageId("c1a05459754145958376dbd53230208b"),
+            Notice::AddressDuplicate => MessageId("cabe2215e379436e9939ec559784ce46"),
+            Notice::AddressFailed => MessageId("9ab47a0d741c42e49695194ff51cba66"),
+            Notice::AddressHolderGone => MessageId("1793c6bfa7fb4b96a7520a09a2b6373f"),
         }
     }
 }

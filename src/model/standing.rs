@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Copying, Lsn, Moment, Plan, View, Whose};
+use super::{AddressStanding, Copying, Lsn, Moment, Plan, View, Whose};
 
 /// Published by the loop after every decision, never waited for.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct Facts {
     pub store_last_seen_at: Option<Moment>,
     /// How far the clone that is being made has come.
     pub copying: Option<Copying>,
+    /// How this member's virtual addresses are; nothing if it has none, or if nobody holds them.
+    pub addresses: Vec<AddressStanding>,
     /// How many decisions the agent has made since it started.
     pub decisions: u64,
 }

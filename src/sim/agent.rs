@@ -9,6 +9,7 @@ use super::store::{Answer, Request};
 use super::story::describe;
 use super::world::{Happening, Question, World};
 use super::{MS, SECOND, Time};
+use crate::decide::address_order;
 use crate::decide::fault::{self, Fault};
 use crate::decide::fitness_told;
 use crate::decide::mind::{Command, ErrandOutcome, Event, JobOutcome, Mind, PeerQuestion, Seen};
@@ -104,6 +105,7 @@ impl World {
         let ends = until.and_then(|at| at.parse().ok()).map(|at| clock.read(at));
         agent.mind.apply(now, Event::PauseEnds(ends));
         let mut turn = agent.mind.turn(now);
+        let order = address_order(agent.mind.view());
         // Callbacks change nothing in this world, not even its chances.
         turn.commands.retain(|command| !matches!(command, Command::Call(_)));
         let asked =
@@ -144,6 +146,7 @@ impl World {
         if let Some(Command::AskLeader { asked_at, question }) = asked {
             self.ask_leader(host, asked_at, &question);
         }
+        self.order_address(host, order);
         self.look_at_mind(host);
         self.publish(host, now);
     }

@@ -77,6 +77,7 @@ bites! {
     nobody_leads_unwatched: LeadsUnwatched, Views;
     nobody_restarts_on_an_old_timeline: RestartsOnOldTimeline, Views;
     divergence_is_looked_for: SkipsDivergence, Both;
+    the_address_is_left_with_the_lease: KeepsAddress, Both;
     the_lease_is_given_back_after_the_stop: ReleasesBeforeStop, Both;
     silence_is_not_an_empty_throne: SilenceIsNoLeader, Views;
     nothing_is_cloned_over: ClonesOverData, Views;

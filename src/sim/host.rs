@@ -12,6 +12,7 @@ use crate::decide::mind::{Event, LeaseOrders, Mind};
 use crate::decide::publish::Identity;
 use crate::model::{
     Job, Lease, MemberName, MemberRecord, Moment, PeerAnswer, Reason, Session, SessionId, Status, Tags, Term,
+    Until,
 };
 use crate::store::zookeeper::Touches;
 
@@ -43,6 +44,8 @@ pub(super) struct Host {
     pub answers_to_lose: u32,
     /// What the store has told this machine of its right to lead, and until when that lasts by the machine's own clock.
     pub office: Option<(Term, Moment)>,
+    /// The virtual address is here, and until when if nobody says more.
+    pub address: Option<Until>,
 }
 
 impl Host {
@@ -67,6 +70,7 @@ impl Host {
             failing: BTreeMap::new(),
             answers_to_lose: 0,
             office: None,
+            address: None,
         }
     }
 }

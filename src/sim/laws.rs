@@ -82,6 +82,7 @@ impl Laws {
 
 impl World {
     pub fn look_at_laws(&mut self) {
+        self.look_at_addresses();
         let mut writer: Option<usize> = None;
         for index in 0..self.hosts.len() {
             if self.hosts[index].pg.server != Server::Primary {

@@ -1,9 +1,10 @@
 //! A whole cluster in one thread: hosts, store, network, PostgreSQL and clients, simulated; every member runs the real
 //! `Mind`. Everything follows from a seed, so what has been seen once can be seen again.
 //!
-//! `world` owns time and the queue; `agent`, `keeper`, `guardian`, `jobs`, `postgres` and `store` are what happens on
+//! `world` owns time and the queue; `agent`, `addresses`, `keeper`, `guardian`, `jobs`, `postgres` and `store` are what happens on
 //! the machines; `laws` looks at all of it after every step; the rest are tests of four kinds.
 
+mod addresses;
 mod agent;
 mod bite;
 mod commits;

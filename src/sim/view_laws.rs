@@ -1,6 +1,6 @@
 //! What `decide` may never say, whatever a member knows: the laws over a single view and its plan.
 
-use crate::decide::fitness_told;
+use crate::decide::{address_order, fitness_told};
 use crate::model::*;
 
 fn stops_now(view: &View) -> bool {
@@ -160,6 +160,24 @@ pub(super) fn broken_law(view: &View, plan: &Plan) -> Option<&'static str> {
         }
         Step::Exit if writable => return Some("an agent does not leave a primary behind"),
         Step::Wait | Step::Store(_) | Step::AskPeers(_) | Step::Run(_) | Step::Cancel | Step::Exit => {}
+    }
+    match address_order(view) {
+        AddressOrder::Hold { .. } if !view.postgres.is_primary() => {
+            return Some("only a primary takes the virtual address");
+        }
+        AddressOrder::Hold { .. } if in_force.is_none() && !view.policy.pause => {
+            return Some("the virtual address is taken under a lease in force");
+        }
+        AddressOrder::Keep | AddressOrder::Extend { .. }
+            if view.lease.is_none() && view.memory.has_led && !view.policy.pause =>
+        {
+            return Some("whoever has given the lease back or lost it has no virtual address");
+        }
+        AddressOrder::Away
+        | AddressOrder::Ask
+        | AddressOrder::Keep
+        | AddressOrder::Extend { .. }
+        | AddressOrder::Hold { .. } => {}
     }
     let becomes_primary = |running: &RunningJob| {
         running.job.is_stop() || matches!(running.job, Job::Promote { .. } | Job::StartPrimary { .. })

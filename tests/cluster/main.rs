@@ -1,5 +1,6 @@
 //! Whole nodes as real processes, and what a client sees when they fail. See `support::lab`.
 
+mod addresses;
 mod backup;
 mod customs;
 mod failsafe;

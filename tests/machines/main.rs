@@ -1,6 +1,7 @@
 //! Three machines with real systemd, units as the packages bring them, and what fails on whole machines. `make test-machines`
 //! runs them; see `support::machines`.
 
+mod addresses;
 mod agent;
 mod drilling;
 mod frozen;

@@ -422,9 +422,12 @@ fn watchdog(dir: &Path, machine: &str) -> WatchdogDevice {
 fn copy_binaries(dir: &Path) -> PathBuf {
     let target = dir.join("bin");
     fs::create_dir(&target).expect("our own directory");
-    for binary in
-        [env!("CARGO_BIN_EXE_tenured"), env!("CARGO_BIN_EXE_tenure-fence"), env!("CARGO_BIN_EXE_tenurectl")]
-    {
+    for binary in [
+        env!("CARGO_BIN_EXE_tenured"),
+        env!("CARGO_BIN_EXE_tenure-fence"),
+        env!("CARGO_BIN_EXE_tenure-address"),
+        env!("CARGO_BIN_EXE_tenurectl"),
+    ] {
         let name = Path::new(binary).file_name().expect("a file name");
         fs::copy(binary, target.join(name)).expect("a binary that was built");
     }

@@ -269,7 +269,7 @@ impl Site {
     }
 
     fn print_logs(&self) {
-        let units = ["--unit=tenured@*", "--unit=tenure-fence@*"];
+        let units = ["--unit=tenured@*", "--unit=tenure-fence@*", "--unit=tenure-address@*"];
         let arguments = [&["--lines=120", "--output=short-precise"], &units[..]].concat();
         for machine in &self.machines {
             println!("---- {}\n{}", machine.name, machine.journal(&arguments));
@@ -342,9 +342,12 @@ fn install_files(layer: &Path) {
     for dir in [&programs, &units] {
         fs::create_dir_all(dir).expect("our own directory");
     }
-    for binary in
-        [env!("CARGO_BIN_EXE_tenured"), env!("CARGO_BIN_EXE_tenure-fence"), env!("CARGO_BIN_EXE_tenurectl")]
-    {
+    for binary in [
+        env!("CARGO_BIN_EXE_tenured"),
+        env!("CARGO_BIN_EXE_tenure-fence"),
+        env!("CARGO_BIN_EXE_tenure-address"),
+        env!("CARGO_BIN_EXE_tenurectl"),
+    ] {
         let name = Path::new(binary).file_name().expect("a file name");
         fs::copy(binary, programs.join(name)).expect("a binary that was built");
     }

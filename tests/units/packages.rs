@@ -49,7 +49,7 @@ fn judged_by(tool: &str, arguments: &[&str], files: &[PathBuf]) -> Option<(bool,
 
 #[test]
 fn every_line_of_the_contents_is_sound_and_has_its_source() {
-    let made = ["bin/tenured", "bin/tenurectl", "bin/tenure-fence", "licences.txt"];
+    let made = ["bin/tenured", "bin/tenurectl", "bin/tenure-fence", "bin/tenure-address", "licences.txt"];
     let completions = ["bash", "zsh", "fish"].map(|shell| format!("completions/tenurectl.{shell}"));
     let mut targets = BTreeSet::new();
     for Entry { family, kind, mode, to, from } in contents() {

@@ -3,6 +3,7 @@
 mod customs;
 mod discovery;
 mod dynamic;
+mod virtual_addresses;
 
 use crate::model::Secret;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! The explanations of what no rule says: what the guardian did and reports, drills, and a start.
+//! The explanations of what no rule says: what the guardian did and reports, drills, a start, and virtual addresses.
 
 use super::super::Notice;
 use super::{Explanation, Message};
@@ -48,5 +48,39 @@ pub const NOTICES: &[Explanation] = &[
          failover would lose.",
         "Change pg_hba.conf so that the gate can be made from it; docs/synchronous.md says what it must not use. It is tried again \
          at the next start.",
+    ),
+    notice(
+        Notice::AddressTaken,
+        "This member is primary, its promotion has ended, and a virtual address is now on its interface. The neighbours are told \
+         several times.",
+        "Nothing: clients of the address are here from now on.",
+    ),
+    notice(
+        Notice::AddressReleased,
+        "A virtual address was taken off its interface, because this member is not primary any more, or because its deadline came \
+         and no later one was told. The line says which.",
+        "Nothing after a switchover. After a deadline: find out why the agent said nothing; the line of the agent or of the guardian \
+         at the same time tells.",
+    ),
+    notice(
+        Notice::AddressDuplicate,
+        "Another host answers for a virtual address while this member has it or is about to take it. It has been taken all the same, since \
+         the lease proves that no other member may have it, and the neighbours are told again and again. The line names the other \
+         host's link-layer address.",
+        "Find that host (`ip neigh`, the switch) and take the address from it: a second manager such as keepalived or vip-manager, \
+         a host that has the address for good, or a network that answers in the place of hosts. docs/virtual-address.md.",
+    ),
+    notice(
+        Notice::AddressFailed,
+        "The kernel refused to add, remove or announce a virtual address. PostgreSQL and the lease are not concerned.",
+        "The line says what was tried and why it failed. See that the interface is there and up, and that the unit tenure-address@ of \
+         this instance has its capabilities.",
+    ),
+    notice(
+        Notice::AddressHolderGone,
+        "tenure.virtual_addresses names addresses, and tenure-address, which would hold them, does not answer. A primary here has \
+         no virtual address, or loses it with its present lease.",
+        "`systemctl enable --now tenure-address@INSTANCE`, or see its journal. It has to be restarted after a change of \
+         tenure.virtual_addresses. docs/virtual-address.md.",
     ),
 ];
