@@ -38,15 +38,15 @@ fn in_lab_with_a_repository(setup: &Setup, test: impl AsyncFnOnce(&mut Lab)) {
         let repository = repository(lab);
         for (index, node) in lab.nodes.iter().enumerate() {
             let dir = node.dir.display();
-            let mut text = format!(
+            let mut lines = format!(
                 "[global]\nrepo1-path={}\nlock-path={dir}/lock\nspool-path={dir}/spool\nstart-fast=y\n\
                  compress-level=1\nlog-level-file=off\nlog-level-console=warn\n",
                 repository.display()
             );
             for (stanza, data) in [(STANZA, "data"), ("by_time", "by_time"), ("by_name", "by_name")] {
-                text += &format!("[{stanza}]\npg1-path={dir}/{data}\npg1-socket-path={dir}\n");
+                lines += &format!("[{stanza}]\npg1-path={dir}/{data}\npg1-socket-path={dir}\n");
             }
-            fs::write(configuration(node), text).expect("our own directory");
+            fs::write(configuration(node), lines).expect("our own directory");
             let call = call(node, STANZA);
             let ours = format!(
                 "    fsync: 'on'\n    archive_mode: 'on'\n    archive_command: {call} archive-push %p\n  \

@@ -44,8 +44,8 @@ async fn fetches_first(lab: &mut Lab) {
     let wish = json!({"candidate": lab.nodes[candidate].name}).to_string();
     let said = lab.nodes[other].request("POST", "/failover", &wish);
     assert_eq!(lab.leader_among(&others(leader)).await, candidate, "{said:?}");
-    assert!(lab.nodes[candidate].log().contains("candidate_fetches"));
     assert_eq!(lab.missing_rows(candidate).await, 0);
+    assert!(lab.nodes[candidate].log().contains("candidate_fetches"));
     lab.nodes[leader].machine.heal();
     lab.nodes[leader].machine.release();
     lab.nodes[leader].start_agent();
