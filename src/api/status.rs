@@ -415,8 +415,7 @@ mod tests {
     #[test]
     fn a_closed_gate_is_told_with_what_it_waits_for() {
         let gated = text(&with(primary(), be_gated));
-        let told =
-            r#""gate": {"until": 67394000, "closed_ms": 1000, "lacking": ["oulu"], "may_lack": 0}}}"#;
+        let told = r#""gate": {"until": 67394000, "closed_ms": 1000, "lacking": ["oulu"], "may_lack": 0}}}"#;
         assert!(gated.contains(r#""state": "running""#) && gated.ends_with(told), "{gated}");
     }
 
