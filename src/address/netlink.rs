@@ -145,7 +145,7 @@ fn verdict(datagram: &[u8], sequence: u32) -> Option<i32> {
     let word = |at: usize| datagram.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
     let kind = datagram.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes)?;
     let is_ours = i32::from(kind) == libc::NLMSG_ERROR && word(8).map(u32::from_ne_bytes)? == sequence;
-    is_ours.then(|| word(HEADER).map(i32::from_ne_bytes)).flatten().map(|error| error.saturating_neg())
+    is_ours.then(|| word(HEADER).map(i32::from_ne_bytes)).flatten().map(i32::saturating_neg)
 }
 
 #[cfg(test)]
@@ -155,10 +155,8 @@ mod tests {
     use super::*;
 
     fn hex(bytes: &[u8]) -> String {
-        bytes
-            .chunks(4)
-            .map(|word| word.iter().map(|b| format!("{b:02x}")).collect::<String>() + " ")
-            .collect()
+        let byte = |(at, byte): (usize, &u8)| format!("{byte:02x}{}", if at % 4 == 3 { " " } else { "" });
+        bytes.iter().enumerate().map(byte).collect::<Vec<_>>().concat()
     }
 
     /// On machines of the usual byte order.

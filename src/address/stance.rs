@@ -205,8 +205,9 @@ mod tests {
                     stance = Stance::Away;
                 }
                 let Ok(after) = stance.after(request, now) else { continue };
-                let may_hold = matches!(request, Request::Hold { .. }) || matches!(stance, Stance::Holding { .. });
-                prop_assert!(may_hold || !matches!(after, Stance::Holding { .. }));
+                let holds = |stance: Stance| matches!(stance, Stance::Holding { .. });
+                let ordered = matches!(request, Request::Hold { .. });
+                prop_assert!(ordered || holds(stance) || !holds(after));
                 prop_assert!(after.ends_at().is_none_or(|at| now < at));
                 stance = after;
             }

@@ -92,6 +92,21 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// Everything of Tenure and PostgreSQL at once, and not who only watches.
+    fn kill_everybody(&mut self, lab: &mut Lab, index: usize) {
+        let monitor = i32::try_from(self.monitors[index].id()).expect("a pid");
+        for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+            for pid in lab.nodes[index].machine.pids().into_iter().filter(|pid| pid.as_raw() != monitor) {
+                // Whoever has gone by now is what we wanted.
+                let _ = kill(pid, signal);
+            }
+        }
+        self.holders.get_mut(&index).expect("it was started").wait().expect("our own child");
+        lab.nodes[index].kill_agent();
+    }
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
         for child in self.holders.values_mut().chain(&mut self.monitors) {
@@ -255,10 +270,9 @@ fn whatever_is_frozen_or_killed_the_addresses_go_before_another_has_them() {
         assert_eq!(lab.healthy().await, third);
 
         println!("nobody is left on a machine that still has its network");
-        lab.nodes[third].power_off();
+        stage.kill_everybody(lab, third);
         let next = lab.leader_among(&others(third)).await;
         reached(lab, next).await;
-        stage.holders.get_mut(&third).expect("it was started").wait().expect("our own child");
         stage.start_holder(lab, third);
         lab.nodes[third].start_agent();
         lab.healthy().await;

@@ -400,7 +400,7 @@ fn every_setting_of_the_table_reaches_its_type_or_says_why_not() {
          proxy_address: a:1\n  pg_hba: [x]\n  pg_ident: [x]\n  use_pg_rewind: true\n  pg_ctl_timeout: 1\n  \
          remove_data_directory_on_rewind_failure: true\n  remove_data_directory_on_diverged_timelines: true\n  {CUSTOMS}\n\
          ctl: {{cacert: a, certfile: a, keyfile: a, keyfile_password: a, authentication: {{username: a, password: b}}}}\n\
-         tenure: {{state_dir: /s, guardian: /g, drills: [agent]}}\n\
+         tenure: {{state_dir: /s, guardian: /g, drills: [agent], virtual_addresses: [10.0.0.9 dev eth0]}}\n\
          log: {{format: '%(message)s', dateformat: '%H', dir: /l, mode: 0640}}\n"
     );
     let text = text.replace("{dcs: {ttl: 10}}", MADE);
