@@ -32,7 +32,8 @@ pub async fn write_down(
         if let Some((me, term, timeline)) = leading.filter(|(_, _, timeline)| written != Some(*timeline)) {
             written = Some(timeline);
             clock::pause(SETTLED).await;
-            keep_trying(&store, &recorder, &me, (term, timeline), within).await;
+            let still_leads = || leads_on(&standings.borrow().view).is_some_and(|(_, now, _)| now == term);
+            keep_trying(&store, &recorder, &me, (term, timeline), still_leads, within).await;
         }
         if standings.changed().await.is_err() {
             return;
@@ -53,6 +54,7 @@ async fn keep_trying(
     recorder: &Recorder,
     me: &MemberName,
     (term, timeline): (Term, Timeline),
+    still_leads: impl Fn() -> bool,
     within: Duration,
 ) {
     // A ring that was lost, or has gone round since, tells nothing.
@@ -64,6 +66,10 @@ async fn keep_trying(
         match store.note_succession(me, term, &succession, within).await {
             Ok(()) => return,
             Err(error) => tracing::debug!("{}", super::sentry::chain(&error)),
+        }
+        // Whoever has led since writes down how.
+        if !still_leads() {
+            return;
         }
         clock::pause(RETRY).await;
     }

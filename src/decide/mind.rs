@@ -4,6 +4,7 @@
 mod asked;
 mod consents;
 mod counts;
+mod errands;
 mod heard;
 mod snapshots;
 mod synchrony;
@@ -20,12 +21,8 @@ use super::{decide, is_to_be_guarded};
 use crate::model::{
     Cluster, Consent, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName,
     MemberRole, Memory, Moment, Outcome, PeerAnswer, PeerRound, Plan, Policy, Postgres, Reason, Rule,
-    RunningJob, SentSync, Serving, Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog,
-    Work,
+    RunningJob, Serving, Session, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
 };
-
-/// An errand that failed is not repeated at once.
-const ERRAND_PAUSE: Span = Span::from_ms(200);
 
 #[derive(Clone, Debug)]
 pub struct Mind {
@@ -282,54 +279,6 @@ impl Mind {
 
     // What ends.
 
-    fn end_errand(&mut self, outcome: ErrandOutcome) {
-        let Some(errand) = self.errand.take() else { return };
-        self.view.work.errand_since = None;
-        self.errand_lost_at = match outcome {
-            ErrandOutcome::Done | ErrandOutcome::Taken { .. } => None,
-            ErrandOutcome::Conflict | ErrandOutcome::Unanswered | ErrandOutcome::Refused => {
-                Some(self.view.now)
-            }
-        };
-        let memory = &mut self.view.memory;
-        match (errand, outcome) {
-            (Errand::TakeLease { .. }, ErrandOutcome::Taken { term }) => {
-                memory.failures.starts = 0;
-                if let Some(session) = self.view.session {
-                    self.confirm_lease(term, session);
-                }
-            }
-            (Errand::TakeLease { .. }, ErrandOutcome::Unanswered)
-                if fault::active(Fault::BelievesTheUnanswered) =>
-            {
-                let term = self.view.cluster().and_then(|c| c.leader.as_ref()).map_or(Term(1), |l| l.term);
-                if let Some(session) = self.view.session {
-                    self.confirm_lease(term, session);
-                }
-            }
-            (Errand::ReleaseLease { .. }, ErrandOutcome::Done | ErrandOutcome::Conflict) => {
-                memory.handover = None;
-            }
-            (Errand::WriteSync { term, .. }, ErrandOutcome::Done) => {
-                memory.sync.written_in = Some(term);
-                memory.sync.sent.iter_mut().for_each(|sent| sent.done = true);
-            }
-            (
-                Errand::TakeLease { .. }
-                | Errand::TakeInitialize
-                | Errand::FinishInitialize { .. }
-                | Errand::AbandonInitialize
-                | Errand::ReleaseLease { .. }
-                | Errand::ClearFailover { .. }
-                | Errand::MakeDue { .. }
-                | Errand::EndPause { .. }
-                | Errand::WriteSync { .. }
-                | Errand::ClearSync { .. },
-                _,
-            ) => {}
-        }
-    }
-
     fn end_job(&mut self, id: u64, outcome: JobOutcome, seen: Seen) {
         let ended = self.view.work.job.take_if(|_| id == self.job_id);
         if let Some(RunningJob { job, .. }) = &ended {
@@ -351,30 +300,6 @@ impl Mind {
     }
 
     // What begins.
-
-    fn send_errand(&mut self, errand: Errand, commands: &mut Vec<Command>) {
-        let lost_just_now = self.errand_lost_at.is_some_and(|lost| self.view.now.since(lost) < ERRAND_PAUSE);
-        if self.errand.is_some() || lost_just_now {
-            return;
-        }
-        if let Errand::TakeLease { claim } = errand {
-            self.count_cost(claim);
-        }
-        if let Errand::ReleaseLease { term } = errand {
-            // From here on the key may go at any moment, even if no answer ever comes.
-            self.view.lease = None;
-            self.view.memory.released = Some(term);
-            self.view.memory.stepped_down = self.view.memory.handover.is_some();
-            self.calls.extend(self.told.after_giving_up(&self.view));
-        }
-        if let Errand::WriteSync { term, state, version } = &errand {
-            self.view.memory.sync.sent =
-                Some(SentSync { term: *term, state: state.clone(), version: *version, done: false });
-        }
-        self.errand = Some(errand.clone());
-        self.view.work.errand_since = Some(self.view.now);
-        commands.push(Command::Errand(errand));
-    }
 
     fn ask_peers(&mut self, questions: Vec<crate::model::Question>, commands: &mut Vec<Command>) {
         if self.view.work.asking_peers {
