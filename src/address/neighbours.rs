@@ -110,17 +110,7 @@ impl Neighbours {
         let mut to = link_address(self.link.index);
         to.sll_halen = 6;
         to.sll_addr[..6].copy_from_slice(&BROADCAST.0);
-        // SAFETY: an address of the length that is told, and bytes that live as long as the call.
-        sent(unsafe {
-            libc::sendto(
-                self.socket.as_raw_fd(),
-                packet.as_ptr().cast(),
-                packet.len(),
-                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-                (&raw const to).cast(),
-                length_of::<libc::sockaddr_ll>(),
-            )
-        })
+        self.send(packet, &to)
     }
 
     fn send_icmp(&self, to: Ipv6Addr, packet: &[u8]) -> io::Result<()> {
@@ -131,22 +121,23 @@ impl Neighbours {
             sin6_addr: libc::in6_addr { s6_addr: to.octets() },
             sin6_scope_id: self.link.index,
         };
-        // SAFETY: as above.
-        sent(unsafe {
+        self.send(packet, &to)
+    }
+
+    fn send<Address>(&self, packet: &[u8], to: &Address) -> io::Result<()> {
+        // SAFETY: an address of the length that is told, and bytes that live as long as the call.
+        let outcome = unsafe {
             libc::sendto(
                 self.socket.as_raw_fd(),
                 packet.as_ptr().cast(),
                 packet.len(),
                 libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-                (&raw const to).cast(),
-                length_of::<libc::sockaddr_in6>(),
+                std::ptr::from_ref(to).cast(),
+                length_of::<Address>(),
             )
-        })
+        };
+        Errno::result(outcome).map(|_| ()).map_err(io::Error::from)
     }
-}
-
-fn sent(outcome: isize) -> io::Result<()> {
-    Errno::result(outcome).map(|_| ()).map_err(io::Error::from)
 }
 
 impl fmt::Display for Mac {
@@ -238,7 +229,7 @@ fn arp_owner(packet: &[u8], ip: Ipv4Addr) -> Option<Mac> {
     (is_arp && packet.get(14..18)? == ip.octets()).then_some(owner)
 }
 
-/// ff02::1:ffXX:XXXX
+/// The group of those whose addresses end in the same 24 bits: where solicitations go.
 fn solicited_nodes(ip: Ipv6Addr) -> Ipv6Addr {
     let [.., high, low] = ip.segments();
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | (high & 0xff), low)
