@@ -289,20 +289,26 @@ impl Connection {
         match *request.method() {
             // What elections compare is asked for here, by our members and by Patroni's.
             Method::GET if target.endpoint() == "patroni" => {
-                let standing = fresh::standing_since(&self.api.looks, &self.api.standings, now).await;
+                let standing = self.fresh(now).await;
                 read::get(&standing, target, now, (self.api.clock)())
             }
             Method::GET if target.endpoint() == "events" => {
                 recorded::events(&self.api.recorder, clock::wall_ms(), target)
             }
+            // Whoever asks compares it with the views of others: what will happen next depends on who is how far.
             Method::GET if target.endpoint() == "view" => {
-                recorded::view(&self.api.standing(), clock::wall_ms(), now)
+                let standing = self.fresh(now).await;
+                recorded::view(&standing, clock::wall_ms(), (self.api.clock)())
             }
             Method::GET if target.endpoint() == "doctor" => checkup::doctor(&self.api.checkups).await,
             Method::GET => read::get(&self.api.standing(), target, now, now),
             Method::HEAD | Method::OPTIONS => read::head(&self.api.standing(), target, now),
             _ => self.act(request, target, certificate_shown).await,
         }
+    }
+
+    async fn fresh(&self, since: Moment) -> Arc<Standing> {
+        fresh::standing_since(&self.api.looks, &self.api.standings, since).await
     }
 
     async fn act(&self, request: Request<Incoming>, target: &Target, certificate_shown: bool) -> Answer {
