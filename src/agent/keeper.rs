@@ -46,7 +46,8 @@ struct Keeper {
     events: mpsc::Sender<Event>,
     guardian: LeaseLink,
     session: Option<SessionId>,
-    next: Moment,
+    /// When the store was last asked, and how soon after it again whatever the orders say.
+    asked: Option<(Moment, Option<Span>)>,
 }
 
 impl Keeper {
@@ -58,7 +59,7 @@ impl Keeper {
             events: settings.events,
             guardian: settings.guardian,
             session: settings.former,
-            next: Moment::default(),
+            asked: None,
         }
     }
 
@@ -71,12 +72,13 @@ impl Keeper {
                 self.store.let_lapse(session);
             }
             // A term that is new to us is looked at at once: a leader waits for it.
-            if allowed && (self.next <= clock::now() || orders.hold != held) {
+            if allowed && (self.next(orders) <= clock::now() || orders.hold != held) {
                 held = orders.hold;
-                self.next = clock::now() + self.once(orders).await;
+                let soon = self.once(orders).await;
+                self.asked = Some((clock::now(), soon));
             }
             // Where any word of ours keeps the session alive, the last moment to speak must not be slept through.
-            let wait = if allowed { clock::now().until(self.next.min(orders.until)) } else { IDLE };
+            let wait = if allowed { clock::now().until(self.next(orders).min(orders.until)) } else { IDLE };
             tokio::select! {
                 changed = self.orders.changed() => if changed.is_err() { return },
                 () = clock::pause(wait) => {}
@@ -84,30 +86,36 @@ impl Keeper {
         }
     }
 
-    /// One renewal, or the opening of a session. Returns how long to wait before the next.
-    async fn once(&mut self, orders: LeaseOrders) -> Span {
+    /// By the present orders: where calm ends, what was waited for may be due already.
+    fn next(&self, orders: LeaseOrders) -> Moment {
+        let Some((asked, soon)) = self.asked else { return Moment::default() };
+        asked + soon.unwrap_or_else(|| orders.every(self.store.rests_between_renewals()))
+    }
+
+    /// One renewal, or the opening of a session. Returns how soon the next must follow, if sooner than by the orders.
+    async fn once(&mut self, orders: LeaseOrders) -> Option<Span> {
         match self.session {
             Some(id) => self.renew(id, orders).await,
             None => self.open(orders).await,
         }
     }
 
-    async fn open(&mut self, orders: LeaseOrders) -> Span {
+    async fn open(&mut self, orders: LeaseOrders) -> Option<Span> {
         let asked_at = clock::now();
         match self.store.open_session(orders.ttl, bound(orders)).await {
             Ok(opened) => {
                 self.session = Some(opened.id);
                 self.report(LeaseEvent::Opened(Session { id: opened.id, asked_at, ttl: opened.ttl })).await;
-                orders.renew_every
+                None
             }
             Err(error) => {
                 tracing::debug!(%error, "open a session");
-                REOPEN
+                Some(REOPEN)
             }
         }
     }
 
-    async fn renew(&mut self, id: SessionId, orders: LeaseOrders) -> Span {
+    async fn renew(&mut self, id: SessionId, orders: LeaseOrders) -> Option<Span> {
         let asked_at = clock::now();
         match self.store.renew(id, &self.me, orders.hold, bound(orders)).await {
             Ok(ttl) => {
@@ -119,22 +127,22 @@ impl Keeper {
                     self.tell_guardian(term, timing.fence_at(asked_at));
                 }
                 self.report(LeaseEvent::Renewed { session, term: orders.hold }).await;
-                orders.renew_every
+                None
             }
             Err(StoreError::Conflict { .. }) => {
                 if let Some(term) = orders.hold {
                     self.report(LeaseEvent::KeyNotOurs { term }).await;
                 }
-                orders.renew_every
+                None
             }
             Err(StoreError::SessionGone { .. }) => {
                 self.session = None;
                 self.report(LeaseEvent::SessionGone { session: id }).await;
-                Span::ZERO
+                Some(Span::ZERO)
             }
             Err(error @ (StoreError::Unanswered { .. } | StoreError::Refused { .. })) => {
                 tracing::debug!(%error, "renew the session");
-                RETRY
+                Some(RETRY)
             }
         }
     }

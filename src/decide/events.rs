@@ -178,6 +178,15 @@ pub struct LeaseOrders {
     pub guard: bool,
     pub ttl: Span,
     pub renew_every: Span,
+    /// Another member leads, and our record is there: all that the session needs is not to end.
+    pub calm: bool,
+}
+
+impl LeaseOrders {
+    /// How often the session is renewed. `rests`: the store loses nothing by it if nobody renews for a while.
+    pub fn every(&self, rests: bool) -> Span {
+        if self.calm && rests { self.renew_every.max(self.ttl.scaled(1, 3)) } else { self.renew_every }
+    }
 }
 
 /// The result of one turn of the loop.

@@ -155,15 +155,24 @@ impl Mind {
         commands.extend(self.ask_leader());
         commands.extend(self.calls.drain(..).map(Command::Call));
         commands.extend(self.answers.drain(..).map(|(id, outcome)| Command::Answer { id, outcome }));
+        let hold = self.term_to_hold();
         let lease = LeaseOrders {
             until: plan.renew_until,
-            hold: self.term_to_hold(),
+            hold,
             guard: is_to_be_guarded(&self.view) && !self.view.policy.pause,
             ttl: self.view.policy.timing.ttl,
             renew_every: self.view.policy.timing.renew_every,
+            calm: hold.is_none() && self.is_one_of_the_led(),
         };
         self.offer();
         Turn { plan, upon, commands, lease }
+    }
+
+    /// Another member leads, and our record hangs on our session: whoever revokes that is noticed by it.
+    fn is_one_of_the_led(&self) -> bool {
+        let Some(cluster) = self.view.cluster().filter(|_| self.view.session.is_some()) else { return false };
+        let led = cluster.leader.as_ref().is_some_and(|leader| leader.name != self.view.me);
+        led && cluster.members.contains_key(&self.view.me)
     }
 
     /// Somebody leads in place of the one that has stepped down, or it leads again itself.

@@ -146,6 +146,7 @@ impl World {
         if let Some(Command::AskLeader { asked_at, question }) = asked {
             self.ask_leader(host, asked_at, &question);
         }
+        self.keeper_heeds_orders(host);
         self.order_address(host, order);
         self.look_at_mind(host);
         self.publish(host, now);
@@ -260,9 +261,13 @@ impl World {
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
         let Some(purpose) = agent.pending.remove(&ticket) else { return };
         match purpose {
-            Purpose::Open { asked_at } => self.session_opened(host, asked_at, answer),
+            Purpose::Open { asked_at } => {
+                self.session_opened(host, asked_at, answer);
+                self.keeper_has_asked(host, answer);
+            }
             Purpose::Renew { asked_at, session, hold, shown } => {
                 self.session_renewed(host, asked_at, session, (hold, shown), answer);
+                self.keeper_has_asked(host, answer);
             }
             Purpose::Errand => {
                 let outcome = match answer {

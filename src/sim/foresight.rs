@@ -29,7 +29,6 @@ const STATES: &[&str] = &[
     "failsafe mode\nhealthy\nkill agent oulu\nwait 1\nstart oulu\nwait 2",
     "hook before promotions\nhealthy",
     "healthy\nkill host vaasa\nwait 15",
-    "healthy\nkill guardian vaasa\nwait 0.1",
     "healthy\npause\nwait 2",
 ];
 
@@ -49,7 +48,11 @@ fn live(world: &World) -> Live {
 }
 
 fn turku() -> MemberName {
-    "turku".parse().expect("a name")
+    name("turku")
+}
+
+fn name(name: &str) -> MemberName {
+    name.parse().expect("a name")
 }
 
 /// Who leads after the host of the leader is lost, and how long that took.
@@ -108,6 +111,15 @@ fn who_is_foreseen_to_take_over_does_so_in_the_time_that_was_said() {
         assert!(!promised_nothing || world.lost() == 0, "nothing was to be lost\n{}", told());
     }
     assert!(3 <= nobody, "{nobody} states in which nobody takes over");
+}
+
+/// Until systemd has started it again, which is sooner than the lease of a lost leader ends.
+#[test]
+fn nobody_is_foreseen_to_take_over_without_a_guardian() {
+    let (foreseen, able) = foresee("healthy\nkill guardian vaasa\nwait 0.1");
+    assert_eq!(foreseen.members[&name("vaasa")].rule, Rule::CandidateWithoutGuardian);
+    assert_eq!(able, BTreeSet::from([name("oulu")]));
+    assert_eq!(foreseen.takes.iter().map(|takes| &takes.member).collect::<Vec<_>>(), [&name("oulu")]);
 }
 
 #[test]

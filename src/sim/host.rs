@@ -125,6 +125,11 @@ pub(super) struct Keeper {
     pub session: Option<Session>,
     pub orders: LeaseOrders,
     pub asking: bool,
+    /// The term of the last renewal, and when it was sent.
+    pub held: Option<Term>,
+    pub asked_at: Time,
+    /// The only tick that counts.
+    pub due: Time,
     /// What ZooKeeper's leader has certainly heard over the present connection.
     pub touches: Option<Touches>,
 }

@@ -1,26 +1,38 @@
 //! The keeper of the lease: renews within its orders, tells the guardian at once and the agent afterwards.
 
-use super::MS;
 use super::guardian::Speaker;
 use super::host::{Call, Purpose};
 use super::store::{Answer, Request};
 use super::world::{Happening, World};
+use super::{MS, Time};
 use crate::decide::fault::{self, Fault};
-use crate::decide::mind::{Event, LeaseEvent};
+use crate::decide::mind::{Event, LeaseEvent, LeaseOrders};
 use crate::model::{FenceOrder, Moment, Session, SessionId, Span, Term, Timing};
 use crate::store::zookeeper::{Touches, lost_max};
 
+const RETRY: Time = 200 * MS;
+
 impl World {
     pub fn keeper_ticks(&mut self, host: usize, life: u64) {
-        let now = self.local(host);
+        let (now, true_now) = (self.local(host), self.now);
+        let jitter = self.random.between(0, 3 * MS);
+        let rests = self.store.tick.is_none();
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
-        let (orders, session) = (agent.keeper.orders, agent.keeper.session);
-        let every = orders.renew_every.as_ms().max(100) * MS;
-        if !agent.keeper.asking && now <= orders.until {
-            agent.keeper.asking = true;
+        let keeper = &mut agent.keeper;
+        // Another one has been ordered since, or has come before this one.
+        if true_now < keeper.due {
+            return;
+        }
+        let (orders, session) = (keeper.orders, keeper.session);
+        let due = true_now + every(orders, rests) + jitter;
+        keeper.due = due;
+        if !keeper.asking && now < orders.until {
+            keeper.asking = true;
+            keeper.held = orders.hold;
+            keeper.asked_at = true_now;
             let call = match session {
                 Some(session) => {
-                    let shown = agent.keeper.touches.is_none();
+                    let shown = keeper.touches.is_none();
                     renewal(now, session.id, orders.hold, self.hosts[host].name.clone(), shown)
                 }
                 None => Call {
@@ -30,16 +42,47 @@ impl World {
             };
             self.ask_store(host, call);
         }
-        let jitter = self.random.between(0, 3 * MS);
-        self.after(every + jitter, Happening::KeeperTicks { host, life });
+        self.at(due, Happening::KeeperTicks { host, life });
+    }
+
+    /// A term that is new to the keeper is looked at at once, and where calm ends the next renewal may be due already.
+    pub fn keeper_heeds_orders(&mut self, host: usize) {
+        let (true_now, rests) = (self.now, self.store.tick.is_none());
+        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        let (life, keeper) = (agent.life, &mut agent.keeper);
+        let by_orders = keeper.asked_at + every(keeper.orders, rests);
+        let due = if keeper.orders.hold == keeper.held { by_orders.max(true_now) } else { true_now };
+        if !keeper.asking && due < keeper.due {
+            keeper.due = due;
+            self.at(due, Happening::KeeperTicks { host, life });
+        }
+    }
+
+    /// After an answer, or after none in time.
+    pub fn keeper_has_asked(&mut self, host: usize, answer: Option<&Answer>) {
+        let true_now = self.now;
+        let Some(agent) = self.hosts[host].agent.as_mut() else { return };
+        let (life, keeper) = (agent.life, &mut agent.keeper);
+        keeper.asking = false;
+        let soon = match answer {
+            Some(Answer::SessionGone) => true_now,
+            None if keeper.session.is_some() => true_now + RETRY,
+            Some(_) | None => keeper.due,
+        };
+        if soon < keeper.due {
+            keeper.due = soon;
+            self.at(soon, Happening::KeeperTicks { host, life });
+        }
+        self.keeper_heeds_orders(host);
     }
 
     /// A new agent begins with its predecessor's session, if there was one.
     pub fn keeper_starts(&mut self, host: usize, life: u64) {
         if let Some(id) = self.hosts[host].saved_session {
-            let now = self.local(host);
+            let (now, true_now) = (self.local(host), self.now);
             let Some(agent) = self.hosts[host].agent.as_mut() else { return };
             agent.keeper.asking = true;
+            agent.keeper.asked_at = true_now;
             let call = renewal(now, id, None, self.hosts[host].name.clone(), true);
             self.ask_store(host, call);
         }
@@ -49,7 +92,6 @@ impl World {
     pub fn session_opened(&mut self, host: usize, asked_at: Moment, answer: Option<&Answer>) {
         let ttl = self.policy.timing.ttl;
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
-        agent.keeper.asking = false;
         let Some(Answer::Opened(id)) = answer else { return };
         let session = Session { id: *id, asked_at, ttl };
         agent.keeper.session = Some(session);
@@ -69,7 +111,6 @@ impl World {
         let timing = self.policy.timing;
         let (now, tick) = (self.local(host), self.store.tick);
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
-        agent.keeper.asking = false;
         let held_still = hold.filter(|_| agent.keeper.orders.hold == hold);
         match answer {
             Some(Answer::Renewed { key_ours }) => {
@@ -132,6 +173,10 @@ impl World {
 /// When a whole session of the usual length would have begun to end when this one does.
 pub(super) fn counted_from(session: Session, timing: Timing) -> Moment {
     session.asked_at - timing.ttl.minus(session.ttl)
+}
+
+fn every(orders: LeaseOrders, rests: bool) -> Time {
+    orders.every(rests).as_ms().max(100) * MS
 }
 
 fn renewal(

@@ -357,12 +357,15 @@ const UNSEEN: &[(Rule, &str)] = &[
 
 #[test]
 fn lives_go_through_every_rule() {
-    let mut unseen: BTreeSet<Rule> = Rule::ALL.iter().copied().collect();
-    for seed in 1..=400 {
+    let known = |rule: &Rule| UNSEEN.iter().any(|(known, _)| known == rule);
+    let mut unseen: BTreeSet<Rule> = Rule::ALL.iter().copied().filter(|rule| !known(rule)).collect();
+    for seed in 1..=1_000 {
         let (world, _) = live(seed, &plan_of(seed));
         unseen.retain(|rule| !world.laws.rules.contains(rule));
+        if unseen.is_empty() {
+            break;
+        }
     }
-    unseen.retain(|rule| !UNSEEN.iter().any(|(known, _)| known == rule));
     assert!(unseen.is_empty(), "no life shows {unseen:?}");
 }
 

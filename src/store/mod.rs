@@ -102,6 +102,15 @@ impl Store {
         }
     }
 
+    /// May a member for which nothing hangs on it renew its session seldom? In ZooKeeper what a renewal grants counts from an
+    /// earlier one, so whoever may have to lead soon renews all the time.
+    pub fn rests_between_renewals(&self) -> bool {
+        match &self.adapter {
+            Adapter::Zookeeper(_) => false,
+            Adapter::Etcd(_) | Adapter::Memory(_) => true,
+        }
+    }
+
     /// Whoever may not renew says so: from now on nothing in this process keeps the session alive. (In etcd only renewals do.)
     pub fn let_lapse(&self, session: SessionId) {
         match &self.adapter {
