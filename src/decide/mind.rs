@@ -431,3 +431,50 @@ impl Mind {
         term.filter(|&term| self.view.memory.released != Some(term))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        Contact, Leader, MemberRecord, Moment, Policy, Session, SessionId, Span, StoreView, Tags,
+    };
+
+    fn name(name: &str) -> MemberName {
+        name.parse().expect("a good name")
+    }
+
+    /// The orders of turku's keeper, whose session is the first one.
+    fn orders(leader: Option<Leader>, session: Option<SessionId>, recorded: &[&str]) -> LeaseOrders {
+        let mut mind = Mind::new(name("turku"), Tags::default(), Policy::default(), true);
+        let session = session.map(|id| Session { id, asked_at: Moment::default(), ttl: Span::from_secs(10) });
+        mind.view.session = session;
+        let members = recorded.iter().map(|member| (name(member), MemberRecord::default())).collect();
+        let cluster = Cluster { leader, members, ..Cluster::default() };
+        mind.view.store = StoreView { cluster: Some(cluster), contact: Contact::Current };
+        mind.turn(Moment::from_ms(100_000)).lease
+    }
+
+    #[test]
+    fn only_who_is_led_and_recorded_may_renew_seldom() {
+        let (first, second) = (SessionId(1), SessionId(2));
+        let leader =
+            |who: &str, session| Some(Leader { name: name(who), term: Term(3), session: Some(session) });
+        let all = ["turku", "oulu"];
+        let led = orders(leader("oulu", second), Some(first), &all);
+        assert!(led.calm && led.hold.is_none());
+        assert_eq!(led.every(true), led.ttl.scaled(1, 3));
+        assert_eq!(led.every(false), led.renew_every);
+
+        let leads = orders(leader("turku", first), Some(first), &all);
+        assert!(!leads.calm && leads.hold == Some(Term(3)), "{leads:?}");
+        assert_eq!(leads.every(true), leads.renew_every);
+        for (why, orders) in [
+            ("nobody leads", orders(None, Some(first), &all)),
+            ("its former life leads", orders(leader("turku", second), Some(first), &all)),
+            ("it has no session", orders(leader("oulu", second), None, &all)),
+            ("its record has gone", orders(leader("oulu", second), Some(first), &["oulu"])),
+        ] {
+            assert!(!orders.calm && orders.hold.is_none(), "{why}: {orders:?}");
+        }
+    }
+}
