@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use etcd_client::{Client, ConnectOptions, PutOptions, WatchOptions};
 use tenure::clock;
-use tenure::decide::mind::LeaseOrders;
 use tenure::model::{Lsn, MemberName, MemberRecord, Moment, SessionId, Span, Status, Term, Timing};
 use tenure::store::{AdapterSettings, EtcdSettings, Store, StoreSettings};
 use tokio::task::JoinSet;
@@ -183,12 +182,7 @@ impl Life {
         };
         let (keeping, looking) = (Store::connect(&settings), Store::connect(&settings));
         let timing = Timing::for_ttl(Span::from_secs(u64::from(ttl_s)));
-        let orders = LeaseOrders {
-            ttl: timing.ttl,
-            renew_every: timing.renew_every,
-            calm: !self.leads(),
-            ..LeaseOrders::default()
-        };
+        let every = if self.leads() { timing.renew_every } else { timing.ttl.scaled(1, 3) };
         let me: MemberName = self.name().parse().expect("a name");
         let (session, term) = loop {
             let opened = self.count(keeping.open_session(timing.ttl, WITHIN).await).await;
@@ -203,7 +197,6 @@ impl Life {
         let mut watch = looking.watch();
         watch.next().await;
         self.tally.at_their_place.fetch_add(1, Ordering::Relaxed);
-        let every = orders.every(keeping.rests_between_renewals());
         let keep = async {
             loop {
                 let began = clock::now();

@@ -86,7 +86,7 @@ impl Keeper {
         }
     }
 
-    /// By the present orders: where calm ends, what was waited for may be due already.
+    /// By the present orders: where the rest ends, what was waited for may be due already.
     fn next(&self, orders: LeaseOrders) -> Moment {
         let Some((asked, soon)) = self.asked else { return Moment::default() };
         asked + soon.unwrap_or_else(|| orders.every(self.store.rests_between_renewals()))

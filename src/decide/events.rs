@@ -178,14 +178,14 @@ pub struct LeaseOrders {
     pub guard: bool,
     pub ttl: Span,
     pub renew_every: Span,
-    /// Another member leads, and our record is there: all that the session needs is not to end.
-    pub calm: bool,
+    /// Another member leads, and our record is there: all that the session needs is not to end, and so long it may go unrenewed.
+    pub rest: Option<Span>,
 }
 
 impl LeaseOrders {
     /// How often the session is renewed. `rests`: the store loses nothing by it if nobody renews for a while.
     pub fn every(&self, rests: bool) -> Span {
-        if self.calm && rests { self.renew_every.max(self.ttl.scaled(1, 3)) } else { self.renew_every }
+        self.rest.filter(|_| rests).unwrap_or(self.renew_every)
     }
 }
 

@@ -21,7 +21,7 @@ use super::{decide, is_to_be_guarded};
 use crate::model::{
     Cluster, Consent, Disk, Errand, Failures, FenceOrder, Guardian, Handover, Job, Lease, MemberName,
     MemberRole, Memory, Moment, Outcome, PeerAnswer, PeerRound, Plan, Policy, Postgres, Reason, Rule,
-    RunningJob, Serving, Session, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
+    RunningJob, Serving, Session, Span, Stage, Step, StoreView, Tags, Term, Timing, View, Watchdog, Work,
 };
 
 #[derive(Clone, Debug)]
@@ -155,24 +155,27 @@ impl Mind {
         commands.extend(self.ask_leader());
         commands.extend(self.calls.drain(..).map(Command::Call));
         commands.extend(self.answers.drain(..).map(|(id, outcome)| Command::Answer { id, outcome }));
-        let hold = self.term_to_hold();
         let lease = LeaseOrders {
             until: plan.renew_until,
-            hold,
+            hold: self.term_to_hold(),
             guard: is_to_be_guarded(&self.view) && !self.view.policy.pause,
             ttl: self.view.policy.timing.ttl,
             renew_every: self.view.policy.timing.renew_every,
-            calm: hold.is_none() && self.is_one_of_the_led(),
+            rest: self.rest(),
         };
         self.offer();
         Turn { plan, upon, commands, lease }
     }
 
-    /// Another member leads, and our record hangs on our session: whoever revokes that is noticed by it.
-    fn is_one_of_the_led(&self) -> bool {
-        let Some(cluster) = self.view.cluster().filter(|_| self.view.session.is_some()) else { return false };
+    /// Who is led renews seldom. Our record hangs on our session: by that it is noticed if somebody ends it.
+    fn rest(&self) -> Option<Span> {
+        let (session, cluster) = (self.view.session?, self.view.cluster()?);
         let led = cluster.leader.as_ref().is_some_and(|leader| leader.name != self.view.me);
-        led && cluster.members.contains_key(&self.view.me)
+        let recorded = cluster.members.contains_key(&self.view.me);
+        let timing = self.view.policy.timing;
+        // A session keeps what it was granted, whatever the policy says since.
+        let rest = session.ttl.min(timing.ttl).scaled(1, 3).max(timing.renew_every);
+        (led && recorded && self.term_to_hold().is_none()).then_some(rest)
     }
 
     /// Somebody leads in place of the one that has stepped down, or it leads again itself.
@@ -435,9 +438,7 @@ impl Mind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{
-        Contact, Leader, MemberRecord, Moment, Policy, Session, SessionId, Span, StoreView, Tags,
-    };
+    use crate::model::{Contact, Leader, MemberRecord, SessionId};
 
     fn name(name: &str) -> MemberName {
         name.parse().expect("a good name")
@@ -446,7 +447,7 @@ mod tests {
     /// The orders of turku's keeper, whose session is the first one.
     fn orders(leader: Option<Leader>, session: Option<SessionId>, recorded: &[&str]) -> LeaseOrders {
         let mut mind = Mind::new(name("turku"), Tags::default(), Policy::default(), true);
-        let session = session.map(|id| Session { id, asked_at: Moment::default(), ttl: Span::from_secs(10) });
+        let session = session.map(|id| Session { id, asked_at: Moment::default(), ttl: Span::from_secs(6) });
         mind.view.session = session;
         let members = recorded.iter().map(|member| (name(member), MemberRecord::default())).collect();
         let cluster = Cluster { leader, members, ..Cluster::default() };
@@ -461,12 +462,16 @@ mod tests {
             |who: &str, session| Some(Leader { name: name(who), term: Term(3), session: Some(session) });
         let all = ["turku", "oulu"];
         let led = orders(leader("oulu", second), Some(first), &all);
-        assert!(led.calm && led.hold.is_none());
-        assert_eq!(led.every(true), led.ttl.scaled(1, 3));
+        assert_eq!(led.hold, None);
+        assert_eq!(
+            led.every(true),
+            Span::from_secs(2),
+            "a third of what was granted, not of the ttl of the policy"
+        );
         assert_eq!(led.every(false), led.renew_every);
 
         let leads = orders(leader("turku", first), Some(first), &all);
-        assert!(!leads.calm && leads.hold == Some(Term(3)), "{leads:?}");
+        assert_eq!((leads.hold, leads.rest), (Some(Term(3)), None));
         assert_eq!(leads.every(true), leads.renew_every);
         for (why, orders) in [
             ("nobody leads", orders(None, Some(first), &all)),
@@ -474,7 +479,7 @@ mod tests {
             ("it has no session", orders(leader("oulu", second), None, &all)),
             ("its record has gone", orders(leader("oulu", second), Some(first), &["oulu"])),
         ] {
-            assert!(!orders.calm && orders.hold.is_none(), "{why}: {orders:?}");
+            assert_eq!((orders.hold, orders.rest), (None, None), "{why}");
         }
     }
 }

@@ -45,7 +45,7 @@ impl World {
         self.at(due, Happening::KeeperTicks { host, life });
     }
 
-    /// A term that is new to the keeper is looked at at once, and where calm ends the next renewal may be due already.
+    /// A term that is new to the keeper is looked at at once, and where the rest ends the next renewal may be due already.
     pub fn keeper_heeds_orders(&mut self, host: usize) {
         let (true_now, rests) = (self.now, self.store.tick.is_none());
         let Some(agent) = self.hosts[host].agent.as_mut() else { return };
