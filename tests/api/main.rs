@@ -4,6 +4,7 @@
 
 mod actions;
 mod fuzz;
+mod looks;
 mod security;
 mod ui;
 
@@ -296,6 +297,7 @@ struct Server {
     address: SocketAddr,
     standings: watch::Sender<Arc<Standing>>,
     doors: watch::Sender<Arc<Doors>>,
+    wishes: watch::Receiver<Moment>,
     commands: mpsc::Receiver<Command>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -318,7 +320,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let (doors, doors_kept) = watch::channel(Arc::new(doors));
         let (_, peers) = watch::channel(Arc::default());
-        let (looks, _) = Looks::new();
+        let (looks, wishes) = Looks::new();
         let recorder = tenure::recorder::Recorder::idle();
         let api = Api {
             standings: receiver,
@@ -337,7 +339,7 @@ impl Server {
             let _ = stopped.await;
         };
         let task = tokio::spawn(serve(vec![listener], api, stopped));
-        Server { address, standings, doors, commands, stop, task }
+        Server { address, standings, doors, wishes, commands, stop, task }
     }
 
     /// Sends bytes and reads until the server closes.
