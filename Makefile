@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build release play test test-machines packages test-packages test-deploy sim fuzz soak bench check docs clean
+.PHONY: help setup build release play test test-machines packages test-packages test-deploy test-vagrant sim fuzz soak bench check docs clean
 
 # Servers like HAProxy live in sbin, which is not on an ordinary user's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -45,6 +45,9 @@ test-packages: ## as root: the packages judged, installed, upgraded and removed 
 
 test-deploy: setup ## as root: bare machines with systemd become clusters by the playbooks, under a writer; PART=base takes one part
 	@scripts/test-deploy $(PART)
+
+test-vagrant: setup ## as root: a box of Debian's packages, `vagrant up` of a topology by libvirt, the plug pulled; half an hour without KVM
+	@scripts/test-vagrant
 
 soak: setup ## as root, on real processes: random kills with synchronous replication, for MINUTES=60 in each mode or FAILOVERS=…
 	TENURE_SOAK_MINUTES=$(MINUTES) $(if $(FAILOVERS),TENURE_SOAK_FAILOVERS=$(FAILOVERS)) scripts/test --no-capture --test cluster random_kills

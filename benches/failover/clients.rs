@@ -10,6 +10,7 @@ use tenure::clock;
 use tenure::model::{Moment, Span};
 use tokio_postgres::{Client, Config, NoTls};
 
+use crate::stage::CONNECT_TIMEOUT;
 use crate::support::netns::enter;
 
 /// A client gives up a row that is not acknowledged within this, and connects anew.
@@ -146,9 +147,12 @@ async fn write(way: Way, name: &str, config: &Config, ledger: &Ledger, stop: &At
     }
 }
 
-/// Bounded by the time that each host may take, and each host is asked once.
+/// Each host is asked once. As with libpq, `connect_timeout` bounds all that is said until a connection may be used, and not only the
+/// connection that TCP makes: HAProxy takes that before it has a server.
 pub async fn connect(config: &Config) -> Option<Client> {
-    let (client, connection) = config.connect(NoTls).await.ok()?;
+    let hosts = u32::try_from(config.get_hosts().len()).ok()?;
+    let patience = CONNECT_TIMEOUT.as_duration() * hosts;
+    let (client, connection) = tokio::time::timeout(patience, config.connect(NoTls)).await.ok()?.ok()?;
     #[expect(clippy::disallowed_methods, reason = "it ends with its client")]
     tokio::spawn(connection);
     Some(client)

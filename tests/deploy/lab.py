@@ -46,9 +46,9 @@ def control_groups(name):
 class Machine:
     def __init__(self, index, name, image, ground, key):
         self.name, self.address = name, f"{NETWORK}{10 + index}"
-        self.directory, self.space = ground / name, f"m{index}"
+        self.directory, self.space, self.cable = ground / name, f"m{index}", f"cable{index}"
         self.groups = control_groups(f"tenure-{os.environ['TENURE_MACHINE_RUN']}-{name}")
-        self.supervisor, self.wanted = None, False
+        self.supervisor, self.wanted, self.out_of_reach = None, False, False
         self.root = self.directory / "root"
         for part in ("root", "upper", "work"):
             (self.directory / part).mkdir(parents=True)
@@ -61,10 +61,33 @@ class Machine:
         ssh.mkdir(mode=0o700, exist_ok=True)
         shutil.copy(f"{key}.pub", ssh / "authorized_keys")
         run("ip", "netns", "add", self.space)
-        run("ip", "link", "add", f"cable{index}", "type", "veth", "peer", "name", "eth0", "netns", self.space)
-        run("ip", "link", "set", f"cable{index}", "up", "master", "hub")
+        run("ip", "link", "add", self.cable, "type", "veth", "peer", "name", "eth0", "netns", self.space)
+        self.reconnect()
         for words in ("link set lo up", "link set eth0 up", f"address add {self.address}/24 dev eth0"):
             run("ip", "-n", self.space, *words.split())
+
+    @property
+    def answers(self):
+        return self.wanted and not self.out_of_reach
+
+    def cut(self):
+        """Its packets vanish; it still sees a link."""
+        self.out_of_reach = True
+        run("ip", "link", "set", self.cable, "nomaster")
+
+    def reconnect(self):
+        self.out_of_reach = False
+        run("ip", "link", "set", self.cable, "up", "master", "hub")
+
+    def freeze(self):
+        """Everything on it stops, and knows nothing of it."""
+        self.out_of_reach = True
+        (self.groups[0] / "cgroup.freeze").write_text("1")
+        wait_for(f"{self.name} to be frozen", lambda: "frozen 1" in (self.groups[0] / "cgroup.events").read_text())
+
+    def thaw(self):
+        self.out_of_reach = False
+        (self.groups[0] / "cgroup.freeze").write_text("0")
 
     def power_on(self):
         for group in self.groups:
@@ -117,6 +140,10 @@ class Lab:
         for words in ("link set lo up", "link add hub type bridge", "link set hub up", f"address add {HUB}/24 dev hub"):
             run("ip", *words.split())
         self.machines = {name: Machine(index, name, image, self.ground, self.key) for index, name in enumerate(names, 1)}
+        # The operator has names for them; they need none for each other.
+        names = self.ground / "hosts"
+        names.write_text("127.0.0.1 localhost\n" + "".join(f"{machine.address} {name}\n" for name, machine in self.machines.items()))
+        run("mount", "--bind", names, "/etc/hosts")
 
     def __enter__(self):
         for machine in self.machines.values():

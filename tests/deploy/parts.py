@@ -1,13 +1,16 @@
 """What `make test-deploy` shows, in parts. Each part begins with bare machines and ends with everything switched off."""
+import json
 import os
 import sys
 import tempfile
 import time
 import traceback
+from pathlib import Path
 
 import psycopg
 
 from lab import HUB, NETWORK, wait_for
+from setups import SETUPS
 from site_under_test import PACKAGES, Site
 
 THREE = ["db1", "db2", "db3"]
@@ -156,14 +159,17 @@ def nodes(ground):
 
 def drills(ground):
     """Every drill that ships, then everything is removed and the data is still there."""
-    with Site(ground, THREE, EVERYTHING, SYNCHRONOUS) as site:
+    with Site(ground, THREE, EVERYTHING, {**SYNCHRONOUS, "tenure_drills": ["postmaster", "agent"]}) as site:
         site.play("site")
         site.healthy()
-        for what in ("switchover", "postgresql", "agent", "machine"):
-            said = site.play("drill", what=what)[1]
-            told = next(line for line in said.splitlines() if "longest time without a write" in line)
-            note(told.strip().removeprefix('"msg": '))
-            assert "; 0 rows" not in told and ", 0 of them missing" in told, told
+        said = site.play("drill", what="host", backup_checked=True, fails=True)[1]
+        assert "does not allow a drill of host" in said and "a guard has refused" in said, said
+        reports = Path(ground, "reports")
+        for what in ("switchover", "postmaster", "agent"):
+            site.play("drill", what=what, backup_checked=True, report=str(reports))
+            told = json.loads((reports / "report.json").read_text())
+            note(f"drill of {what}: {told['gap']['ms'] if told['gap'] else 0} ms without an acknowledged row")
+            assert told["good"], told
             site.healthy()
         site.unchanged("site")
         said = site.play("remove", fails=True)[1]
@@ -171,7 +177,7 @@ def drills(ground):
         site.play("remove", remove="main")
         for host in THREE:
             assert site.lab.ssh(host, f"cat /var/lib/postgresql/{site.major}/main/PG_VERSION").strip() == site.major
-            left = site.lab.ssh(host, "pgrep -l 'tenure|postgres|etcd|haproxy' || true").strip()
+            left = site.running(host, "tenure", "postgres", "etcd", "haproxy")
             assert not left, f"{host}: {left}"
 
 
@@ -310,7 +316,7 @@ def patroni(site, host):
     return site.lab.ssh(host, f"python3 -c 'import urllib.request as u; print(u.urlopen(\"http://{site.lab.address(host)}:8008/patroni\").read().decode())'", check=False)
 
 
-PARTS = {part.__name__: part for part in [base, settings, nodes, drills, around, zookeeper, migration]}
+PARTS = {part.__name__: part for part in [base, settings, nodes, drills, around, zookeeper, migration, *SETUPS]}
 
 
 def main():

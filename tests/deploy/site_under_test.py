@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import yaml
+
 from lab import Lab, run, wait_for
 from writer import Writer
 
@@ -19,20 +21,27 @@ PACKAGES = Path(os.environ["TENURE_PACKAGES"])
 class Site:
     """`groups` maps names of groups to names of machines; everybody else is switched on and left bare."""
 
-    def __init__(self, ground, machines, groups, settings=None):
-        self.ground, self.groups = Path(ground), {name: list(members) for name, members in groups.items()}
+    def __init__(self, ground, machines, groups, settings=None, facts=None):
+        self.ground, self.groups, self.facts = Path(ground), {name: list(members) for name, members in groups.items()}, facts or {}
         image = Path(os.environ["TENURE_MACHINE_IMAGE"])
         self.lab = Lab(image, ground, machines)
         self.major = next(path.name.split("_")[0].removeprefix("postgresql-") for path in sorted((image / "srv/mirror").glob("postgresql-1[0-9]_*")))
         self.instance = f"{self.major}-main"
         # A host that is shared with much else may starve its machines for longer than the default lease lasts.
-        self.settings = {"tenure_ttl": 20, "tenure_package": str(next((PACKAGES / "n").glob("tenure_*.deb"))), **(settings or {})}
+        self.settings = {"tenure_ttl": 20, **(settings or {}), "tenure_package": str(next((PACKAGES / "n").glob("tenure_*.deb")))}
         self.inventory = self.ground / "inventory"
         self.inventory.mkdir()
         self.write_inventory()
         shutil.copytree(HERE / "ansible", self.ground / "collection", symlinks=True, ignore=shutil.ignore_patterns(".secrets"))
         run(TOOLS / "ansible-galaxy", "collection", "install", self.ground / "collection", "-p", self.ground / "collections", env=self.environment())
         self.plays = 0
+
+    @classmethod
+    def of_inventory(cls, ground, name, bare=()):
+        """An inventory as it ships, but for the machines' addresses and where the package lies; `bare` machines are not in it yet."""
+        shipped = yaml.safe_load((HERE / "ansible/inventories" / name / "hosts.yml").read_text())["all"]
+        groups = {group: list(about["hosts"]) for group, about in shipped["children"].items()}
+        return cls(ground, [*shipped["hosts"], *bare], groups, shipped["vars"], shipped["hosts"])
 
     def __enter__(self):
         self.lab.__enter__()
@@ -46,7 +55,8 @@ class Site:
     def write_inventory(self):
         children = {name: {"hosts": {host: {} for host in members}} for name, members in self.groups.items()}
         hosts = sorted({host for members in self.groups.values() for host in members})
-        everybody = {"hosts": {host: {"ansible_host": self.lab.address(host)} for host in hosts}, "vars": self.settings, "children": children}
+        about = {host: {**self.facts.get(host, {}), "ansible_host": self.lab.address(host)} for host in hosts}
+        everybody = {"hosts": about, "vars": self.settings, "children": children}
         (self.inventory / "hosts.json").write_text(json.dumps({"all": everybody}, indent=1))
 
     def environment(self):
@@ -113,19 +123,23 @@ class Site:
     def members(self):
         """As tenurectl lists them, asked on the first machine that answers."""
         for host in self.on("postgres_cluster"):
-            if self.lab.machines[host].wanted:
+            if self.lab.machines[host].answers:
                 said = self.lab.ssh(host, "tenurectl list -f json", check=False)
                 if said.startswith("["):
                     return json.loads(said)
         return []
 
+    def running(self, host, *names):
+        """Processes whose names contain one of these."""
+        return self.lab.ssh(host, f"for name in {' '.join(names)}; do pgrep -l $name; done; true").strip()
+
     def sql(self, host, statement):
         return self.lab.ssh(host, f"cd /; runuser -u postgres -- psql -XAtc '{statement}'").strip()
 
     def store_leader(self):
-        """The machine whose etcd leads, asked on those that are switched on."""
+        """The machine whose etcd leads, asked on those that answer."""
         for host in self.on("etcd_cluster"):
-            if self.lab.machines[host].wanted:
+            if self.lab.machines[host].answers:
                 said = self.lab.ssh(host, "set -a; . /etc/default/etcdctl; etcdctl endpoint status -w json", check=False)
                 if not said.startswith("["):
                     continue

@@ -92,16 +92,16 @@ fn every_unit_and_every_file_made_for_packages_is_packed() {
 }
 
 #[test]
-fn scripts_of_the_packages_please_shellcheck() {
+fn scripts_please_shellcheck() {
     let interpreter = |path: &PathBuf| {
         let text = fs::read(path).expect("a file of ours");
         let first = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
         [&b"#!/bin/sh"[..], b"#!/bin/bash"].contains(&first)
     };
-    let directories = ["packaging", "packaging/deb", "packaging/files"];
-    let mut scripts: Vec<PathBuf> = directories.into_iter().flat_map(files).filter(interpreter).collect();
-    scripts.extend(["scripts/fetch-zig", "scripts/test-packages"].map(PathBuf::from));
-    assert!(10 < scripts.len(), "{scripts:?}");
+    let directories =
+        ["packaging", "packaging/deb", "packaging/files", "scripts", "tests/deploy", "vagrant/box"];
+    let scripts: Vec<PathBuf> = directories.into_iter().flat_map(files).filter(interpreter).collect();
+    assert!(25 < scripts.len(), "{scripts:?}");
     for script in &scripts {
         let (well, said) =
             judged_by("bash", &["-n"], std::slice::from_ref(script)).expect("bash is everywhere");

@@ -98,12 +98,12 @@ global
 
 defaults
     mode tcp
-    timeout connect 2s
+    timeout connect 500ms
     timeout client 30m
     timeout server 30m
     timeout check 1s
-    option redispatch
-    retries 2
+    option redispatch 1
+    retries 3
 
 listen statistics
     mode http
