@@ -105,7 +105,7 @@ pub async fn explain(access: &Access, arguments: &ExplainArguments) -> Result<()
 pub async fn members_of(access: &Access, scope: &str, via: Option<&str>) -> Result<Cluster> {
     let Some(url) = via else {
         let read = access.read(scope).await;
-        let hint = "a member remembers who the others are: ask it with --via http://HOST:8008";
+        let hint = "a member remembers who the others are: ask it with --via http://HOST:8008 (or https)";
         return read.map_err(|error| hinted(format!("{error:#}"), hint));
     };
     let document = Document::Map(vec![("api_url".to_owned(), Document::text(url))]);

@@ -82,6 +82,12 @@ def follower(site, *besides):
     return [host for host in site.on("postgres_cluster") if host != site.leader() and host not in besides][-1]
 
 
+def lag_of(member):
+    """In MB, as far as it is known."""
+    lag = member.get("Replay Lag")
+    return lag if isinstance(lag, (int, float)) else 0
+
+
 def switched_on(site, host):
     site.lab.machines[host].power_on()
     site.lab.until_reached(host)
@@ -141,7 +147,7 @@ def a_two_nodes(ground):
         page.at("router", "systemctl stop etcd")
         until = "server closed the connection unexpectedly"
         page.waits_for("psql -c 'create table x (); drop table x' 2>&1", until)
-        page.at(leader, "timeout 60 tenurectl doctor", check=False)
+        page.at(leader, f"tenurectl doctor --via https://{site.lab.address(leader)}:8008", check=False)
         page.at(leader, "journalctl -u 'tenured@*' -n 4 -o cat --no-pager")
         page.at("router", "systemctl start etcd")
         leader = site.healthy()
@@ -151,8 +157,7 @@ def a_two_nodes(ground):
         behind = follower(site)
         site.sql(behind, "select pg_wal_replay_pause()")
         page.here("psql -qc 'create table bulk as select generate_series(1, 300000) as row'")
-        wait_for("the lag to be seen", lambda: any(isinstance(member.get("Replay Lag", member.get("Lag in MB")), (int, float)) and
-                                                   (member.get("Replay Lag") or member.get("Lag in MB")) > 1 for member in site.members()))
+        wait_for("the lag to be seen", lambda: any(lag_of(member) > 1 for member in site.members()))
         page.at(leader, "tenurectl list")
         page.at(leader, "tenurectl doctor", check=False)
         site.sql(behind, "select pg_wal_replay_resume()")
@@ -306,7 +311,7 @@ def d_zookeeper(ground):
 
 
 HEALTH = """tenurectl list; set -a; . /etc/default/etcdctl 2>/dev/null; etcdctl endpoint health --cluster 2>&1 | cut -c1-80
-tenurectl list -f json | python3 -c 'import json, sys; [print(m["Member"], m.get("Lag in MB", 0), "MB") for m in json.load(sys.stdin)]'"""
+tenurectl list -f json | python3 -c 'import json, sys; [print(m["Member"], m.get("Replay Lag", 0), "MB") for m in json.load(sys.stdin)]'"""
 
 
 def e_tutorial(ground):
