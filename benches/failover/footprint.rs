@@ -2,19 +2,25 @@
 //! balancers make them.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use tenure::clock;
 use tenure::model::Span;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::time::timeout;
 
 use crate::stage::{Plan, Stage, System, eventually, in_lab, to_seconds};
 use crate::support::rest;
 
-const CALLERS: usize = 2;
+/// Checks that are under way at the same time, one thread asking: one balancer that waits for each answer, and a rack of them.
+const CALLERS: [usize; 2] = [1, 32];
 const CALLED_FOR: Span = Span::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Footprint {
@@ -23,10 +29,19 @@ pub struct Footprint {
     pub guardian_mib: f64,
     /// Of one processor, with HAProxy's checks.
     pub processor_percent: [f64; 2],
+    /// By one caller, and by many.
+    pub called: [Called; 2],
+    pub first_answer_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Called {
+    pub callers: usize,
     pub requests_per_s: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
-    pub first_answer_ms: u64,
+    /// What was left of the leader's lease when least was left, by the answers: it says whether the agent came to its own work.
+    pub lease_left_min_ms: Option<u64>,
 }
 
 pub fn measure(plan: &Plan, system: System, idle_s: u64) -> Option<Footprint> {
@@ -44,17 +59,12 @@ pub fn measure(plan: &Plan, system: System, idle_s: u64) -> Option<Footprint> {
         let after = both.map(|node| processor_s(&processes(&stage, node)));
         let resident_mib = both.map(|node| processes(&stage, node).iter().map(|pid| resident_of(*pid)).sum());
         let guardian_mib = stage.lab.nodes[leader].guardian_pid().map_or(0.0, resident_of);
-        let mut answers = called(&stage.lab.nodes[leader].address);
-        answers.sort_unstable();
-        let at = |percent: usize| millis(answers.get(answers.len() * percent / 100).copied().unwrap_or(0));
-        let count = f64::from(u32::try_from(answers.len()).unwrap_or(u32::MAX));
+        let called = CALLERS.map(|callers| called(&stage.lab.nodes[leader].address, callers));
         measured = Some(Footprint {
             resident_mib,
             guardian_mib,
             processor_percent: [0, 1].map(|of| (after[of] - before[of]) / watched * 100.0),
-            requests_per_s: count / to_seconds(CALLED_FOR),
-            p50_ms: at(50),
-            p99_ms: at(99),
+            called,
             first_answer_ms: first_answer_ms(&mut stage, replica).await.unwrap_or_default(),
         });
     });
@@ -87,34 +97,69 @@ fn processor_s(pids: &[Pid]) -> f64 {
     pids.iter().map(used).sum::<f64>() / per_second
 }
 
-/// How long each request took, in microseconds.
-fn called(address: &str) -> Vec<u64> {
+fn called(address: &str, callers: usize) -> Called {
     let address: SocketAddr = format!("{address}:8008").parse().expect("an address");
-    let callers: Vec<_> = (0..CALLERS)
-        .map(|_| {
-            std::thread::spawn(move || {
-                let until = clock::now() + CALLED_FOR;
-                let mut took = Vec::new();
-                while clock::now() < until {
-                    let began = clock::monotonic_us();
-                    if call(address).is_some() {
-                        took.push(clock::monotonic_us() - began);
+    // A thread of its own: what asks and what runs the lab are not to wait for each other.
+    let asking = std::thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let until = clock::now() + CALLED_FOR;
+        let all = (0..callers).map(|_| async move {
+            let (mut took_us, mut lease_left_ms) = (Vec::new(), Vec::new());
+            while clock::now() < until {
+                let began = clock::monotonic_us();
+                if let Some(answer) = call(address).await {
+                    took_us.push(clock::monotonic_us() - began);
+                    // Not each: reading costs the one who asks.
+                    if took_us.len() % 50 == 0 {
+                        lease_left_ms.extend(lease_left_in(&answer));
                     }
                 }
-                took
-            })
-        })
-        .collect();
-    callers.into_iter().flat_map(|caller| caller.join().expect("it only calls")).collect()
+            }
+            (took_us, lease_left_ms)
+        });
+        runtime.block_on(join_all(all))
+    });
+    let (took_us, lease_left_ms): (Vec<_>, Vec<_>) =
+        asking.join().expect("it only calls").into_iter().unzip();
+    let (mut took_us, lease_left_ms) = (took_us.concat(), lease_left_ms.concat());
+    took_us.sort_unstable();
+    let at = |percent: usize| millis(took_us.get(took_us.len() * percent / 100).copied().unwrap_or(0));
+    let count = f64::from(u32::try_from(took_us.len()).unwrap_or(u32::MAX));
+    Called {
+        callers,
+        requests_per_s: count / to_seconds(CALLED_FOR),
+        p50_ms: at(50),
+        p99_ms: at(99),
+        lease_left_min_ms: lease_left_ms.into_iter().min(),
+    }
 }
 
-fn call(address: SocketAddr) -> Option<()> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    stream.write_all(b"GET /primary HTTP/1.0\r\n\r\n").ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    answer.starts_with(b"HTTP/1.").then_some(())
+fn lease_left_in(answer: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(answer).ok()?;
+    let (_, after) = text.split_once("\"lease_left_ms\": ")?;
+    after.split(|other: char| !other.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// The whole answer, over a connection that is dropped as soon as it is there: so HAProxy closes those of its checks.
+async fn call(address: SocketAddr) -> Option<Vec<u8>> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.set_zero_linger().ok()?;
+        stream.write_all(b"GET /primary HTTP/1.0\r\n\r\n").await.ok()?;
+        let mut answer = Vec::with_capacity(4096);
+        while !is_whole(&answer) && 0 < stream.read_buf(&mut answer).await.ok()? {}
+        answer.starts_with(b"HTTP/1.").then_some(answer)
+    };
+    timeout(PATIENCE, exchange).await.ok()?
+}
+
+/// One that does not say how long it is ends with the connection.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(head) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let text = String::from_utf8_lossy(&answer[..head]).to_ascii_lowercase();
+    let told =
+        text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    told.is_some_and(|length| head + 4 + length <= answer.len())
 }
 
 async fn first_answer_ms(stage: &mut Stage<'_>, node: usize) -> Option<u64> {
@@ -122,7 +167,7 @@ async fn first_answer_ms(stage: &mut Stage<'_>, node: usize) -> Option<u64> {
     let began = clock::now();
     stage.start_agent(node);
     let address: SocketAddr = format!("{}:8008", stage.lab.nodes[node].address).parse().ok()?;
-    eventually(async || call(address)).await?;
+    eventually(async || call(address).await).await?;
     let took = clock::now().since(began).as_ms();
     // Left as it was found.
     eventually(async || rest::status(&stage.lab.nodes[node].address)).await?;

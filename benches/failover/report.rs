@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::chart::{BOTH, Bar, Row, bars};
 use crate::clients::{PROBE_PAUSE, RECONNECT_PAUSE, ROW_PATIENCE, ROW_PAUSE};
-use crate::footprint::Footprint;
+use crate::footprint::{Called, Footprint};
 use crate::measure::{CLIENTS, Outcome, WATCHED};
 use crate::stage::{CONNECT_TIMEOUT, Plan, Routing, System, TCP_USER_TIMEOUT};
 
@@ -181,12 +181,16 @@ pub fn write(out: &Path, settings: &str, outcomes: &[Outcome]) -> std::io::Resul
     Ok(out.display().to_string())
 }
 
+fn told(called: &Called) -> String {
+    format!("{:.0}, {:.2}, {:.2}", called.requests_per_s, called.p50_ms, called.p99_ms)
+}
+
 pub fn footprint(
     out: &Path,
     settings: &str,
     outcomes: &[(System, Option<Footprint>)],
 ) -> std::io::Result<String> {
-    let mut text = "| | resident, MiB: leader / replica | of it the guardian | processor, % of one core: leader / replica | GET /primary a second | p50, ms | p99, ms | start to first answer, ms |
+    let mut text = "| | resident, MiB: leader / replica | of it the guardian | processor, % of one core: leader / replica | GET /primary a second, p50 and p99 in ms: one caller | the same: 32 callers | least left of the lease meanwhile, ms | start to first answer, ms |
 | --- | --: | --: | --: | --: | --: | --: | --: |
 "
     .to_owned();
@@ -197,16 +201,16 @@ pub fn footprint(
         };
         let _ = writeln!(
             text,
-            "| {} | {:.1} / {:.1} | {:.1} | {:.2} / {:.2} | {:.0} | {:.2} | {:.2} | {} |",
+            "| {} | {:.1} / {:.1} | {:.1} | {:.2} / {:.2} | {} | {} | {} | {} |",
             system.name(),
             f.resident_mib[0],
             f.resident_mib[1],
             f.guardian_mib,
             f.processor_percent[0],
             f.processor_percent[1],
-            f.requests_per_s,
-            f.p50_ms,
-            f.p99_ms,
+            told(&f.called[0]),
+            told(&f.called[1]),
+            f.called[1].lease_left_min_ms.map_or_else(String::new, |left| left.to_string()),
             f.first_answer_ms,
         );
     }

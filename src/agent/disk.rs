@@ -46,13 +46,18 @@ pub fn start(settings: watch::Receiver<Arc<InstanceSettings>>) -> std::io::Resul
 }
 
 impl Probe {
-    /// Tells the loop what is known, every second, and the operator what is wrong. Ends with the loop.
+    /// Tells the loop what is known, and again every second as long as a disk is not well; and the operator what is wrong. Ends
+    /// with the loop.
     pub async fn report(self, events: mpsc::Sender<Event>) {
         let mut told = Told::default();
+        let mut known = None;
         loop {
             let word = self.words.borrow().clone();
             told.tell(&word, clock::now());
-            if events.send(Event::Disk(word.disk)).await.is_err() {
+            let well = word.disk.unwritten_since.is_none() && !word.disk.is_full();
+            if (known.replace(word.disk) != Some(word.disk) || !well)
+                && events.send(Event::Disk(word.disk)).await.is_err()
+            {
                 return;
             }
             clock::pause(EVERY).await;

@@ -108,7 +108,12 @@ impl Eyes {
         finished: Option<Finished>,
     ) -> Result<(), mpsc::error::SendError<Event>> {
         let Observation { postgres, facts, slots, postmaster, .. } = seen;
-        self.sight.send_replace(Sight { facts, slots, postmaster });
+        // Whoever waits for a change waits for another postmaster; the rest is looked at when it is needed.
+        self.sight.send_if_modified(|known| {
+            let news = known.postmaster != postmaster;
+            *known = Sight { facts, slots, postmaster };
+            news
+        });
         let seen = Seen { postgres, looked_at };
         let event = match finished {
             Some(Finished { id, outcome }) => Event::JobEnded { id, outcome, seen },

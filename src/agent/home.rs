@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::model::{Secret, SessionId};
+use crate::model::{Secret, SessionId, Standing};
+use crate::store::StoreSettings;
 
 /// Nobody else's agent works here as long as this lives.
 #[derive(Clone, Debug)]
@@ -87,5 +89,40 @@ impl Home {
 
     fn session_file(&self) -> PathBuf {
         self.dir.join("session")
+    }
+}
+
+/// Keeps the number of the session where the next life of this agent finds it.
+pub async fn remember_session(
+    home: Home,
+    store: StoreSettings,
+    mut session: watch::Receiver<Option<SessionId>>,
+) {
+    while session.changed().await.is_ok() {
+        let Some(id) = *session.borrow_and_update() else { continue };
+        let (home, secret) = (home.clone(), store.session_secret(id));
+        let written = tokio::task::spawn_blocking(move || home.remember_session(id, secret.as_ref())).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!("{error:#}; a restarted agent will have to wait for the end of its own lease");
+        }
+    }
+}
+
+/// Keeps it where the next life of this agent finds it before it hears from the store.
+pub async fn remember_pause(home: Home, mut standings: watch::Receiver<Arc<Standing>>) {
+    let mut known = home.paused();
+    loop {
+        let paused = standings.borrow_and_update().view.policy.pause;
+        if paused != known {
+            let home = home.clone();
+            match tokio::task::spawn_blocking(move || home.remember_pause(paused)).await {
+                Ok(Ok(())) => known = paused,
+                Ok(Err(error)) => tracing::warn!("{error:#}"),
+                Err(_) => return,
+            }
+        }
+        if standings.changed().await.is_err() {
+            return;
+        }
     }
 }

@@ -62,12 +62,12 @@ impl Inheritance {
     }
 
     /// The REST listeners, one for each host of the setting: those that were handed over where they fit, new ones otherwise.
-    pub async fn listeners(&mut self, listen: &Listen) -> Result<Vec<TcpListener>> {
+    pub async fn listeners(&mut self, listen: &Listen) -> Result<Vec<StdListener>> {
         let mut wanted = Vec::new();
         for host in &listen.hosts {
             wanted.push((host.as_str(), addresses(host, listen.port).await));
         }
-        let mut found: Vec<Option<TcpListener>> = wanted.iter().map(|_| None).collect();
+        let mut found: Vec<Option<StdListener>> = wanted.iter().map(|_| None).collect();
         for (name, socket) in self.sockets.drain(..) {
             let listens = getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false);
             let listener = StdListener::from(socket);
@@ -78,7 +78,7 @@ impl Inheritance {
             let place = wanted.iter().position(fits).and_then(|place| found.get_mut(place));
             if let Some(place @ None) = place {
                 listener.set_nonblocking(true).context("take over the REST socket")?;
-                *place = Some(TcpListener::from_std(listener).context("take over the REST socket")?);
+                *place = Some(listener);
                 tracing::info!("the REST socket was handed over by systemd ({name}), open all the time");
             } else if name.starts_with(STORED) {
                 self.line.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
@@ -105,7 +105,7 @@ impl Inheritance {
 }
 
 /// On a machine without IPv6, `*` is every address of IPv4.
-async fn bind(host: &str, port: u16) -> Result<TcpListener> {
+async fn bind(host: &str, port: u16) -> Result<StdListener> {
     let bound = if host == "*" {
         match TcpListener::bind(("::", port)).await {
             Ok(listener) => Ok(listener),
@@ -114,7 +114,7 @@ async fn bind(host: &str, port: u16) -> Result<TcpListener> {
     } else {
         TcpListener::bind((bare(host), port)).await
     };
-    bound.with_context(|| format!("listen on {host}:{port} (restapi.listen)"))
+    bound.and_then(TcpListener::into_std).with_context(|| format!("listen on {host}:{port} (restapi.listen)"))
 }
 
 /// Where a socket for this host may listen.
@@ -193,6 +193,7 @@ mod tests {
         let mut inheritance = handed("unit.socket", &former);
         drop(former);
         let listener = inheritance.listeners(&listen).await.expect("listeners").remove(0);
+        let listener = TcpListener::from_std(listener).expect("a listener");
         let (_, peer) = listener.accept().await.expect("the client");
         assert_eq!(Some(peer), client.local_addr().ok());
     }

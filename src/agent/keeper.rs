@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::threads;
 use crate::clock;
 use crate::decide::mind::{Event, LeaseEvent, LeaseOrders};
 use crate::fence::LeaseLink;
@@ -30,13 +31,7 @@ pub struct KeeperSettings {
 
 /// Starts the thread. It ends when the sender of the orders is gone.
 pub fn start(settings: KeeperSettings) -> std::io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name("lease-keeper".to_owned()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        match runtime {
-            Ok(runtime) => runtime.block_on(Keeper::new(settings).keep()),
-            Err(error) => tracing::error!(%error, "start the lease keeper's runtime"),
-        }
-    })
+    threads::alone("lease-keeper", || Keeper::new(settings).keep())
 }
 
 struct Keeper {

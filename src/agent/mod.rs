@@ -29,16 +29,18 @@ mod scout;
 mod sentry;
 mod service;
 pub mod store_settings;
+mod threads;
 mod upkeep;
 mod wishes;
 mod workshop;
 
+use std::net::TcpListener as StdListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::runtime::Handle;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -50,9 +52,9 @@ use crate::decide::decide;
 use crate::decide::mind::{Event, LeaseOrders, Mind};
 use crate::fence::{self, Guardian, LeaseLink};
 use crate::log::LogTuner;
-use crate::model::{Contact, Facts, FenceOrder, Policy, Postgres, SessionId, Span, Standing};
+use crate::model::{Contact, Facts, FenceOrder, Policy, Postgres, Span, Standing};
 use crate::recorder::Recorder;
-use crate::store::{Store, StoreEvent, StoreSettings};
+use crate::store::{Store, StoreEvent};
 use crate::{api, clock};
 use addresses::{Addresses, Attendant};
 use callbacks::Callbacks;
@@ -68,6 +70,7 @@ use office::{Desk, End, Office};
 use scout::Scout;
 use sentry::Sentry;
 use service::{Herald, Line};
+use threads::Threads;
 use upkeep::Upkeep;
 use wishes::Wishes;
 use workshop::Workshop;
@@ -79,8 +82,6 @@ const REQUESTS: usize = 16;
 const CALLS: usize = 16;
 /// A write to the store may take this long; what waits longer is asked for anew.
 const STORE_WITHIN: Duration = Duration::from_secs(5);
-/// Looking at PostgreSQL, working on it, the chores, and one to spare.
-const HANDS: usize = 4;
 /// How long the tasks are waited for at the end.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// The guardian answers within milliseconds, or something is wrong with it.
@@ -102,22 +103,15 @@ pub struct Service {
 
 /// Runs one member until an orderly end, or until it leaves for its successor.
 pub fn run(config: Config, sources: Sources, service: Service) -> Result<()> {
-    let runtime = |name: &str, threads| {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(threads).thread_name(name).enable_all().build().context("start the runtime")
-    };
-    // Whoever touches the disk has threads of its own: one that hangs in the kernel must not be missed by the loop.
-    let hands = runtime("hands", HANDS)?;
-    let main = runtime("loop", 2)?;
-    let outcome = main.block_on(serve(config, sources, service, hands.handle()));
-    // What an agent that ends need not wait for: a disk, mostly.
-    hands.shutdown_background();
-    main.shutdown_background();
+    let threads = Threads::start()?;
+    let outcome = threads.desk.block_on(serve(config, sources, service, &threads));
+    threads.leave();
     outcome
 }
 
-async fn serve(config: Config, sources: Sources, service: Service, hands: &Handle) -> Result<()> {
+async fn serve(config: Config, sources: Sources, service: Service, threads: &Threads) -> Result<()> {
     let Service { mut inheritance, guardian_unit, log } = service;
+    let hands = threads.hands.handle();
     let home = Home::open(&config)?;
     let recorder = Recorder::start(home.dir()).context("start the flight recorder")?;
     let listeners = inheritance.listeners(&config.restapi.listen).await?;
@@ -196,7 +190,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         wanted,
         sight,
     };
-    tasks.spawn_on(eyes.look(), hands);
+    threads::alone("eyes", || eyes.look()).context("start looking at PostgreSQL")?;
     let (gauge, copying) = watch::channel(None);
     let workshop = Workshop { settings: instance.clone(), assignments: assigned, finished, gauge };
     tasks.spawn_on(workshop.work(), hands);
@@ -211,8 +205,8 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     let chronicler = chronicle::write_down(store.clone(), recorder.clone(), standings.clone(), STORE_WITHIN);
     tasks.spawn(chronicler);
     tasks.spawn(watch_store(store.clone(), events.clone()));
-    tasks.spawn(remember_pause(home.clone(), standings.clone()));
-    tasks.spawn(remember_session(home, store_settings, session_known));
+    tasks.spawn(home::remember_pause(home.clone(), standings.clone()));
+    tasks.spawn(home::remember_session(home, store_settings, session_known));
     let (checkups, checkups_asked) = api::Checkups::new();
     let checkup = Checkup {
         config: config.clone(),
@@ -223,7 +217,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         store: store.clone(),
         asked: checkups_asked,
     };
-    tasks.spawn(checkup.serve());
+    tasks.spawn_on(checkup.serve(), hands);
     let (drills, drills_asked) = api::Drills::new();
     let driller = Driller {
         config: config.clone(),
@@ -244,7 +238,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         told,
     };
     tasks.spawn(attendant.attend());
-    tasks.spawn(follow_signals(
+    let signals = follow_signals(
         events.clone(),
         reloads,
         reload_asked,
@@ -252,7 +246,8 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         sources,
         inheritance.line.clone(),
         log,
-    ));
+    );
+    tasks.spawn_on(signals, hands);
     let sentry = Sentry {
         settings: fence.clone(),
         unit: guardian_unit.clone(),
@@ -261,13 +256,19 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         watchdog: watchdog_wanted,
         sight: seen.clone(),
         events: events.clone(),
+        hands: hands.clone(),
     };
     tasks.spawn(sentry.stand(guardian));
     // It ends by itself, after the last call.
     let mut last = JoinSet::new();
     last.spawn_on(Callbacks { settings: instance.clone(), calls: called }.work(), hands);
-    let scout = Scout { settings: instance.clone(), standings: standings.clone(), events: events.clone() };
-    tasks.spawn_on(scout.look_around(), hands);
+    let scout = Scout {
+        settings: instance.clone(),
+        standings: standings.clone(),
+        events: events.clone(),
+        hands: hands.clone(),
+    };
+    tasks.spawn(scout.look_around());
     let upkeep = Upkeep {
         settings: instance,
         standings: standings.clone(),
@@ -276,7 +277,7 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         calls: calls.clone(),
     };
     tasks.spawn_on(upkeep.work(), hands);
-    tasks.spawn(opened.keeper.stay());
+    tasks.spawn_on(opened.keeper.stay(), hands);
     let api = api::Api {
         standings,
         commands: requests,
@@ -290,15 +291,8 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
         drills,
         store: store.clone(),
     };
-    let mut until_stop = stopped;
-    tasks.spawn(async move {
-        settled(api.standings.clone()).await;
-        let stop = async move {
-            // An agent that has gone stops as well.
-            let _ = until_stop.wait_for(|stop| *stop).await;
-        };
-        api::serve(listeners, api, stop).await;
-    });
+    // Whoever asks much waits for others who ask, and for nothing of the agent's.
+    threads::alone("rest", || receive(listeners, api, stopped)).context("start the REST server")?;
 
     let last_word = recorder.clone();
     let desk = Desk {
@@ -346,6 +340,19 @@ async fn serve(config: Config, sources: Sources, service: Service, hands: &Handl
     Ok(())
 }
 
+async fn receive(listeners: Vec<StdListener>, api: api::Api, mut stopped: watch::Receiver<bool>) {
+    settled(api.standings.clone()).await;
+    let stop = async move {
+        // An agent that has gone stops as well.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let listeners: std::io::Result<Vec<_>> = listeners.into_iter().map(TcpListener::from_std).collect();
+    match listeners {
+        Ok(listeners) => api::serve(listeners, api, stop).await,
+        Err(error) => tracing::error!(%error, "take connections for REST"),
+    }
+}
+
 /// A balancer that asks a leader whose agent has just been restarted shall not hear that it does not lead, which would be
 /// true for the tenth of a second until the lease is taken up again. It waits in the queue of the socket; not for long.
 async fn settled(mut standings: watch::Receiver<Arc<Standing>>) {
@@ -386,37 +393,6 @@ async fn watch_store(store: Store, events: mpsc::Sender<Event>) {
             }
         };
         if events.send(event).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Keeps the number of the session where the next life of this agent finds it.
-async fn remember_session(home: Home, store: StoreSettings, mut session: watch::Receiver<Option<SessionId>>) {
-    while session.changed().await.is_ok() {
-        let Some(id) = *session.borrow_and_update() else { continue };
-        let (home, secret) = (home.clone(), store.session_secret(id));
-        let written = tokio::task::spawn_blocking(move || home.remember_session(id, secret.as_ref())).await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!("{error:#}; a restarted agent will have to wait for the end of its own lease");
-        }
-    }
-}
-
-/// Keeps it where the next life of this agent finds it before it hears from the store.
-async fn remember_pause(home: Home, mut standings: watch::Receiver<Arc<Standing>>) {
-    let mut known = home.paused();
-    loop {
-        let paused = standings.borrow_and_update().view.policy.pause;
-        if paused != known {
-            let home = home.clone();
-            match tokio::task::spawn_blocking(move || home.remember_pause(paused)).await {
-                Ok(Ok(())) => known = paused,
-                Ok(Err(error)) => tracing::warn!("{error:#}"),
-                Err(_) => return,
-            }
-        }
-        if standings.changed().await.is_err() {
             return;
         }
     }

@@ -17,7 +17,9 @@ use super::wishes::Wishes;
 use super::workshop::Assignment;
 use crate::api;
 use crate::config::Config;
-use crate::decide::mind::{Call, Command, Event, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn};
+use crate::decide::mind::{
+    Call, Command, Event, LOOKED_WITHIN, LeaseEvent, LeaseOrders, Mind, PeerQuestion, Turn,
+};
 use crate::decide::publish::{self, Identity};
 use crate::model::{
     Cluster, Copying, Errand, Facts, FenceOrder, Job, Lease, MemberName, MemberRecord, MessageId, Moment,
@@ -223,7 +225,7 @@ impl Office {
     /// Carries a turn out. True when the end is reached.
     fn act(&mut self, turn: Turn) -> bool {
         self.desk.lease.send_if_modified(|orders| {
-            let news = *orders != turn.lease;
+            let news = turn.lease.is_news(orders, clock::now());
             *orders = turn.lease;
             news
         });
@@ -325,8 +327,10 @@ impl Office {
     fn ask_leader(&mut self, asked_at: Moment, question: PeerQuestion) {
         let answers = self.desk.answers.clone();
         let client = Arc::clone(&self.desk.peers.borrow());
+        let mut target = target(question);
+        target.api_url += &format!("?{}={}", api::LOOKED_WITHIN, LOOKED_WITHIN.as_ms());
         self.running.spawn(async move {
-            let heard = peers::ask(&client, vec![target(question)]).await;
+            let heard = peers::ask(&client, vec![target]).await;
             for answer in heard.into_values() {
                 // A loop that does not come to it hears the next one.
                 let _ = answers.try_send(Event::LeaderAnswered { asked_at, answer: Box::new(answer) });

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock;
@@ -17,6 +18,8 @@ pub struct Scout {
     pub settings: watch::Receiver<Arc<InstanceSettings>>,
     pub standings: watch::Receiver<Arc<Standing>>,
     pub events: mpsc::Sender<Event>,
+    /// Who asks: it takes a program and a file.
+    pub hands: Handle,
 }
 
 impl Scout {
@@ -31,13 +34,16 @@ impl Scout {
             let settings = self.settings.borrow().clone();
             // Counted from before the question: what is said then is at most so old.
             let asked_at = clock::now();
-            let told = match ask_lineage(&settings, &address, PATIENCE).await {
+            let asking = self.hands.spawn(async move {
+                ask_lineage(&settings, &address, PATIENCE).await.map_err(|error| error.to_string())
+            });
+            let Ok(answer) = asking.await else { return };
+            let told = match answer {
                 Ok((system, lineage)) => {
                     complaint = None;
                     Some(RemoteStanding { asked_at, system, lineage })
                 }
                 Err(error) => {
-                    let error = error.to_string();
                     if complaint.as_ref() != Some(&error) {
                         tracing::warn!("{error}");
                     }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use super::cgroup;
@@ -10,7 +11,7 @@ use super::eyes::Sight;
 use crate::clock;
 use crate::decide::mind::Event;
 use crate::fence::{self, Error, Guardian, Process, State, Status, Target};
-use crate::model::{self, FenceOrder, Span, Watchdog, WatchdogFailure};
+use crate::model::{self, FenceOrder, Moment, Span, Watchdog, WatchdogFailure};
 
 /// Between two attempts to find or start a guardian, or to be heard by one.
 const RETRY: Span = Span::from_ms(500);
@@ -29,6 +30,8 @@ pub struct Sentry {
     pub watchdog: watch::Receiver<Option<fence::Watch>>,
     pub sight: watch::Receiver<Sight>,
     pub events: mpsc::Sender<Event>,
+    /// Who looks for a guardian and starts one: a program comes from a disk.
+    pub hands: Handle,
 }
 
 impl Sentry {
@@ -48,9 +51,13 @@ impl Sentry {
             if self.report(model::Guardian::Absent).await.is_err() {
                 return;
             }
-            match find(&self.settings, self.unit.as_deref()).await {
-                Ok(guardian) => found = Some(guardian),
-                Err(error) => {
+            let (settings, unit) = (self.settings.clone(), self.unit.clone());
+            let looking = self.hands.spawn(async move { find(&settings, unit.as_deref()).await });
+            match looking.await {
+                // Only an end of the agent cuts it short.
+                Err(_) => return,
+                Ok(Ok(guardian)) => found = Some(guardian),
+                Ok(Err(error)) => {
                     failures = failures.saturating_add(1);
                     if failures == self.failures_to_tell() {
                         let unit = self
@@ -76,6 +83,7 @@ impl Sentry {
         let mut done = None;
         let mut watched = None;
         let mut told = Watchdog::Unknown;
+        let mut look_at = Moment::default();
         match guardian.status().await {
             Ok(status) => self.learn(guardian, &status).await?,
             Err(error) => {
@@ -89,49 +97,51 @@ impl Sentry {
             let order = *self.orders.borrow_and_update();
             let target = target(&self.sight.borrow_and_update(), self.postgres_group.as_deref());
             let watch = self.watchdog.borrow_and_update().clone();
-            let mut wait = IDLE;
             if again {
                 done = None;
             }
-            if done != Some(order) || aimed != Some(target.clone()) {
-                match carry_out(guardian, order, &target).await {
+            let mut asks_again = None;
+            let mut answer = None;
+            if done != Some(order) || aimed.as_ref() != Some(&target) {
+                let carried_out =
+                    carry_out(guardian, order, (aimed.as_ref() != Some(&target)).then_some(&target)).await;
+                match &carried_out {
                     Ok(status) => {
                         (done, aimed) = (Some(order), Some(target));
-                        self.learn(guardian, &status).await?;
+                        self.learn(guardian, status).await?;
                     }
                     // What it refuses now it may do soon: in the middle of a kill it takes no order.
                     Err(Error::Refused { status, .. }) => {
-                        wait = RETRY;
-                        self.learn(guardian, &status).await?;
+                        asks_again = Some(RETRY);
+                        self.learn(guardian, status).await?;
                     }
-                    Err(error) => {
-                        tracing::warn!("{}", chain(&error));
-                        wait = RETRY;
-                    }
+                    Err(_) => asks_again = Some(RETRY),
                 }
+                answer = Some(in_force(carried_out));
             }
             // After the order: a new guardian must be armed before anything else is done with it.
-            let asked = if watched.as_ref() == Some(&watch) {
-                guardian.status().await
-            } else {
-                guardian.watch(watch.as_ref()).await
-            };
-            let watchdog = match in_force(asked) {
-                Ok(status) => {
-                    wait = wait.min(patience_with_watchdog(watch.as_ref(), &status));
-                    watched = Some(watch);
-                    status.standing.watchdog
-                }
-                Err(error) => {
-                    tracing::warn!("{}", chain(&error));
-                    wait = RETRY;
-                    Watchdog::Unknown
-                }
-            };
-            if std::mem::replace(&mut told, watchdog) != watchdog {
-                tell(watchdog);
-                self.events.send(Event::Watchdog(watchdog)).await.map_err(|_| AgentGone)?;
+            if watched.as_ref() != Some(&watch) {
+                let asked = in_force(guardian.watch(watch.as_ref()).await);
+                watched = asked.is_ok().then(|| watch.clone());
+                answer = Some(asked);
+            } else if answer.is_none() && look_at <= clock::now() {
+                answer = Some(in_force(guardian.status().await));
             }
+            if let Some(answer) = answer {
+                let (watchdog, patience) = match answer {
+                    Ok(status) => (status.standing.watchdog, patience_with_watchdog(watch.as_ref(), &status)),
+                    Err(error) => {
+                        tracing::warn!("{}", chain(&error));
+                        (Watchdog::Unknown, RETRY)
+                    }
+                };
+                look_at = clock::now() + patience;
+                if std::mem::replace(&mut told, watchdog) != watchdog {
+                    tell(watchdog);
+                    self.events.send(Event::Watchdog(watchdog)).await.map_err(|_| AgentGone)?;
+                }
+            }
+            let wait = asks_again.unwrap_or(IDLE).min(clock::now().until(look_at));
             tokio::select! {
                 () = guardian.gone() => return Ok(()),
                 changed = self.orders.changed() => {
@@ -181,8 +191,9 @@ fn in_force(answer: Result<Status, Error>) -> Result<Status, Error> {
     }
 }
 
-async fn carry_out(guardian: &Guardian, order: FenceOrder, target: &Target) -> Result<Status, Error> {
-    if target.postmaster.is_some() {
+/// `aim`: whom to aim at, if that is news to it.
+async fn carry_out(guardian: &Guardian, order: FenceOrder, aim: Option<&Target>) -> Result<Status, Error> {
+    if let Some(target) = aim.filter(|target| target.postmaster.is_some()) {
         guardian.aim(target).await?;
     }
     guardian.order(order, None).await

@@ -79,16 +79,20 @@ impl Formatter for PythonSpelling {
     }
 
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, text: &str) -> io::Result<()> {
-        for character in text.chars() {
-            if matches!(character, ' '..='~') {
-                write!(out, "{character}")?;
-            } else {
+        // Nearly everything is ASCII, and goes out in one piece.
+        let mut rest = text;
+        while let Some(place) = rest.bytes().position(|byte| !matches!(byte, b' '..=b'~')) {
+            let (plain, from) = rest.split_at(place);
+            out.write_all(plain.as_bytes())?;
+            let mut characters = from.chars();
+            if let Some(character) = characters.next() {
                 for unit in character.encode_utf16(&mut [0; 2]) {
                     write!(out, "\\u{unit:04x}")?;
                 }
             }
+            rest = characters.as_str();
         }
-        Ok(())
+        out.write_all(rest.as_bytes())
     }
 }
 

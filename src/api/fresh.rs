@@ -38,10 +38,14 @@ pub async fn standing_since(
     standings: &watch::Receiver<Arc<Standing>>,
     since: Moment,
 ) -> Arc<Standing> {
+    let looked = |standing: &Arc<Standing>| since <= standing.view.looked_at;
+    let known = Arc::clone(&standings.borrow());
+    if looked(&known) {
+        return known;
+    }
     looks.want(since);
     let mut standings = standings.clone();
     // An agent that has ended has said its last word.
-    let looked = |standing: &Arc<Standing>| since <= standing.view.looked_at;
     let in_time = timeout(PATIENCE, standings.wait_for(looked)).await.is_ok();
     if !in_time {
         tracing::debug!("PostgreSQL was not looked at in time; telling what was known");

@@ -33,6 +33,12 @@ impl<'a> Look<'a> {
         self.asked_at.is_some_and(|asked| self.view().looked_at < asked)
     }
 
+    /// How long before the question that look was, if it was before.
+    pub fn looked_ago(&self) -> Option<Span> {
+        let asked_at = self.asked_at.filter(|_| self.is_stale())?;
+        Some(asked_at.since(self.view().looked_at))
+    }
+
     pub fn view(&self) -> &'a View {
         &self.standing.view
     }

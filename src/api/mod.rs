@@ -35,7 +35,7 @@ pub use checkup::{Asking, Checkups};
 pub use doors::Doors;
 pub use drill::{DrillRefusal, DrillRequest, Drills};
 pub use fresh::Looks;
-pub use query::Target;
+pub use query::{LOOKED_WITHIN, Target};
 pub use read::{get, head};
 pub use restart::{Conditions, Restart, conditions_hold};
 pub use schedule::Schedule;

@@ -1,6 +1,12 @@
 //! The path and the parameters of a request, read as Patroni reads them: blank values vanish, the first of several
 //! counts.
 
+use crate::model::Span;
+
+/// In milliseconds. What is told then is older than the question, and says by how much.
+pub const LOOKED_WITHIN: &str = "looked_within_ms";
+const LOOKED_WITHIN_MAX: Span = Span::from_secs(1);
+
 /// A request's target, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Target {
@@ -31,6 +37,12 @@ impl Target {
     /// What `lag=` allows. What cannot be read sets no limit, as in Patroni.
     pub fn lag_bytes_max(&self) -> Option<u64> {
         self.value("lag").and_then(bytes)
+    }
+
+    /// How old a look at PostgreSQL may be for whoever asks. Nobody else is kept from a new one by what cannot be read.
+    pub fn looked_within(&self) -> Span {
+        let told = self.value(LOOKED_WITHIN).and_then(|ms| ms.parse().ok());
+        told.map_or(Span::ZERO, Span::from_ms).min(LOOKED_WITHIN_MAX)
     }
 
     /// The tags that are asked for: each name once, with its first value.

@@ -3,15 +3,15 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::select_all;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
@@ -106,49 +106,51 @@ impl Api {
 
 /// Serves until `stop`, then gives the actions under way the usual patience to end.
 pub async fn serve(listeners: Vec<TcpListener>, api: Api, stop: impl Future<Output = ()>) {
+    let api = Arc::new(api);
     let actions = Arc::new(Semaphore::new(api.limits.actions_max));
     let pool = Arc::new(Pool::new(api.limits.streams_max, api.limits.questions_max));
     let mut tasks = JoinSet::new();
     let mut open = VecDeque::new();
     let mut complained = false;
     let (names, resolved) = watch::channel(Arc::new(Resolved::new()));
-    tasks.spawn(look_up_names(api.clone(), names));
+    tasks.spawn(look_up_names(Arc::clone(&api), names));
     tokio::pin!(stop);
     loop {
-        tokio::select! {
+        let accepted = tokio::select! {
             () = &mut stop => break,
-            Some(_) = tasks.join_next() => open.retain(|one: &Open| !one.task.is_finished()),
-            accepted = accept(&listeners) => match accepted {
-                Ok((stream, peer)) => {
-                    complained = false;
-                    if open.len() >= api.limits.connections_max && !make_room(&mut open) {
-                        continue;
-                    }
-                    let acting = Arc::new(AtomicBool::new(false));
-                    let connection = Connection {
-                        api: api.clone(),
-                        actions: Arc::clone(&actions),
-                        pool: Arc::clone(&pool),
-                        acting: Arc::clone(&acting),
-                        streaming: AtomicBool::new(false),
-                        peer,
-                        doors: Arc::clone(&api.doors.borrow()),
-                        resolved: Arc::clone(&resolved.borrow()),
-                    };
-                    let task = tasks.spawn(connection.welcome(stream));
-                    open.push_back(Open { task, acting });
+            accepted = accept(&listeners) => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                complained = false;
+                forget_ended(&mut tasks, &mut open);
+                if open.len() >= api.limits.connections_max && !make_room(&mut open) {
+                    continue;
                 }
-                Err(error) => {
-                    if !complained {
-                        tracing::warn!("accept a REST connection: {error}");
-                        complained = true;
-                    }
-                    // Out of descriptors, mostly: accepting again at once would only spin.
-                    if error.kind() != io::ErrorKind::ConnectionAborted {
-                        sleep(Duration::from_millis(50)).await;
-                    }
+                let acting = Arc::new(AtomicBool::new(false));
+                let connection = Connection {
+                    api: Arc::clone(&api),
+                    actions: Arc::clone(&actions),
+                    pool: Arc::clone(&pool),
+                    acting: Arc::clone(&acting),
+                    streaming: AtomicBool::new(false),
+                    peer,
+                    doors: Arc::clone(&api.doors.borrow()),
+                    resolved: Arc::clone(&resolved.borrow()),
+                };
+                let task = tasks.spawn(connection.welcome(stream));
+                open.push_back(Open { task, acting });
+            }
+            Err(error) => {
+                if !complained {
+                    tracing::warn!("accept a REST connection: {error}");
+                    complained = true;
                 }
-            },
+                // Out of descriptors, mostly: accepting again at once would only spin.
+                if error.kind() != io::ErrorKind::ConnectionAborted {
+                    sleep(Duration::from_millis(50)).await;
+                }
+            }
         }
     }
     drop(listeners);
@@ -162,14 +164,29 @@ pub async fn serve(listeners: Vec<TcpListener>, api: Api, stop: impl Future<Outp
 
 /// From whichever has one first.
 async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
-    if listeners.is_empty() {
-        return std::future::pending().await;
+    poll_fn(|context| {
+        let ready = listeners.iter().find_map(|listener| match listener.poll_accept(context) {
+            Poll::Ready(accepted) => Some(accepted),
+            Poll::Pending => None,
+        });
+        ready.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// When somebody new comes, and not whenever somebody goes: that would wake the one who accepts a second time for each connection.
+fn forget_ended(tasks: &mut JoinSet<()>, open: &mut VecDeque<Open>) {
+    let mut ended = false;
+    while tasks.try_join_next().is_some() {
+        ended = true;
     }
-    select_all(listeners.iter().map(|listener| Box::pin(listener.accept()))).await.0
+    if ended {
+        open.retain(|one| !one.task.is_finished());
+    }
 }
 
 /// Keeps the addresses of the names that somebody may be let in by. One at a time: nobody waits for a name server.
-async fn look_up_names(api: Api, resolved: watch::Sender<Arc<Resolved>>) {
+async fn look_up_names(api: Arc<Api>, resolved: watch::Sender<Arc<Resolved>>) {
     loop {
         let names = {
             let standing = api.standing();
@@ -214,7 +231,7 @@ fn make_room(open: &mut VecDeque<Open>) -> bool {
 
 #[derive(Debug)]
 struct Connection {
-    api: Api,
+    api: Arc<Api>,
     actions: Arc<Semaphore>,
     pool: Arc<Pool>,
     acting: Arc<AtomicBool>,
@@ -289,7 +306,7 @@ impl Connection {
         match *request.method() {
             // What elections compare is asked for here, by our members and by Patroni's.
             Method::GET if target.endpoint() == "patroni" => {
-                let standing = self.fresh(now).await;
+                let standing = self.fresh(now - target.looked_within()).await;
                 read::get(&standing, target, now, (self.api.clock)())
             }
             Method::GET if target.endpoint() == "events" => {

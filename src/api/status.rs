@@ -107,6 +107,8 @@ struct Tenure<'a> {
     #[serde(skip_serializing_if = "is_false")]
     stale: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    looked_ms_ago: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     fitness: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     disk_free_bytes: Option<u64>,
@@ -180,6 +182,7 @@ pub fn document(look: Look<'_>) -> Document<'_> {
             guardian: guardian_word(view.guardian, look.now),
             watchdog: look.watchdog(),
             stale: look.is_stale(),
+            looked_ms_ago: look.looked_ago().map(Span::as_ms),
             fitness: Some(fitness_told(view, look.now))
                 .filter(|fitness| *fitness != Fitness::Fit)
                 .map(Fitness::word),

@@ -167,6 +167,9 @@ pub struct PeerQuestion {
     pub patience: Span,
 }
 
+/// A look of the leader's at its PostgreSQL that is no older will do: many members ask, and each look costs it.
+pub const LOOKED_WITHIN: Span = Span::from_ms(500);
+
 /// What the keeper of the lease may do without asking again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeaseOrders {
@@ -183,6 +186,12 @@ pub struct LeaseOrders {
 }
 
 impl LeaseOrders {
+    /// Must the keeper hear of these at once, which has `known` ones? Of more time alone it takes note when the time it knew of is over.
+    pub fn is_news(&self, known: &LeaseOrders, now: Moment) -> bool {
+        let as_before = LeaseOrders { until: known.until, ..*self } == *known;
+        !as_before || self.until < known.until || known.until <= now
+    }
+
     /// How often the session is renewed. `rests`: the store loses nothing by it if nobody renews for a while.
     pub fn every(&self, rests: bool) -> Span {
         self.rest.filter(|_| rests).unwrap_or(self.renew_every)

@@ -97,6 +97,8 @@ pub(crate) enum Fault {
     GateTrustsOne,
     /// Takes a word of the leader for as young as the look at what it is compared with.
     CountsWordsFromTheAnswer,
+    /// Takes what a leader has seen some time ago for what it saw when it was asked.
+    TakesOldWordsForNew,
 }
 
 #[cfg(not(test))]

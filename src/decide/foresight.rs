@@ -155,6 +155,7 @@ fn stands(view: &View) -> PeerStatus {
         watchdog_failed: view.guardian == Guardian::Absent || view.lacks_watchdog(),
         fitness: fitness_told(view, view.now),
         stale: false,
+        looked_ago: None,
         unreplayed: view.postgres.running().map_or(0, Running::unreplayed),
         free_bytes: view.disk.free_bytes,
     }

@@ -6,7 +6,7 @@ use super::fault::{self, Fault};
 use super::sync::{self, Right};
 use crate::model::{
     Cluster, Descent, Heard, Lag, Lineage, Loss, Lsn, MemberRole, MemberState, PeerStatus, Position, Proof,
-    Running, Serving, Timeline, View, Word,
+    Running, Serving, Span, Timeline, View, Word,
 };
 
 /// Words that are kept while this member is behind all of them.
@@ -56,10 +56,11 @@ pub(super) fn remember(heard: &mut Heard, word: Word, running: Option<&Running>)
     }
 }
 
-/// Where a leader that answers says that its WAL ends.
-pub fn end_told(status: &PeerStatus) -> Option<Position> {
+/// Where a leader that answers says that its WAL ends, and how long before the question that was.
+pub fn end_told(status: &PeerStatus) -> Option<(Position, Span)> {
     let leads = status.role == MemberRole::Primary && status.state == MemberState::Running;
-    status.position.filter(|_| leads && !status.stale)
+    let ago = if status.stale { status.looked_ago? } else { Span::ZERO };
+    Some((status.position.filter(|_| leads)?, ago))
 }
 
 /// The newest word of which everything is here.

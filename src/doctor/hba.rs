@@ -26,6 +26,29 @@ pub struct Knock<'a> {
     pub database: Option<&'a str>,
     pub user: &'a str,
     pub address: IpAddr,
+    /// The networks that the server is in; none if they are not known.
+    pub networks: &'a [Network],
+}
+
+/// A network, by an address in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub address: IpAddr,
+    pub mask: IpAddr,
+}
+
+impl Network {
+    fn holds(&self, address: IpAddr) -> bool {
+        match (self.address, self.mask, address) {
+            (IpAddr::V4(own), IpAddr::V4(mask), IpAddr::V4(other)) => {
+                (own.to_bits() ^ other.to_bits()) & mask.to_bits() == 0
+            }
+            (IpAddr::V6(own), IpAddr::V6(mask), IpAddr::V6(other)) => {
+                (own.to_bits() ^ other.to_bits()) & mask.to_bits() == 0
+            }
+            (IpAddr::V4(_) | IpAddr::V6(_), _, _) => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +124,7 @@ fn fits(rule: &HbaRule, knock: Knock, transport: Transport) -> Option<bool> {
     };
     let databases = rule.databases.iter().flatten().map(|named| database_fits(named, knock));
     let users = rule.users.iter().flatten().map(|named| user_fits(named, knock));
-    let parts = [transport, any(databases), any(users), address_fits(rule, knock.address)];
+    let parts = [transport, any(databases), any(users), address_fits(rule, knock)];
     if parts.contains(&Some(false)) {
         Some(false)
     } else if parts.contains(&None) {
@@ -143,21 +166,16 @@ fn user_fits(named: &str, knock: Knock) -> Option<bool> {
     }
 }
 
-fn address_fits(rule: &HbaRule, address: IpAddr) -> Option<bool> {
-    let named = rule.address.as_deref()?;
-    if named == "all" {
-        return Some(true);
-    }
-    let network: IpAddr = named.parse().ok()?;
-    let mask: IpAddr = rule.netmask.as_deref()?.parse().ok()?;
-    match (network, mask, address) {
-        (IpAddr::V4(network), IpAddr::V4(mask), IpAddr::V4(address)) => {
-            Some((network.to_bits() ^ address.to_bits()) & mask.to_bits() == 0)
+fn address_fits(rule: &HbaRule, knock: Knock) -> Option<bool> {
+    let known = || (!knock.networks.is_empty()).then_some(knock.networks);
+    match rule.address.as_deref()? {
+        "all" => Some(true),
+        "samehost" => Some(known()?.iter().any(|network| network.address == knock.address)),
+        "samenet" => Some(known()?.iter().any(|network| network.holds(knock.address))),
+        named => {
+            let (address, mask) = (named.parse().ok()?, rule.netmask.as_deref()?.parse().ok()?);
+            Some(Network { address, mask }.holds(knock.address))
         }
-        (IpAddr::V6(network), IpAddr::V6(mask), IpAddr::V6(address)) => {
-            Some((network.to_bits() ^ address.to_bits()) & mask.to_bits() == 0)
-        }
-        (IpAddr::V4(_) | IpAddr::V6(_), _, _) => Some(false),
     }
 }
 
@@ -200,7 +218,8 @@ mod tests {
 
     fn check(lines: &[&str], database: Option<&str>, transports: &[Transport], wanted: &Entry) {
         let rules: Vec<HbaRule> = lines.iter().map(|line| rule(line)).collect();
-        let knock = Knock { database, user: "replicator", address: "10.0.0.2".parse().expect("an address") };
+        let address = "10.0.0.2".parse().expect("an address");
+        let knock = Knock { database, user: "replicator", address, networks: &[] };
         assert_eq!(admits(&rules, knock, transports), *wanted, "{lines:?} {database:?}");
     }
 
@@ -258,6 +277,27 @@ mod tests {
     }
 
     #[test]
+    fn the_server_knows_its_own_networks() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let networks = [
+            Network { address: ip("fd00::1"), mask: ip("ffff:ffff:ffff:ffff::") },
+            Network { address: ip("10.0.0.1"), mask: ip("255.255.255.0") },
+        ];
+        for (named, address, networks, wanted) in [
+            ("samenet", "10.0.0.2", &networks[..], Entry::Admitted { line: 1 }),
+            ("samenet", "10.0.1.2", &networks, Entry::NoLine),
+            ("samenet", "fd00::2", &networks, Entry::Admitted { line: 1 }),
+            ("samehost", "10.0.0.1", &networks, Entry::Admitted { line: 1 }),
+            ("samehost", "10.0.0.2", &networks, Entry::NoLine),
+            ("samenet", "10.0.0.2", &[], Entry::Perhaps { line: 1 }),
+        ] {
+            let knock = Knock { database: None, user: "x", address: ip(address), networks };
+            let line = rule(&format!("host replication all {named} md5 1"));
+            assert_eq!(admits(&[line], knock, PLAIN), wanted, "{named} {address}");
+        }
+    }
+
+    #[test]
     fn trust_is_for_this_machine_alone() {
         for (line, trusts) in [
             ("host all all 0.0.0.0/0.0.0.0 trust 1", true),
@@ -282,7 +322,8 @@ mod tests {
                 netmask: Some(address),
                 ..HbaRule::default()
             };
-            let knock = Knock { database: None, user: "x", address: std::net::Ipv4Addr::from_bits(bits).into() };
+            let address = std::net::Ipv4Addr::from_bits(bits).into();
+            let knock = Knock { database: None, user: "x", address, networks: &[Network { address, mask: address }] };
             let _ = admits(&[rule], knock, EITHER);
         }
     }

@@ -20,7 +20,7 @@ use crate::model::Span;
 
 pub use check::{Check, Severity};
 pub use facts::*;
-pub use hba::{Entry, HbaRule, Knock, Transport, admits};
+pub use hba::{Entry, HbaRule, Knock, Network, Transport, admits};
 
 /// One thing that is not as it should be, or that could not be told.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -103,6 +103,9 @@ pub struct PeerStatus {
     /// Its position is from before it was asked: it may be further by now.
     #[serde(default)]
     pub stale: bool,
+    /// How long before the question that was, if it is told.
+    #[serde(default)]
+    pub looked_ago: Option<Span>,
     /// Bytes of WAL that it has received and not replayed.
     #[serde(default)]
     pub unreplayed: u64,

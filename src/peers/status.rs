@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::model::{Lsn, MemberRole, MemberState, PeerStatus, Position, Tags, Timeline};
+use crate::model::{Lsn, MemberRole, MemberState, PeerStatus, Position, Span, Tags, Timeline};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
@@ -38,6 +38,7 @@ pub fn read_status(bytes: &[u8]) -> Result<PeerStatus, StatusError> {
             .and_then(|word| serde_json::from_value(word.clone()).ok())
             .unwrap_or_default(),
         stale: own(&document, "stale") == Some(&Value::Bool(true)),
+        looked_ago: own(&document, "looked_ms_ago").and_then(Value::as_u64).map(Span::from_ms),
         free_bytes: own(&document, "disk_free_bytes").and_then(Value::as_u64),
     })
 }

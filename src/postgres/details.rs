@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, Statement};
 
 use super::error::{Error, Trying};
 use super::sql::Session;
@@ -21,6 +21,7 @@ pub(super) struct Details {
     pub control_timeline: Option<Timeline>,
     pub recovery_timeline: Option<Timeline>,
     pub received_timeline: Option<Timeline>,
+    /// From another server; a stream that has just begun again is not behind what was replayed of an earlier one.
     pub received: Option<Lsn>,
     /// How far the server that this one streams from has written, by its last message.
     pub upstream_end: Option<Lsn>,
@@ -53,6 +54,7 @@ pub(super) struct ReceiverRow {
     pub replayed: Option<String>,
 }
 
+const WHAT: &str = "ask PostgreSQL where it stands";
 const STATEMENT: &str = "
 SELECT pg_is_in_recovery() AS in_recovery,
     (SELECT system_identifier FROM pg_control_system()) AS system,
@@ -66,7 +68,8 @@ SELECT pg_is_in_recovery() AS in_recovery,
         AS received_timeline,
     (SELECT status FROM pg_stat_get_wal_receiver()) AS receiver_status,
     (SELECT latest_end_lsn::text FROM pg_stat_get_wal_receiver()) AS upstream_end,
-    pg_last_wal_receive_lsn()::text AS received,
+    CASE WHEN pg_last_wal_receive_lsn() IS NOT NULL
+        THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::text END AS received,
     pg_last_wal_replay_lsn()::text AS replayed,
     CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END AS paused,
     to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US\"+00:00\"')
@@ -97,10 +100,23 @@ SELECT pg_is_in_recovery() AS in_recovery,
         FROM pg_settings s WHERE s.pending_restart AND s.name NOT LIKE 'recovery\\_target%') AS pending_restart,
     (SELECT json_object_agg(name, setting)::text FROM pg_settings WHERE source = 'command line') AS in_force";
 
-pub(super) async fn ask(session: &Session, patience: Span) -> Result<Details, Error> {
-    let what = "ask PostgreSQL where it stands";
-    let row = session.row(what, STATEMENT, patience).await?;
-    read(&row).trying(|| what.to_owned())
+/// A connection on which this is asked again and again: the server has read the statement already.
+#[derive(Debug)]
+pub(super) struct Inquiry {
+    session: Session,
+    statement: Statement,
+}
+
+impl Inquiry {
+    pub async fn open(session: Session, patience: Span) -> Result<Inquiry, Error> {
+        let statement = session.prepared(WHAT, STATEMENT, patience).await?;
+        Ok(Inquiry { session, statement })
+    }
+
+    pub async fn ask(&self, patience: Span) -> Result<Details, Error> {
+        let row = self.session.row(WHAT, &self.statement, patience).await?;
+        read(&row).trying(|| WHAT.to_owned())
+    }
 }
 
 fn read(row: &Row) -> Result<Details, String> {

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 use serde::Deserialize;
 use tokio::task::spawn_blocking;
 
@@ -11,7 +13,7 @@ use super::gate;
 use super::settings::{InstanceSettings, Login};
 use super::sql::{Session, Target, connect, quoted_text};
 use crate::doctor::{
-    Admission, Entry, HbaRule, Knock, PostgresFacts, RoleFacts, SlotFacts, Transport, admits,
+    Admission, Entry, HbaRule, Knock, Network, PostgresFacts, RoleFacts, SlotFacts, Transport, admits,
 };
 use crate::model::{MemberName, Span};
 
@@ -110,7 +112,8 @@ pub async fn inspect(
             facts.hba_errors = wrong.take(ROWS_MAX).collect();
             let trusting = rules.iter().filter(|rule| rule.trusts_others());
             facts.hba_trusts = trusting.map(|rule| format!("line {}", rule.line)).take(ROWS_MAX).collect();
-            let admission = |caller: &Caller| admission(settings, &rules, caller, speaks_tls);
+            let networks = own_networks();
+            let admission = |caller: &Caller| admission(settings, &rules, &networks, caller, speaks_tls);
             facts.admissions = callers.iter().map(admission).collect();
             None
         }
@@ -162,14 +165,31 @@ fn role(login: &Login, rights: Option<Rights>, needs: &Needs) -> RoleFacts {
     RoleFacts { name: login.username.clone(), lacks }
 }
 
-fn admission(settings: &InstanceSettings, rules: &[HbaRule], caller: &Caller, speaks_tls: bool) -> Admission {
+fn admission(
+    settings: &InstanceSettings,
+    rules: &[HbaRule],
+    networks: &[Network],
+    caller: &Caller,
+    speaks_tls: bool,
+) -> Admission {
     let enters = |database, login: &Login| {
-        let knock = Knock { database, user: &login.username, address: caller.address };
+        let knock = Knock { database, user: &login.username, address: caller.address, networks };
         admits(rules, knock, transports(login, speaks_tls))
     };
     let replication: Entry = enters(None, &settings.replication);
     let rewind = enters(Some(&*settings.database), settings.rewind_login());
     Admission { member: caller.member.to_string(), address: caller.address.to_string(), replication, rewind }
+}
+
+/// As PostgreSQL finds them: what every interface that is up says. None where the kernel does not tell.
+fn own_networks() -> Vec<Network> {
+    let ip = |address: Option<SockaddrStorage>| -> Option<IpAddr> {
+        let address = address?;
+        let four = address.as_sockaddr_in().map(|address| address.ip().into());
+        four.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+    };
+    let found = getifaddrs().into_iter().flatten();
+    found.filter_map(|one| Some(Network { address: ip(one.address)?, mask: ip(one.netmask)? })).collect()
 }
 
 /// How libpq would come, by this member's own settings: those of the others should be the same.

@@ -9,7 +9,8 @@ use tokio::time::timeout;
 use super::clone::is_empty;
 use super::conninfo::address_of;
 use super::control::{ControlFile, has, read_control_data};
-use super::details::{self, Details};
+use super::details::{Details, Inquiry};
+use super::error::Error;
 use super::gate;
 use super::history::read_forks;
 use super::parameters::pending_restart;
@@ -45,7 +46,7 @@ pub struct Observation {
 #[derive(Debug, Default)]
 pub struct Observer {
     /// A connection that answers even when every other one is taken.
-    kept: Option<Session>,
+    kept: Option<Inquiry>,
     known: Option<Known>,
     forks: Option<(Timeline, Vec<Fork>)>,
     /// A disk that hangs holds up one thread, and not one more with every look.
@@ -75,7 +76,6 @@ struct Files {
     managed: bool,
     /// Somebody has closed a gate here and has not opened it.
     gate_made: bool,
-    major: Option<u32>,
 }
 
 /// What a server answers.
@@ -174,7 +174,7 @@ impl Observer {
         let answer = if file.standalone || file.status == PidFileStatus::Starting {
             Answer::NotYet("it starts".to_owned())
         } else {
-            self.ask(settings, patience).await
+            self.ask(settings, file.status == PidFileStatus::Ready, patience).await
         };
         let Some(known) = &mut self.known else { return seen };
         match answer {
@@ -230,38 +230,40 @@ impl Observer {
         }
     }
 
-    /// A new connection shows that the postmaster is alive, which a kept one would hide. The kept one tells the rest,
-    /// even when there are no more connections to be had.
-    async fn ask(&mut self, settings: &InstanceSettings, patience: Span) -> Answer {
-        let greeting = greet_or_knock(&Target::local(settings), patience).await;
-        let silent = match &greeting {
-            Greeting::Silent(why) => Some(Answer::Silent(why.clone())),
-            Greeting::NotYet(why) => Some(Answer::NotYet(why.clone())),
-            Greeting::Welcome(_) | Greeting::TurnedAway(_) => None,
-        };
-        if let Some(answer) = silent {
-            return answer;
-        }
-        if let Some(kept) = &self.kept {
-            match details::ask(kept, patience).await {
+    /// The kept connection tells what there is to know, even when there are no more connections to be had, and a child that the
+    /// postmaster has just made shows that it is alive, which the kept one would hide.
+    async fn ask(&mut self, settings: &InstanceSettings, ready: bool, patience: Span) -> Answer {
+        let target = Target::local(settings);
+        let mut unheard = None;
+        if let Some(kept) = self.kept.as_ref().filter(|_| ready)
+            && knock(&target, patience.scaled(1, 4)).await
+        {
+            match kept.ask(patience).await {
                 Ok(details) => return Answer::Told(Box::new(details)),
-                // It may only have waited for a lock. There is nothing to replace it by where nobody is let in.
-                Err(error) if !matches!(greeting, Greeting::Welcome(_)) => {
-                    return Answer::Lives(error.to_string());
-                }
-                Err(_) => self.kept = None,
+                Err(error) => unheard = Some(error.to_string()),
             }
         }
-        match greeting {
-            Greeting::Welcome(session) => match details::ask(&session, patience).await {
-                Ok(details) => {
-                    self.kept = Some(session);
-                    Answer::Told(Box::new(details))
-                }
-                Err(error) => Answer::Lives(error.to_string()),
+        match greet_or_knock(&target, patience).await {
+            Greeting::Silent(why) => Answer::Silent(why),
+            Greeting::NotYet(why) => Answer::NotYet(why),
+            // The kept one may only have waited for a lock. There is nothing to replace it by where nobody is let in.
+            Greeting::TurnedAway(why) => match &self.kept {
+                Some(kept) if unheard.is_none() => match kept.ask(patience).await {
+                    Ok(details) => Answer::Told(Box::new(details)),
+                    Err(error) => Answer::Lives(error.to_string()),
+                },
+                Some(_) | None => Answer::Lives(unheard.unwrap_or(why)),
             },
-            Greeting::TurnedAway(why) => Answer::Lives(why),
-            Greeting::NotYet(why) | Greeting::Silent(why) => Answer::Silent(why),
+            Greeting::Welcome(session) => {
+                self.kept = None;
+                match first_answer(session, patience).await {
+                    Ok((kept, details)) => {
+                        self.kept = Some(kept);
+                        Answer::Told(Box::new(details))
+                    }
+                    Err(error) => Answer::Lives(error.to_string()),
+                }
+            }
         }
     }
 
@@ -327,17 +329,25 @@ impl Files {
         let data_dir = &settings.data_dir;
         let postmaster = running_postmaster(data_dir);
         let leftovers = if postmaster.is_none() { left_behind(data_dir) } else { Leftovers::default() };
+        let told = |error| format!("read {}: {error}", data_dir.display());
+        // Where a server runs there is something.
+        let empty = if postmaster.is_none() { is_empty(data_dir).map_err(told) } else { Ok(false) };
         Files {
             unfinished: marked(settings),
-            empty: is_empty(data_dir).map_err(|error| format!("read {}: {error}", data_dir.display())),
+            empty,
             postmaster,
             leftovers,
             standby_signal: has(data_dir, "standby.signal"),
             managed: synchronous::is_managed(settings),
             gate_made: gate::is_made(settings),
-            major: data_major(data_dir),
         }
     }
+}
+
+async fn first_answer(session: Session, patience: Span) -> Result<(Inquiry, Details), Error> {
+    let inquiry = Inquiry::open(session, patience).await?;
+    let details = inquiry.ask(patience).await?;
+    Ok((inquiry, details))
 }
 
 /// A new connection waits for the postmaster, which must not hang, and then for locks, name servers and whatever else
@@ -437,7 +447,7 @@ fn running_by_files(settings: &InstanceSettings, file: &ControlFile, files: &Fil
     } else {
         silent_primary(Some(position))
     };
-    let version = files.major.unwrap_or(0) * 10_000;
+    let version = data_major(&settings.data_dir).unwrap_or(0) * 10_000;
     let gate = gate::seen(settings, files.gate_made, None);
     let synchrony = Synchrony { gate, ..Synchrony::default() };
     Running { system: file.control.system, serving, silent_since: None, version, synchrony }

@@ -7,7 +7,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::{Client, Config, NoTls, Row, Statement, ToStatement};
 
 use super::error::{Error, Trying};
 use super::settings::{InstanceSettings, Login};
@@ -126,7 +126,20 @@ pub(super) async fn connect(what: &str, target: &Target, patience: Span) -> Resu
 }
 
 impl Session {
-    pub async fn row(&self, what: &str, statement: &str, patience: Span) -> Result<Row, Error> {
+    pub async fn prepared(&self, what: &str, statement: &str, patience: Span) -> Result<Statement, Error> {
+        let asked = timeout(patience.as_duration(), self.client.prepare(statement)).await;
+        asked
+            .map_err(|_| Error::out_of_time(what, patience))?
+            .map_err(|error| sentence(&error))
+            .trying(|| what.to_owned())
+    }
+
+    pub async fn row<S: ToStatement + ?Sized>(
+        &self,
+        what: &str,
+        statement: &S,
+        patience: Span,
+    ) -> Result<Row, Error> {
         let asked = timeout(patience.as_duration(), self.client.query_one(statement, &[])).await;
         asked
             .map_err(|_| Error::out_of_time(what, patience))?

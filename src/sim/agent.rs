@@ -415,6 +415,7 @@ impl World {
             watchdog_failed: view.guardian == Known::Absent || view.lacks_watchdog(),
             fitness: fitness_told(view, now),
             stale: view.looked_at < asked_at && !fault::active(Fault::AnswersFromMemory),
+            looked_ago: None,
             free_bytes: view.disk.free_bytes,
         };
         let member = view.me.clone();

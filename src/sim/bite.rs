@@ -134,21 +134,26 @@ fn a_lost_key_is_lost() {
 #[test]
 fn a_word_is_as_old_as_its_question() {
     let asked_at = Moment::from_ms(1_000);
-    let word_is_from = || {
+    let word_of = |looked_ago: Option<Span>| {
         let me = "turku".parse().expect("a good name");
         let mut mind = Mind::new(me, Tags::default(), Policy::default(), true);
         let status = PeerStatus {
             role: MemberRole::Primary,
             state: MemberState::Running,
             position: Some(Position::new(1, 100)),
+            stale: looked_ago.is_some(),
+            looked_ago,
             ..PeerStatus::default()
         };
         let answer = Box::new(PeerAnswer::Stands(status));
         mind.apply(Moment::from_ms(1_400), Event::LeaderAnswered { asked_at, answer });
         mind.view().memory.heard.words[0].asked_at
     };
-    assert_eq!(word_is_from(), asked_at);
-    assert_ne!(fault::with(Fault::CountsWordsFromTheAnswer, word_is_from), asked_at);
+    assert_eq!(word_of(None), asked_at);
+    assert_ne!(fault::with(Fault::CountsWordsFromTheAnswer, || word_of(None)), asked_at);
+    let ago = Span::from_ms(300);
+    assert_eq!(word_of(Some(ago)), asked_at - ago);
+    assert_ne!(fault::with(Fault::TakesOldWordsForNew, || word_of(Some(ago))), asked_at - ago);
 }
 
 /// The laws see what the rings are for: with the agent frozen and no guardian there is nobody left to stop PostgreSQL.

@@ -7,7 +7,7 @@ use super::network::Place;
 use super::postgres::{Record, Server};
 use super::world::{Happening, World};
 use super::{MS, Time};
-use crate::decide::mind::{Event, PeerQuestion};
+use crate::decide::mind::{Event, LOOKED_WITHIN, PeerQuestion};
 use crate::decide::publish;
 use crate::model::{Loss, Moment, PeerAnswer, PeerStatus, Timeline};
 
@@ -20,21 +20,26 @@ impl World {
         self.after(takes, Happening::LeaderIsAsked { host: asked, asker: host, asker_life, asked_at });
     }
 
-    /// The leader's agent looks and answers.
+    /// The leader's agent answers, and looks before if it has not for a while.
     pub fn leader_is_asked(&mut self, host: usize, asker: usize, asker_life: u64, asked_at: Moment) {
         let there = &self.hosts[host];
         let reachable = self.network.both_ways(Place::Host(host), Place::Host(asker));
         let Some(agent) = there.agent.as_ref().filter(|agent| there.up && reachable && !agent.hung) else {
             return;
         };
-        let record = publish::member_record(agent.mind.view(), &agent.identity);
-        let running = there.pg.observe();
+        let view = agent.mind.view();
+        let record = publish::member_record(view, &agent.identity);
+        let ago = self.local(host).since(view.looked_at);
+        let looked_ago = Some(ago).filter(|ago| *ago <= LOOKED_WITHIN);
+        let running = if looked_ago.is_some() { view.postgres.clone() } else { there.pg.observe() };
         let position =
             running.running().filter(|running| running.is_primary() && running.silent_since.is_none());
         let answer = PeerAnswer::Stands(PeerStatus {
             role: record.role,
             state: record.state,
             position: position.and_then(crate::model::Running::position),
+            stale: looked_ago.is_some(),
+            looked_ago,
             ..PeerStatus::default()
         });
         let takes = self.unhurried(asker);

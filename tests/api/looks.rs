@@ -31,6 +31,19 @@ async fn what_is_compared_is_looked_at_first() {
 }
 
 #[tokio::test]
+async fn whoever_is_content_with_an_older_look_is_told_how_old_it_is() {
+    let server = Server::plain(older()).await;
+    let ago = NOW.since(Moment::from_ms(4_000)).as_ms();
+    let ask = |within: u64| format!("GET /patroni?looked_within_ms={within} HTTP/1.0\r\n\r\n");
+    let answer = server.raw(&ask(ago)).await;
+    assert!(answer.contains(&format!(r#""stale": true, "looked_ms_ago": {ago}"#)), "{answer}");
+    assert!(!server.wishes.has_changed().expect("the server runs"), "an old look was enough");
+    server.raw(&ask(ago - 1)).await;
+    assert!(server.wishes.has_changed().expect("the server runs"), "that look was too old");
+    server.end().await;
+}
+
+#[tokio::test]
 async fn a_look_that_does_not_come_is_not_waited_for_for_long() {
     let server = Server::plain(older()).await;
     for path in ["/patroni", "/view"] {

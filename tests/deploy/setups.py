@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from lab import wait_for
-from site_under_test import Site
+from site_under_test import TOOLS, Site
 
 
 class Page:
@@ -18,7 +18,7 @@ class Page:
         passwords.write_text(f"*:*:*:postgres:{site.secret('superuser')}\n*:*:*:replicator:{site.secret('replication')}\n")
         passwords.chmod(0o600)
         self.environment = {
-            **os.environ, "PGPASSFILE": str(passwords), "PGUSER": "postgres", "PGDATABASE": "postgres", "PGCONNECT_TIMEOUT": "5",
+            **os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}", "PGPASSFILE": str(passwords), "PGUSER": "postgres", "PGDATABASE": "postgres", "PGCONNECT_TIMEOUT": "5",
             "PGHOST": site.on("balancers")[0], "PGPORT": str(writes_on), "REST": f"tenure:{site.secret('rest')}",
             "CA": str(site.inventory / ".secrets/ca/ca.pem"), "LC_ALL": "C.UTF-8",
         }
@@ -26,7 +26,7 @@ class Page:
         if statistics.exists():
             self.environment["STATISTICS"] = f"admin:{statistics.read_text().strip()}"
         keep = os.environ.get("TENURE_DEPLOY_LOGS", site.ground)
-        self.file = Path(keep, f"{os.getpid()}-page.txt").open("w", encoding="utf-8")
+        self.file = Path(keep, f"{site.name}-page.txt").open("w", encoding="utf-8")
 
     def _told(self, prompt, line, said):
         text = f"{prompt} {line}\n{said.rstrip()}\n" if said.strip() else f"{prompt} {line}\n"
@@ -82,10 +82,12 @@ def follower(site, *besides):
     return [host for host in site.on("postgres_cluster") if host != site.leader() and host not in besides][-1]
 
 
-def lag_of(member):
-    """In MB, as far as it is known."""
-    lag = member.get("Replay Lag")
-    return lag if isinstance(lag, (int, float)) else 0
+def lags_alone(site, behind):
+    """One member is seen to be behind, and no other: each tells of its position now and then."""
+    def lag(member):
+        known = member.get("Replay Lag")
+        return known if isinstance(known, (int, float)) else 0
+    wait_for(f"{behind} alone to lag", lambda: [member["Member"] for member in site.members() if lag(member) > 1] == [behind])
 
 
 def switched_on(site, host):
@@ -157,7 +159,7 @@ def a_two_nodes(ground):
         behind = follower(site)
         site.sql(behind, "select pg_wal_replay_pause()")
         page.here("psql -qc 'create table bulk as select generate_series(1, 300000) as row'")
-        wait_for("the lag to be seen", lambda: any(lag_of(member) > 1 for member in site.members()))
+        lags_alone(site, behind)
         page.at(leader, "tenurectl list")
         page.at(leader, "tenurectl doctor", check=False)
         site.sql(behind, "select pg_wal_replay_resume()")
@@ -198,6 +200,7 @@ def b_four_nodes(ground):
         behind = follower(site)
         site.sql(behind, "select pg_wal_replay_pause()")
         page.here("psql -qc 'create table bulk as select generate_series(1, 300000) as row'")
+        lags_alone(site, behind)
         page.at(leader, "tenurectl list")
         page.at(leader, f"tenurectl reinit main {behind} --force --wait", timeout=300)
         site.healthy()
@@ -209,16 +212,15 @@ def b_four_nodes(ground):
         site.lab.machines[still].freeze()
         wait_for("another leader of the store", lambda: site.store_leader() not in (None, still))
         page.at(next(host for host in site.on("etcd_cluster") if host != still),
-                "set -a; . /etc/default/etcdctl; etcdctl endpoint health --cluster 2>&1 | cut -c1-120", check=False)
+                HEALTH, check=False)
         page.here("psql -Atc 'insert into kept values (1001) returning row'")
         assert site.leader() == leader, "a member of the store that stands still changes nothing"
         site.lab.machines[still].thaw()
-        wait_for("the store to be whole", lambda: site.lab.ssh(still, "set -a; . /etc/default/etcdctl; etcdctl endpoint health --cluster 2>&1",
-                                                               check=False).count("is healthy") == 3)
+        wait_for("the store to be whole", lambda: site.lab.ssh(still, HEALTH, check=False).count("is healthy") == 3)
         page.at(leader, "tenurectl list")
 
         page.section("From Python")
-        page.here(f"""{os.environ['TENURE_ANSIBLE']}/python - <<'END'
+        page.here(f"""python3 - <<'END'
 import json, os, ssl, urllib.request
 import psycopg
 with psycopg.connect(dbname="app", user="app", password=os.environ["APP"], autocommit=True) as db:
@@ -228,7 +230,7 @@ with psycopg.connect(dbname="app", user="app", password=os.environ["APP"], autoc
 trust = ssl.create_default_context(cafile=os.environ["CA"])
 cluster = json.load(urllib.request.urlopen("https://{leader}:8008/cluster", context=trust))
 print("members:", {{member["name"]: member["role"] for member in cluster["members"]}})
-END""".replace(f"{os.environ['TENURE_ANSIBLE']}/python", "python3"))
+END""")
 
 
 def c_exporters(ground):
@@ -246,16 +248,16 @@ def c_exporters(ground):
         assert page.here("curl -s -o /dev/null -w '%{http_code}\\n' -u $STATISTICS -H 'Host: stats.example.com' http://router/").strip() == "200"
 
         page.section("The store's quorum is lost")
-        page.here("psql -qc 'create table kept (row int); insert into kept values (1)'")
+        page.here("psql -qc 'create table written (row int); insert into written values (1)'")
         gone = [host for host in site.on("etcd_cluster") if host != "etcd1"]
         for host in gone:
             site.lab.machines[host].power_off()
-        page.waits_for("psql -c 'insert into kept values (2)' 2>&1", "server closed the connection unexpectedly")
-        page.here("psql -p 5433 -Atc 'select pg_is_in_recovery(), count(*) from kept'")
+        page.waits_for("psql -c 'create table x (); drop table x' 2>&1", "server closed the connection unexpectedly")
+        page.here("psql -p 5433 -Atc 'select pg_is_in_recovery(), count(*) from written'")
         page.at(leader, "journalctl -u 'tenured@*' -n 5 -o cat --no-pager")
         for host in gone:
             switched_on(site, host)
-        page.waits_for("psql -Atc 'insert into kept values (3) returning row'", "3")
+        page.waits_for("psql -Atqc 'insert into written values (2) returning pg_is_in_recovery(), row'", "f|2")
         leader = site.healthy()
         page.at(leader, "tenurectl list")
 
@@ -310,8 +312,8 @@ def d_zookeeper(ground):
             assert not left, f"{host}: {left}"
 
 
-HEALTH = """tenurectl list; set -a; . /etc/default/etcdctl 2>/dev/null; etcdctl endpoint health --cluster 2>&1 | cut -c1-80
-tenurectl list -f json | python3 -c 'import json, sys; [print(m["Member"], m.get("Replay Lag", 0), "MB") for m in json.load(sys.stdin)]'"""
+LAGS = """tenurectl list -f json | python3 -c 'import json, sys; [print(m["Member"], m.get("Replay Lag", 0), "MB") for m in json.load(sys.stdin)]'"""
+HEALTH = "set -a; . /etc/default/etcdctl; etcdctl endpoint health --cluster 2>&1 | cut -c1-100"
 
 
 def e_tutorial(ground):
@@ -322,7 +324,8 @@ def e_tutorial(ground):
         page.section("What is there")
         page.at(leader, "tenurectl list")
         page.at(leader, "tenurectl topology")
-        page.at(leader, HEALTH)
+        page.at(leader, LAGS)
+        page.at("etcd1", HEALTH)
         page.here("for i in 1 2 3; do psql -p 5001 -Atc 'select inet_server_addr()'; done")
         assert page.here("curl -s -o /dev/null -w '%{http_code}\\n' http://router:7000/").strip() == "401"
 

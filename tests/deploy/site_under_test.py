@@ -21,7 +21,8 @@ PACKAGES = Path(os.environ["TENURE_PACKAGES"])
 class Site:
     """`groups` maps names of groups to names of machines; everybody else is switched on and left bare."""
 
-    def __init__(self, ground, machines, groups, settings=None, facts=None):
+    def __init__(self, ground, machines, groups, settings=None, facts=None, name="site"):
+        self.name = name
         self.ground, self.groups, self.facts = Path(ground), {name: list(members) for name, members in groups.items()}, facts or {}
         image = Path(os.environ["TENURE_MACHINE_IMAGE"])
         self.lab = Lab(image, ground, machines)
@@ -41,7 +42,7 @@ class Site:
         """An inventory as it ships, but for the machines' addresses and where the package lies; `bare` machines are not in it yet."""
         shipped = yaml.safe_load((HERE / "ansible/inventories" / name / "hosts.yml").read_text())["all"]
         groups = {group: list(about["hosts"]) for group, about in shipped["children"].items()}
-        return cls(ground, [*shipped["hosts"], *bare], groups, shipped["vars"], shipped["hosts"])
+        return cls(ground, [*shipped["hosts"], *bare], groups, shipped["vars"], shipped["hosts"], name)
 
     def __enter__(self):
         self.lab.__enter__()
@@ -93,7 +94,7 @@ class Site:
         (self.ground / f"{self.plays:02}-{name}.log").write_text(done.stdout)
         keep = os.environ.get("TENURE_DEPLOY_LOGS")
         if keep:
-            Path(keep, f"{os.getpid()}-{self.plays:02}-{name}.log").write_text(done.stdout)
+            Path(keep, f"{self.name}-{self.plays:02}-{name}.log").write_text(done.stdout)
         if (done.returncode != 0) != fails:
             raise AssertionError(f"the playbook {name} ended with {done.returncode}\n{done.stdout[-12000:]}")
         recap = {host: dict(re.findall(r"(\w+)=(\d+)", counts)) for host, counts in re.findall(r"^(\S+)\s+: (ok=.*)$", done.stdout, re.M)}

@@ -60,7 +60,16 @@ async fn an_order_that_is_refused_in_the_middle_of_a_kill_is_given_again() {
     let (events, mut told) = mpsc::channel(8);
     let guardian = Guardian::connect(&settings).await.expect("it listens");
     let (_watchdog, watchdog) = watch::channel(None);
-    let sentry = Sentry { settings, unit: None, postgres_group: None, orders, sight, events, watchdog };
+    let sentry = Sentry {
+        settings,
+        unit: None,
+        postgres_group: None,
+        orders,
+        sight,
+        events,
+        watchdog,
+        hands: Handle::current(),
+    };
     let disarmed = async {
         while let Some(event) = told.recv().await {
             if matches!(event, Event::Guardian(model::Guardian::Ready { confirmed: FenceOrder::Disarm, .. }))

@@ -29,8 +29,9 @@ impl Mind {
         let PeerAnswer::Stands(status) = answer else { return };
         let from_answer = fault::active(Fault::CountsWordsFromTheAnswer);
         let asked_at = if from_answer { self.view.now } else { asked_at };
-        if let Some(end) = loss::end_told(status) {
-            let word = Word { asked_at, end };
+        if let Some((end, ago)) = loss::end_told(status) {
+            let ago = if fault::active(Fault::TakesOldWordsForNew) { Span::ZERO } else { ago };
+            let word = Word { asked_at: asked_at - ago, end };
             loss::remember(&mut self.view.memory.heard, word, self.view.postgres.running());
         }
     }

@@ -8,6 +8,7 @@
 mod dns;
 mod endpoint;
 mod fault;
+mod renewals;
 mod roster;
 mod settings;
 mod vitals;
@@ -28,6 +29,7 @@ use super::{OpenedSession, Place, Renewal, SessionLimits, StoreError};
 use crate::model::{SessionId, Span};
 use endpoint::{Endpoint, Endpoints};
 use fault::Fault;
+use renewals::Renewals;
 
 /// How often in one renewal etcd may be found to have changed its own leader.
 const TERM_CHANGES_MAX: u32 = 3;
@@ -184,7 +186,7 @@ async fn renew(
 ) -> Result<Renewal, Fault> {
     for _ in 0..=TERM_CHANGES_MAX {
         let term_before = endpoint.raft_term();
-        client.lease_keep_alive(session.0).await?;
+        keep_alive(&mut client, &endpoint, session).await?;
         let response = client.get(leader.as_str(), None).await?;
         let term_after = response.header().ok_or_else(Fault::headless)?.raft_term();
         endpoint.note_raft_term(term_after);
@@ -198,6 +200,24 @@ async fn renew(
         return Ok(Renewal { ttl, leader: response.kvs().first().and_then(entry) });
     }
     Err(Fault::unanswered("etcd keeps changing its own leader"))
+}
+
+async fn keep_alive(client: &mut Client, endpoint: &Endpoint, session: SessionId) -> Result<(), Fault> {
+    if let Some(mut renewals) = endpoint.take_renewals(session) {
+        match renewals.renew().await {
+            Ok(()) => {
+                endpoint.keep_renewals(renewals);
+                return Ok(());
+            }
+            Err(Fault::SessionGone) => return Err(Fault::SessionGone),
+            // The server may have ended the stream for reasons of its own.
+            Err(fault) => {
+                tracing::debug!(server = endpoint.url(), ?fault, "the stream of renewals has ended");
+            }
+        }
+    }
+    endpoint.keep_renewals(Renewals::begin(client, session).await?);
+    Ok(())
 }
 
 /// Of a session that another life of this agent has opened.
