@@ -61,8 +61,10 @@ impl Keeper {
     async fn keep(mut self) {
         let mut held = None;
         loop {
+            // Before the orders are read: whoever gives more time in this very moment is then seen, or says so.
+            let now = clock::now();
             let orders = *self.orders.borrow_and_update();
-            let allowed = clock::now() < orders.until;
+            let allowed = now < orders.until;
             if let Some(session) = self.session.filter(|_| !allowed) {
                 self.store.let_lapse(session);
             }

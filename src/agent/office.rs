@@ -225,6 +225,7 @@ impl Office {
     /// Carries a turn out. True when the end is reached.
     fn act(&mut self, turn: Turn) -> bool {
         self.desk.lease.send_if_modified(|orders| {
+            // In here, where the keeper does not read: see there.
             let news = turn.lease.is_news(orders, clock::now());
             *orders = turn.lease;
             news

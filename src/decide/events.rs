@@ -207,3 +207,23 @@ pub struct Turn {
     pub commands: Vec<Command>,
     pub lease: LeaseOrders,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_time_alone_is_no_news_to_a_keeper_that_has_some() {
+        let at = Moment::from_ms;
+        let orders = |until: u64, hold| LeaseOrders { until: at(until), hold, ..LeaseOrders::default() };
+        for (known, now, given, wanted) in [
+            (orders(5, None), 4, orders(9, None), false),
+            (orders(5, None), 4, orders(5, None), false),
+            (orders(5, None), 5, orders(9, None), true),
+            (orders(5, None), 4, orders(3, None), true),
+            (orders(5, None), 4, orders(9, Some(Term(1))), true),
+        ] {
+            assert_eq!(given.is_news(&known, at(now)), wanted, "{known:?} at {now}, {given:?}");
+        }
+    }
+}

@@ -9,7 +9,6 @@ use etcd_client::{Client, GetOptions};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::fault::Fault;
-use super::renewals::Renewals;
 use super::roster::Roster;
 use super::settings::{EtcdSettings, Server};
 use crate::model::{SessionId, Span};
@@ -37,7 +36,6 @@ pub(super) struct Endpoint {
     /// Connected, authenticated, and of the right cluster.
     client: Mutex<Option<Client>>,
     raft_term: AtomicU64,
-    renewals: Mutex<Option<Renewals>>,
 }
 
 impl Endpoints {
@@ -224,12 +222,7 @@ impl Endpoints {
 
 impl Endpoint {
     pub(super) fn new(server: Server) -> Arc<Endpoint> {
-        Arc::new(Endpoint {
-            server,
-            client: Mutex::default(),
-            raft_term: AtomicU64::default(),
-            renewals: Mutex::default(),
-        })
+        Arc::new(Endpoint { server, client: Mutex::default(), raft_term: AtomicU64::default() })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -248,17 +241,6 @@ impl Endpoint {
     /// The next question is put on a new connection, with a new token.
     pub(super) fn forget(&self) {
         *locked(&self.client) = None;
-        *locked(&self.renewals) = None;
-    }
-
-    /// The stream of the last renewal, for the next one alone: whoever gives up waiting on it drops it, with the answer that
-    /// may still come.
-    pub(super) fn take_renewals(&self, session: SessionId) -> Option<Renewals> {
-        locked(&self.renewals).take().filter(|renewals| renewals.session == session)
-    }
-
-    pub(super) fn keep_renewals(&self, renewals: Renewals) {
-        *locked(&self.renewals) = Some(renewals);
     }
 }
 

@@ -8,7 +8,6 @@
 mod dns;
 mod endpoint;
 mod fault;
-mod renewals;
 mod roster;
 mod settings;
 mod vitals;
@@ -29,7 +28,6 @@ use super::{OpenedSession, Place, Renewal, SessionLimits, StoreError};
 use crate::model::{SessionId, Span};
 use endpoint::{Endpoint, Endpoints};
 use fault::Fault;
-use renewals::Renewals;
 
 /// How often in one renewal etcd may be found to have changed its own leader.
 const TERM_CHANGES_MAX: u32 = 3;
@@ -186,7 +184,7 @@ async fn renew(
 ) -> Result<Renewal, Fault> {
     for _ in 0..=TERM_CHANGES_MAX {
         let term_before = endpoint.raft_term();
-        keep_alive(&mut client, &endpoint, session).await?;
+        client.lease_keep_alive(session.0).await?;
         let response = client.get(leader.as_str(), None).await?;
         let term_after = response.header().ok_or_else(Fault::headless)?.raft_term();
         endpoint.note_raft_term(term_after);
@@ -200,24 +198,6 @@ async fn renew(
         return Ok(Renewal { ttl, leader: response.kvs().first().and_then(entry) });
     }
     Err(Fault::unanswered("etcd keeps changing its own leader"))
-}
-
-async fn keep_alive(client: &mut Client, endpoint: &Endpoint, session: SessionId) -> Result<(), Fault> {
-    if let Some(mut renewals) = endpoint.take_renewals(session) {
-        match renewals.renew().await {
-            Ok(()) => {
-                endpoint.keep_renewals(renewals);
-                return Ok(());
-            }
-            Err(Fault::SessionGone) => return Err(Fault::SessionGone),
-            // The server may have ended the stream for reasons of its own.
-            Err(fault) => {
-                tracing::debug!(server = endpoint.url(), ?fault, "the stream of renewals has ended");
-            }
-        }
-    }
-    endpoint.keep_renewals(Renewals::begin(client, session).await?);
-    Ok(())
 }
 
 /// Of a session that another life of this agent has opened.
