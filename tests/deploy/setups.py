@@ -65,12 +65,15 @@ class Page:
         self._told("$", line, said)
 
 
-def deployed(site):
-    """The inventory as it ships becomes a healthy cluster, and a second run changes nothing."""
+def begun(site, **writes):
+    """The inventory as it ships becomes a healthy cluster, and a second run changes nothing. Its leader, and a page that has begun."""
     site.play("site")
     leader = site.healthy()
     site.unchanged("site")
-    return leader
+    page = Page(site, **writes)
+    page.section("What is there")
+    page.at(leader, "tenurectl list")
+    return leader, page
 
 
 def somebody_else(site, former, seconds=120):
@@ -116,11 +119,8 @@ def lost_and_back(page, site, leader):
 def a_two_nodes(ground):
     """Two members, one etcd, one router: the primary's machine is lost; a third member comes; backups; what troubles look like."""
     with Site.of_inventory(ground, "a_two_nodes", bare=["node3"]) as site:
-        leader = deployed(site)
+        leader, page = begun(site)
         other = follower(site)
-        page = Page(site)
-        page.section("What is there")
-        page.at(leader, "tenurectl list")
         page.here("psql -Atc 'select pg_is_in_recovery()'")
         page.here("psql -p 5433 -Atc 'select pg_is_in_recovery()'")
         page.here("psql -h node1 -p 5440 -Atc 'select version()'; psql -h node2 -p 5441 -Atc 'select version()'")
@@ -175,11 +175,8 @@ def a_two_nodes(ground):
 def b_four_nodes(ground):
     """Four members, three etcd, one router: a login for everything, an application's database; a candidate, a reinit, a frozen etcd."""
     with Site.of_inventory(ground, "b_four_nodes") as site:
-        leader = deployed(site)
-        page = Page(site)
+        leader, page = begun(site)
         page.environment["APP"] = site.secret("app")
-        page.section("What is there")
-        page.at(leader, "tenurectl list")
         page.at(leader, "tenurectl show-config")
         page.here("PGPASSWORD=$APP psql -U app -d app -Atc 'select current_user, current_database(), pg_is_in_recovery()'")
         page.here("psql -p 5433 -Atc 'select pg_is_in_recovery()'")
@@ -236,11 +233,8 @@ END""")
 def c_exporters(ground):
     """Three members with exporters, three etcd, one router: the initialiser, the numbers, the quorum lost and found, a member that flaps."""
     with Site.of_inventory(ground, "c_exporters") as site:
-        leader = deployed(site)
-        page = Page(site)
+        leader, page = begun(site)
         page.environment["APP"] = site.secret("app")
-        page.section("What is there")
-        page.at(leader, "tenurectl list")
         page.here("PGPASSWORD=$APP psql -U app -d app -Atc 'select current_user, current_database()'")
         page.here("for i in 1 2 3 4; do psql -p 5433 -Atc 'select inet_server_addr(), pg_is_in_recovery()'; done")
         page.waits_for(f"curl -s http://{leader}:9187/metrics | grep '^pg_up'", "pg_up 1")
@@ -277,10 +271,7 @@ def c_exporters(ground):
 def d_zookeeper(ground):
     """Three members on ZooKeeper with ports of their own: stop, start, freeze, thaw, restarts of router and cluster, everything removed."""
     with Site.of_inventory(ground, "d_zookeeper") as site:
-        leader = deployed(site)
-        page = Page(site)
-        page.section("What is there")
-        page.at(leader, "tenurectl list")
+        leader, page = begun(site)
         page.here("psql -Atc 'select pg_is_in_recovery()'")
         leader = lost_and_back(page, site, leader)
 
@@ -319,10 +310,7 @@ HEALTH = "set -a; . /etc/default/etcdctl; etcdctl endpoint health --cluster 2>&1
 def e_tutorial(ground):
     """Three members in a cascade, three etcd, one router: every verb, a database before a failover, a member cut off and connected again."""
     with Site.of_inventory(ground, "e_tutorial") as site:
-        leader = deployed(site)
-        page = Page(site, writes_on=5000)
-        page.section("What is there")
-        page.at(leader, "tenurectl list")
+        leader, page = begun(site, writes_on=5000)
         page.at(leader, "tenurectl topology")
         page.at(leader, LAGS)
         page.at("etcd1", HEALTH)
